@@ -1,5 +1,7 @@
 """Residual and dense networks for Keras 3, as their papers describe them."""
 
+import keras_resdense.startup  # isort: skip  # before TensorFlow is loaded
+from keras_resdense.analysis import count_macs, count_parameters
 from keras_resdense.densenet import DenseNet, DenseStyle, dense_block, dense_layer, transition_layer
 from keras_resdense.layers import BatchNormalization, Convolution
 from keras_resdense.resnet import ORDERS, ResidualStyle, ResNet, basic_block, bottleneck_block

@@ -6,9 +6,11 @@ A builder takes the arguments of keras.applications with their meanings and defa
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import fnmatch
 import inspect
+import sys
 from collections.abc import Callable
 from typing import Any, Concatenate, ParamSpec
 
@@ -100,11 +102,24 @@ def create_model(
         x = keras.layers.GlobalAveragePooling2D(name=f"{layer_prefix}avg_pool")(x)
     elif pooling == "max":
         x = keras.layers.GlobalMaxPooling2D(name=f"{layer_prefix}max_pool")(x)
-    inputs = images if input_tensor is None else keras.utils.get_source_inputs(images)
-    model = keras.Model(inputs, x, name=name)
+    sources = keras.utils.get_source_inputs(images)
+    inputs = sources[0] if len(sources) == 1 else sources
+    with _deep_recursion():
+        model = keras.Model(inputs, x, name=name)
     if weights is not None:
         model.load_weights(weights)
     return model
+
+
+@contextlib.contextmanager
+def _deep_recursion():
+    """Lets Keras, which walks a model's graph by recursion, reach the first layer of the deepest variants."""
+    limit = sys.getrecursionlimit()
+    sys.setrecursionlimit(max(limit, 10_000))
+    try:
+        yield
+    finally:
+        sys.setrecursionlimit(limit)
 
 
 def _images(input_tensor, input_shape, row: layers.Network, prefix: str):

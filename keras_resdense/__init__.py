@@ -3,6 +3,7 @@
 import keras_resdense.startup  # isort: skip  # before TensorFlow is loaded
 from keras_resdense.analysis import count_macs, count_parameters
 from keras_resdense.densenet import DenseNet, DenseStyle, dense_block, dense_layer, transition_layer
+from keras_resdense.folding import fold_batch_norm
 from keras_resdense.layers import BatchNormalization, Convolution
 from keras_resdense.resnet import ORDERS, ResidualStyle, ResNet, basic_block, bottleneck_block
 from keras_resdense.resnet import identity_block, projection_block, residual_unit

@@ -1,0 +1,207 @@
+"""Networks rewritten for inference: the same numbers from fewer passes over memory.
+
+At inference a batch norm multiplies each channel by a scale and adds a shift. Where it follows a
+convolution, kernel and bias take both. Where it cannot, because it reads a sum or a concatenation that
+others read, too (pre-activation, dense blocks), a depthwise 1×1 convolution does it in one operation,
+and runtimes fuse the ReLU behind it; scale and shift alone would be two.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+from collections.abc import Callable, Iterator
+
+import keras
+import numpy as np
+
+
+def fold_batch_norm(model: keras.Model) -> keras.Model:
+    """Rewrites a network for inference.
+
+    Every batch norm behind a convolution or dense layer that nothing else reads goes into it; dropout
+    and average pooling may stand between them, and zero padding where the shift is zero. Every other
+    batch norm over the channels of images, and every rescaling of them, becomes a depthwise 1×1
+    convolution of the same name.
+
+    Args:
+        model: Functional, or sequential and built; its layers may be models, too. It stays as it is.
+
+    Returns:
+        A functional model of plain Keras layers with the same inputs and outputs, which computes in
+        float32 whatever the precision of `model`.
+
+    Raises:
+        ValueError: If the graph of the model's layers is not known.
+    """
+    graph = _Graph(model, fold_batch_norm)
+    for name in list(graph.layers):
+        graph.fold(name)
+    return graph.build()
+
+
+def in_float32(model: keras.Model) -> keras.Model:
+    """Returns a copy that computes in float32 and is otherwise the same; takes what `fold_batch_norm` takes."""
+    return _Graph(model, in_float32).build()
+
+
+def is_graph(model: keras.Model) -> bool:
+    """Says whether the graph of a model's layers is known: functional models, and sequential ones once built."""
+    return bool(model.built) if isinstance(model, keras.Sequential) else "input_layers" in model.get_config()
+
+
+@contextlib.contextmanager
+def deep_recursion() -> Iterator[None]:
+    """Lets Keras, which walks a model's graph by recursion, reach the first layer of the deepest networks."""
+    limit = sys.getrecursionlimit()
+    sys.setrecursionlimit(max(limit, 10_000))
+    try:
+        yield
+    finally:
+        sys.setrecursionlimit(limit)
+
+
+class _Graph:
+    """A functional model as data.
+
+    Attributes:
+        config: Of the model, as `keras.Model.from_config` takes it.
+        layers: Its layers' part of it, by name.
+        objects: The layers themselves.
+        reads_floats: Whether all inputs are floats, which convolutions ask for and rescalings do not.
+        weights: Of each layer, in the order of its `get_weights`.
+        uses: Of each layer, all references to its output, `[name, call, output]`. They are part of the
+            config: a new name in one is a new connection.
+    """
+
+    def __init__(self, model: keras.Model, rewrite: Callable[[keras.Model], keras.Model]):
+        """Reads a model; layers that are models themselves are rewritten."""
+        if not is_graph(model):
+            raise ValueError(
+                f"{model.name!r} is a {type(model).__name__} whose graph of layers is not known; allowed are "
+                "functional models and sequential ones that start with keras.Input."
+            )
+        with deep_recursion():
+            if isinstance(model, keras.Sequential):
+                model = keras.Model(model.inputs[0], model.outputs[0], name=model.name)
+            self.config = json.loads(model.to_json())["config"]
+        self.layers = {layer["name"]: layer for layer in self.config["layers"]}
+        self.objects = {layer.name: layer for layer in model.layers}
+        for name, layer in self.objects.items():
+            if isinstance(layer, keras.Model):
+                self.objects[name] = rewrite(layer)
+                self.layers[name] |= json.loads(self.objects[name].to_json())
+            elif not isinstance(layer, keras.layers.InputLayer):
+                self.layers[name]["config"]["dtype"] = "float32"
+        self.reads_floats = all("float" in tensor.dtype for tensor in model.inputs)
+        self.weights = {name: layer.get_weights() for name, layer in self.objects.items()}
+        self.uses = {name: [] for name in self.layers}
+        calls = [layer["inbound_nodes"] for layer in self.layers.values()]
+        for reference in _references([calls, self.config["output_layers"]]):
+            self.uses[reference[0]].append(reference)
+
+    def build(self) -> keras.Model:
+        """Returns the model that the graph now describes."""
+        self.config["layers"] = list(self.layers.values())
+        classes = {type(layer).__name__: type(layer) for layer in self.objects.values()}
+        with deep_recursion():
+            model = keras.Model.from_config(self.config, custom_objects=classes)
+        for layer in model.layers:
+            layer.set_weights(self.weights[layer.name])
+        return model
+
+    def fold(self, name: str) -> None:
+        """Folds a layer into the convolution before it or makes it one, if it scales and shifts channels."""
+        shape = self.layers[name].get("build_config", {}).get("input_shape")
+        affine = _affine(self.objects[name], shape)
+        if affine is None:
+            return
+        scale, shift = affine
+        calls = list(_references(self.layers[name]["inbound_nodes"]))
+        target = self._target(calls[0][0], shift) if len(calls) == 1 else None
+        if target is not None:
+            self._absorb(target, scale, shift)
+            self._remove(name, calls[0][0])
+        elif len(shape) == 4 and self.reads_floats:
+            self._make_depthwise(name, scale, shift)
+
+    def _target(self, name: str, shift: np.ndarray) -> str | None:
+        """Returns the layer that can absorb what follows `name`, which is it or stands before it."""
+        calls = list(_references(self.layers[name]["inbound_nodes"]))
+        if len(self.uses[name]) != 1 or len(calls) != 1:
+            return None
+        layer = self.objects[name]
+        if isinstance(layer, _ABSORBING):
+            return name if layer.activation is keras.activations.linear else None
+        padding = isinstance(layer, keras.layers.ZeroPadding2D) and layer.data_format == "channels_last"
+        if isinstance(layer, _TRANSPARENT) or (padding and not shift.any()):
+            return self._target(calls[0][0], shift)
+        return None
+
+    def _absorb(self, name: str, scale: np.ndarray, shift: np.ndarray) -> None:
+        kernel, *bias = self.weights[name]
+        # A depthwise kernel ends with channels and multiplier, every other one with the filters.
+        ending = kernel.shape[-2:] if isinstance(self.objects[name], keras.layers.DepthwiseConv2D) else (-1,)
+        bias = bias[0] if bias else 0.0
+        self.weights[name] = [kernel * scale.reshape(ending), bias * scale + shift]
+        self.layers[name]["config"]["use_bias"] = True
+
+    def _remove(self, name: str, source: str) -> None:
+        for reference in self.uses[name]:
+            reference[0] = source
+        self.uses[source] = self.uses[name]
+        del self.layers[name], self.uses[name]
+
+    def _make_depthwise(self, name: str, scale: np.ndarray, shift: np.ndarray) -> None:
+        layer = keras.layers.DepthwiseConv2D(1, name=name, dtype="float32")
+        self.layers[name] |= json.loads(json.dumps(keras.saving.serialize_keras_object(layer)))
+        for call in self.layers[name]["inbound_nodes"]:
+            call["kwargs"] = {}
+        self.weights[name] = [scale.reshape(1, 1, -1, 1), shift]
+
+
+#: Layers with a kernel and a bias that can take a scale and a shift.
+_ABSORBING = (keras.layers.Conv2D, keras.layers.DepthwiseConv2D, keras.layers.Dense)
+#: Layers before which a channel can be scaled and shifted as well as behind.
+_TRANSPARENT = (
+    keras.layers.Dropout,
+    keras.layers.SpatialDropout2D,
+    keras.layers.AveragePooling2D,
+    keras.layers.GlobalAveragePooling2D,
+)
+
+
+def _references(structure) -> Iterator[list]:
+    """Yields every `[name, call, output]` in a part of a config."""
+    if isinstance(structure, dict):
+        structure = list(structure.values())
+    if isinstance(structure, list):
+        if list(map(type, structure)) == [str, int, int]:
+            yield structure
+        else:
+            for part in structure:
+                yield from _references(part)
+
+
+def _affine(layer: keras.layers.Layer, shape: list | None) -> tuple[np.ndarray, np.ndarray] | None:
+    """Returns by what a layer multiplies each channel and what it adds, in float64; None if it does not.
+
+    Args:
+        layer: Any.
+        shape: Of its input, the batch first.
+    """
+    if isinstance(layer, keras.layers.BatchNormalization) and layer.axis in (-1, len(shape) - 1):
+        mean, variance = _float64(layer.moving_mean), _float64(layer.moving_variance)
+        scale = (_float64(layer.gamma) if layer.scale else 1.0) / np.sqrt(variance + layer.epsilon)
+        return scale, (_float64(layer.beta) if layer.center else 0.0) - mean * scale
+    if isinstance(layer, keras.layers.Rescaling):
+        channels = shape[-1:]
+        scale, shift = (np.asarray(value, "float64").reshape(-1) for value in (layer.scale, layer.offset))
+        if {scale.size, shift.size} <= {1, *channels}:
+            return np.broadcast_to(scale, channels), np.broadcast_to(shift, channels)
+    return None
+
+
+def _float64(weight) -> np.ndarray:
+    return weight.numpy().astype("float64")

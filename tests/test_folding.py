@@ -1,0 +1,215 @@
+"""fold_batch_norm: the same numbers from the original network and from its rewritten form."""
+
+import dataclasses
+
+import keras
+import numpy as np
+import pytest
+
+import keras_resdense
+from keras_resdense.folding import fold_batch_norm, in_float32
+from keras_resdense.resnet import ORDERS
+
+REPRESENTATIVES = [
+    "resnet18d",
+    "resnet50v1",
+    "resnext50_32x4d",
+    "seresnet18",
+    "plainnet18",
+    "resnet18v2",
+    "resnet50v2_keras",
+    "densenet121",
+    "resnet20",
+    "preactresnet110",
+    "densenet40_12",
+    "densenetbc100_12",
+]
+OTHERS = sorted(set(keras_resdense.VARIANTS) - set(REPRESENTATIVES))
+
+
+def norms(model):
+    return [layer for layer in model.layers if isinstance(layer, keras.layers.BatchNormalization)]
+
+
+def randomize(model):
+    """Gives batch norms random statistics, some scales negative; small ones where there are many to multiply."""
+    random = np.random.default_rng(0)
+    layers = norms(model)
+    for layer in layers:
+        channels = layer.gamma.shape
+        scale = random.uniform(0.5, 1.5, channels) * random.choice([1, 1, 1, -1], channels) * min(1, 60 / len(layers))
+        layer.set_weights(
+            [scale, random.normal(0, 0.2, channels), random.normal(0, 0.2, channels), random.uniform(0.5, 2, channels)]
+        )
+    return model
+
+
+def assert_same(model, other, images=None, tolerance=1e-5):
+    if images is None:
+        images = np.random.default_rng(1).uniform(0, 255, (2, *model.input_shape[1:])).astype("float32")
+    expected, outputs = (np.asarray(m(images), "float64") for m in (model, other))
+    assert np.abs(expected).max() > 0
+    assert np.abs(outputs - expected).max() <= tolerance * np.abs(expected).max()
+
+
+def build(variant, channels=3, **options):
+    images = keras.Input((32, 32, channels), name="images")
+    x = keras.layers.Rescaling([1 / 60] * channels, [-2.0] * channels, name="normalise")(images)
+    options = {"classifier_activation": None, **options}
+    return randomize(keras_resdense.create_model(variant, input_tensor=x, **options))
+
+
+@pytest.mark.parametrize(
+    "name", [*REPRESENTATIVES, *(pytest.param(name, marks=pytest.mark.sweep) for name in OTHERS)]
+)
+def test_every_variant_computes_the_same_without_batch_norm(name):
+    model = build(name)
+    folded = fold_batch_norm(model)
+    assert norms(model) and not norms(folded)
+    assert_same(model, folded)
+
+
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("channels", [1, 4])
+def test_every_order_and_number_of_channels(order, channels):
+    row = dataclasses.replace(keras_resdense.VARIANTS["resnet20"], order=order, depths=(1, 1, 1))
+    model = build(row, channels)
+    assert_same(model, fold_batch_norm(model))
+
+
+def test_without_top():
+    model = build("resnet18v2", include_top=False)
+    assert_same(model, fold_batch_norm(model))
+
+
+def test_a_residual_network_keeps_no_layer_for_its_norms():
+    folded = fold_batch_norm(build("resnet18"))
+    kinds = {type(layer).__name__ for layer in folded.layers if not isinstance(layer, keras.layers.InputLayer)}
+    assert kinds == {
+        "DepthwiseConv2D", "Conv2D", "ZeroPadding2D", "MaxPooling2D", "Activation", "Add",
+        "GlobalAveragePooling2D", "Dense",
+    }  # fmt: skip
+    assert [layer.name for layer in folded.layers if isinstance(layer, keras.layers.DepthwiseConv2D)] == ["normalise"]
+
+
+def test_the_original_stays_as_it_is():
+    model = build("resnet20")
+    before = [weight.copy() for weight in model.get_weights()]
+    config = model.to_json()
+    fold_batch_norm(model)
+    assert model.to_json() == config
+    for weight, kept in zip(before, model.get_weights(), strict=True):
+        np.testing.assert_array_equal(weight, kept)
+
+
+def test_only_plain_keras_is_in_the_saved_file(tmp_path):
+    folded = fold_batch_norm(build("preactresnet110"))
+    assert "keras_resdense" not in folded.to_json()
+    folded.save(tmp_path / "model.keras")
+    assert_same(folded, keras.saving.load_model(tmp_path / "model.keras"), tolerance=0)
+
+
+@pytest.mark.parametrize("frozen", [True, False])
+def test_after_training(frozen):
+    model = build("resnet20", classes=3, classifier_activation="softmax")
+    for layer in model.layers[:-1]:
+        layer.trainable = not frozen
+    model.compile("sgd", "sparse_categorical_crossentropy")
+    random = np.random.default_rng(0)
+    model.fit(random.uniform(0, 255, (8, 32, 32, 3)), random.integers(0, 3, 8), verbose=0)
+    assert_same(model, fold_batch_norm(model))
+
+
+def test_a_model_trained_in_mixed_precision_is_computed_in_float32():
+    keras.config.set_dtype_policy("mixed_float16")
+    try:
+        model = build("resnet20")
+    finally:
+        keras.config.set_dtype_policy("float32")
+    whole = in_float32(model)
+    assert norms(whole)
+    assert {layer.compute_dtype for layer in whole.layers} == {"float32"}
+    assert_same(whole, fold_batch_norm(model))
+    assert_same(model, whole, tolerance=0.05)
+
+
+def test_nested_and_sequential_models():
+    base = build("resnet20", include_top=False)
+    model = keras.Sequential([keras.Input((32, 32, 3)), base, keras.layers.Flatten(), keras.layers.Dense(4)])
+    folded = fold_batch_norm(model)
+    assert not any(isinstance(layer, keras.layers.BatchNormalization) for layer in folded._flatten_layers())
+    assert_same(model, folded)
+
+
+def small(*layers, shape=(6, 6, 3)):
+    images = keras.Input(shape)
+    x = images
+    for layer in layers:
+        x = layer(x)
+    return randomize(keras.Model(images, x))
+
+
+def test_layers_between_convolution_and_norm():
+    L = keras.layers
+    model = small(L.Conv2D(4, 3), L.Dropout(0.5), L.AveragePooling2D(2, padding="same"), L.BatchNormalization())
+    folded = fold_batch_norm(model)
+    assert [type(layer).__name__ for layer in folded.layers[1:]] == ["Conv2D", "Dropout", "AveragePooling2D"]
+    assert_same(model, folded)
+
+
+def test_zero_padding_between_them_only_where_nothing_is_added():
+    L = keras.layers
+    model = small(L.Conv2D(4, 3), L.ZeroPadding2D(2), L.BatchNormalization())
+    assert_same(model, fold_batch_norm(model))
+    assert isinstance(fold_batch_norm(model).layers[-1], L.DepthwiseConv2D)
+    norm = model.layers[-1]
+    gamma, *_, variance = norm.get_weights()
+    norm.set_weights([gamma, np.zeros(4), np.zeros(4), variance])
+    assert_same(model, fold_batch_norm(model))
+    assert isinstance(fold_batch_norm(model).layers[-1], L.ZeroPadding2D)
+
+
+def test_norms_of_other_layers():
+    L = keras.layers
+    options = {"center": False, "scale": False}
+    model = small(
+        L.DepthwiseConv2D(3, depth_multiplier=2), L.BatchNormalization(), L.BatchNormalization(momentum=0.5),
+        L.Conv2D(4, 3, activation="relu"), L.BatchNormalization(axis=3), L.Flatten(), L.Dense(5), L.BatchNormalization(),
+    )  # fmt: skip
+    folded = fold_batch_norm(model)
+    assert not norms(folded)
+    assert_same(model, folded)
+    bare = keras.Sequential([keras.Input((6, 6, 3)), L.BatchNormalization(**options), L.BatchNormalization(axis=1)])
+    assert len(norms(fold_batch_norm(bare))) == 1
+    assert_same(bare, fold_batch_norm(bare))
+
+
+def test_a_convolution_that_others_read_or_that_is_called_twice_is_left_alone():
+    L = keras.layers
+    images = keras.Input((6, 6, 3))
+    shared = L.Conv2D(3, 3, padding="same")
+    x = shared(images)
+    y = L.BatchNormalization()(x)
+    z = L.BatchNormalization()(shared(y))
+    model = randomize(keras.Model(images, L.Add()([x, y, z])))
+    folded = fold_batch_norm(model)
+    assert not norms(folded)
+    assert_same(model, folded)
+
+
+def test_pixels_of_a_byte_keep_their_rescaling():
+    images = keras.Input((32, 32, 1), dtype="uint8")
+    model = keras_resdense.ResNet20(input_tensor=keras.layers.Rescaling(1 / 255)(images))
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 1)).astype("uint8")
+    assert_same(model, fold_batch_norm(model), pixels)
+
+
+def test_a_model_without_a_graph_is_refused():
+    class Own(keras.Model):
+        def call(self, inputs):
+            return inputs
+
+    with pytest.raises(ValueError, match="is a Own whose graph of layers is not known; allowed are functional"):
+        fold_batch_norm(Own(name="own"))
+    with pytest.raises(ValueError, match="start with keras.Input"):
+        fold_batch_norm(keras.Sequential([keras.layers.Dense(1)]))

@@ -20,10 +20,13 @@ Choices on which model zoos disagree, and ours:
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
+import statistics
 from collections.abc import Callable
 
 import keras
+import numpy as np
 
 
 class BatchNormalization(keras.layers.BatchNormalization):
@@ -74,9 +77,28 @@ class BatchNormalization(keras.layers.BatchNormalization):
         )
 
 
-# Keras writes module and class name into a saved model: these two make it name Keras's own class.
+class RandomNormal(keras.initializers.RandomNormal):
+    """Keras's initializer, a third of its time on a CPU: draws among 65,536 quantiles of the distribution."""
+
+    def __call__(self, shape, dtype=None):
+        draws = np.random.default_rng(self.seed).integers(0, _QUANTILES, size=shape, dtype=np.uint16)
+        values = np.take(self.mean + self.stddev * _normal_quantiles(), draws)
+        return keras.ops.convert_to_tensor(values, dtype=dtype or keras.config.floatx())
+
+
+_QUANTILES = 2**16
+
+
+@functools.cache
+def _normal_quantiles() -> np.ndarray:
+    inverse = statistics.NormalDist().inv_cdf
+    upper = np.array([inverse((index + 0.5) / _QUANTILES) for index in range(_QUANTILES // 2, _QUANTILES)], "float32")
+    return np.concatenate([-upper[::-1], upper])
+
+
+# Keras writes module and class name into a saved model: these make it name Keras's own classes.
 BatchNormalization.__module__ = "keras.layers"
-BatchNormalization.__qualname__ = "BatchNormalization"
+RandomNormal.__module__ = "keras.initializers"
 
 
 def _decayed(average, value, momentum: float):
@@ -160,7 +182,7 @@ def convolve(x, convolution: Convolution, style: Style, name: str, zero_init: bo
         Keras tensor `(batch, ceil(height / stride), ceil(width / stride), filters)`.
     """
     fan_out = convolution.kernel_size**2 * convolution.filters
-    he_normal = keras.initializers.RandomNormal(stddev=math.sqrt(2 / fan_out))
+    he_normal = RandomNormal(stddev=math.sqrt(2 / fan_out))
     reach = convolution.dilation * (convolution.kernel_size - 1) // 2
     pad = reach > 0 and convolution.stride > 1
     if pad:

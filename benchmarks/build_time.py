@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 
 import keras
 from keras import applications
@@ -50,7 +51,7 @@ def main() -> None:
     print(f"keras {keras.__version__}; medians of {rounds} rounds\n{'variant':20}{'ours':>8}{'theirs':>8}{'ratio':>7}")
     for variant, theirs in PAIRS.items():
         pairs = [
-            (seconds(lambda: keras_resdense.create_model(variant)), seconds(lambda: theirs(weights=None)))
+            (seconds(partial(keras_resdense.create_model, variant)), seconds(partial(theirs, weights=None)))
             for _ in range(rounds)
         ]
         ours, peer = (statistics.median(column) for column in zip(*pairs, strict=True))

@@ -125,7 +125,9 @@ def basic_block(x, filters: int, *, stride=1, dilations=(1, 1), drop_path=0.0, s
     return residual_unit(x, convolutions, dilation=dilations[1], drop_path=drop_path, style=style, name=name)
 
 
-def bottleneck_block(x, filters: int, *, stride=1, dilations=(1, 1), drop_path=0.0, style=ResidualStyle(), name="block"):
+def bottleneck_block(
+    x, filters: int, *, stride=1, dilations=(1, 1), drop_path=0.0, style=ResidualStyle(), name="block"
+):
     """Adds the 1×1, 3×3, 1×1 convolutions of figure 5, right, and their shortcut.
 
     Args:
@@ -192,13 +194,11 @@ def projection_block(x, filters: int, *, stride=2, block: Callable = basic_block
     return block(x, filters, stride=stride, style=dataclasses.replace(style, shortcut="C"), name=name)
 
 
-def residual_unit(
-    source, convolutions: list[Convolution], *, dilation=1, drop_path=0.0, style=ResidualStyle(), name="unit"
-):
+def residual_unit(x, convolutions: list[Convolution], *, dilation=1, drop_path=0.0, style=ResidualStyle(), name="unit"):
     """Adds any residual unit: convolutions in the style's order of batch norm, ReLU and addition.
 
     Args:
-        source: Keras tensor `(batch, height, width, channels)`.
+        x: Keras tensor `(batch, height, width, channels)`.
         convolutions: The residual branch; the product of their strides is the unit's.
         dilation: Of its stage; a pooled shortcut averages at stride 1 where it is above 1, as timm's.
         drop_path: Probability of dropping the residual branch in training.
@@ -208,23 +208,28 @@ def residual_unit(
     Returns:
         Keras tensor with the channels of the last convolution.
     """
-    order, count = ORDERS[style.order], len(convolutions)
-    activated = branch = layers.apply_steps(source, order.before, style, name, 1)
-    for index, convolution in enumerate(convolutions, start=1):
-        if index > 1:
-            branch = layers.apply_steps(branch, order.before, style, name, index)
-        branch = layers.convolve(branch, convolution, style, f"{name}_conv{index}")
-        after = order.between if index < count else order.last
-        zero_init = style.zero_init_last_gamma and index == count
-        branch = layers.apply_steps(branch, after, style, name, index, zero_init)
+    order = ORDERS[style.order]
+    activated, branch = _branch(x, convolutions, order, style, name)
     if style.squeeze_excite:
         branch = layers.squeeze_excite(branch, style, f"{name}_se")
-    x = layers.drop_path(branch, drop_path, f"{name}_drop_path")
+    merged = layers.drop_path(branch, drop_path, f"{name}_drop_path")
     if style.shortcut:
-        shortcut = _shortcut(source, activated, convolutions, dilation, style, f"{name}_shortcut")
-        x = keras.layers.Add(name=f"{name}_add" if order.merged else f"{name}_out")([shortcut, x])
-    x = layers.apply_steps(x, order.merged[:-1], style, name, "_out")
-    return layers.relu(x, f"{name}_out") if order.merged else x
+        shortcut = _shortcut(x, activated, convolutions, dilation, style, f"{name}_shortcut")
+        merged = keras.layers.Add(name=f"{name}_add" if order.merged else f"{name}_out")([shortcut, merged])
+    merged = layers.apply_steps(merged, order.merged[:-1], style, name, "_out")
+    return layers.relu(merged, f"{name}_out") if order.merged else merged
+
+
+def _branch(x, convolutions: list[Convolution], order: Order, style: ResidualStyle, name: str):
+    """Returns the tensor after the first `before` steps, and the branch's output."""
+    activated = x = layers.apply_steps(x, order.before, style, name, 1)
+    for index, convolution in enumerate(convolutions[:-1], start=1):
+        x = layers.convolve(x, convolution, style, f"{name}_conv{index}")
+        x = layers.apply_steps(x, order.between, style, name, index)
+        x = layers.apply_steps(x, order.before, style, name, index + 1)
+    last = len(convolutions)
+    x = layers.convolve(x, convolutions[-1], style, f"{name}_conv{last}")
+    return activated, layers.apply_steps(x, order.last, style, name, last, zero_init=style.zero_init_last_gamma)
 
 
 def _shortcut(x, activated, convolutions: list[Convolution], dilation: int, style: ResidualStyle, name: str):

@@ -23,9 +23,7 @@ from keras_resdense.layers import IMAGENET_STEM, max_pool_zero_padded
 from keras_resdense.resnet import KERAS_V1, RESNETS, ResidualStyle, basic_block, bottleneck_block
 
 
-def preactivation_unit(
-    x, filters: int, *, stride=1, block: Callable = basic_block, style=ResidualStyle(), name="unit"
-):
+def preactivation_unit(x, filters: int, *, stride=1, block: Callable = basic_block, style=ResidualStyle(), name="unit"):
     """Adds a unit with full pre-activation (figure 1 (b), figure 4 (e)).
 
     Args:

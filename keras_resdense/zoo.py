@@ -147,9 +147,7 @@ def _images(input_tensor, input_shape, row: layers.Network, prefix: str):
 Arguments = ParamSpec("Arguments")
 
 
-def _builder(
-    create: Callable[Concatenate[str, Arguments], keras.Model], name: str
-) -> Callable[Arguments, keras.Model]:
+def _builder(create: Callable[Concatenate[str, Arguments], keras.Model], name: str) -> Callable[Arguments, keras.Model]:
     """Returns `create` for one variant, with a signature and documentation of its own."""
     variant = name.lower()
     classes = VARIANTS[variant].stem.classes

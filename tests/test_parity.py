@@ -1,0 +1,84 @@
+"""Parity with independent implementations, on random weights and random batch norm statistics.
+
+keras.applications computes beside us. What timm and torchvision compute is in `golden/`, with the script
+that recorded it; weights and images follow a rule that both sides recompute.
+"""
+
+import dataclasses
+import gzip
+import json
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+from keras import applications
+
+import keras_resdense
+from keras_resdense import weights
+from tests.golden import rule
+
+GOLDEN = Path(__file__).parent / "golden"
+TORCH = json.loads(gzip.decompress((GOLDEN / "torch_parameters.json.gz").read_bytes()))
+LOGITS = np.load(GOLDEN / "torch_logits.npz")
+KERAS = {
+    "resnet50v1": applications.ResNet50,
+    "resnet101v1": applications.ResNet101,
+    "resnet152v1": applications.ResNet152,
+    "resnet50v2_keras": applications.ResNet50V2,
+    "resnet101v2_keras": applications.ResNet101V2,
+    "resnet152v2_keras": applications.ResNet152V2,
+    "densenet121": applications.DenseNet121,
+    "densenet169": applications.DenseNet169,
+    "densenet201": applications.DenseNet201,
+}
+SIZES = (224, 161)
+#: One of each family and of each way to dilate; all others are in the sweep.
+ALWAYS = {"resnet18", "resnet50d", "seresnet18", "resnet18v2", "resnet50v2@8", "densenet121", "resnet50@16"}
+ALWAYS |= {"resnet50v1", "resnet50v2_keras", "resnext50_32x4d"}
+
+
+def representatives(names):
+    return [name if name in ALWAYS else pytest.param(name, marks=pytest.mark.sweep) for name in names]
+
+
+def assert_same_logits(ours, theirs):
+    np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-5 * np.abs(theirs).max())
+
+
+def build(variant):
+    name, _, stride = variant.partition("@")
+    row = dataclasses.replace(keras_resdense.VARIANTS[name], output_stride=int(stride) if stride else None)
+    return keras_resdense.create_model(row, input_shape=(None, None, 3), classifier_activation=None)
+
+
+@pytest.mark.parametrize("variant", representatives(TORCH))
+def test_logits_are_those_of_timm_and_torchvision(variant):
+    model = build(variant)
+    weights.assign(model, {name: rule.array(name, tuple(shape)) for name, shape in TORCH[variant]["tensors"]}, "torch")
+    for size in SIZES:
+        assert_same_logits(model.predict_on_batch(rule.image(size))[0], LOGITS[f"{variant}/{size}"])
+
+
+def randomised(peer: keras.Model) -> keras.Model:
+    """Sets every weight so that it cannot be mistaken for its default."""
+    random = np.random.default_rng(0)
+    for weight in peer.weights:
+        fan_in = np.prod(weight.shape[:-1])
+        kernel = random.normal(0, np.sqrt(1 / fan_in), weight.shape)
+        positive = weight.name in ("gamma", "moving_variance")
+        other = random.uniform(0.5, 1, weight.shape) if positive else random.normal(0, 0.1, weight.shape)
+        weight.assign(kernel if weight.name == "kernel" else other)
+    return peer
+
+
+@pytest.mark.parametrize("variant", representatives(KERAS))
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_features_are_those_of_keras_applications(variant):
+    peer = randomised(KERAS[variant](weights=None, include_top=False, pooling="avg"))
+    tensors = {f"{layer.name}/{weight.name}": np.asarray(weight) for layer in peer.layers for weight in layer.weights}
+    model = keras_resdense.create_model(variant, include_top=False, pooling="avg")
+    weights.assign(model, tensors, "keras")
+    for size in SIZES:
+        images = rule.image(size)
+        assert_same_logits(model.predict_on_batch(images), peer.predict_on_batch(images))

@@ -1,0 +1,290 @@
+"""Every variant, and the builders as users call them."""
+
+import dataclasses
+import inspect
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import keras_resdense
+from keras_resdense import VARIANTS, create_model, list_models
+from tests.zoo_facts import CIFAR_PARAMETERS, TORCH, facts
+
+GOLDEN = {name: golden["trainable"] for name, golden in TORCH.items() if "@" not in name} | CIFAR_PARAMETERS
+BOTTLENECK = {
+    variant for variant in VARIANTS if getattr(VARIANTS[variant], "block", None) is keras_resdense.bottleneck_block
+}
+
+
+@pytest.mark.parametrize("variant", GOLDEN)
+def test_parameters_are_the_published_ones(variant):
+    assert facts(variant).parameters == GOLDEN[variant]
+
+
+def preactivation_count(variant):
+    """Counts the parameters of a CIFAR pre-activation network by 1603.05027, tables 1 and 4."""
+    depth = int(variant.removeprefix("preactresnet"))
+    channels, total = 16, 9 * 3 * 16
+    for stage, filters in enumerate((16, 32, 64)):
+        for unit in range((depth - 2) // (6 if depth == 110 else 9)):
+            if depth == 110:
+                total += 2 * channels + 9 * channels * filters + 2 * filters + 9 * filters * filters
+                channels = filters
+            else:
+                total += 2 * channels + channels * filters + 4 * filters + 9 * filters**2 + 4 * filters**2
+                total += channels * 4 * filters if unit == 0 else 0
+                channels = 4 * filters
+    return total + 2 * channels + 10 * channels + 10
+
+
+@pytest.mark.parametrize("variant, millions", {"110": 1.7, "164": 1.7, "1001": 10.2}.items())
+def test_parameters_of_cifar_preactivation_networks_follow_from_the_paper(variant, millions):
+    derived = preactivation_count(f"preactresnet{variant}")
+    assert facts(f"preactresnet{variant}").parameters == derived
+    assert derived / 1e6 == pytest.approx(millions, abs=0.06)
+
+
+@pytest.mark.parametrize("variant", ["resnet18", "resnet34"])
+def test_plain_networks_lack_just_the_projections(variant):
+    row = VARIANTS[variant]
+    widths = (64, *row.filters)
+    projections = sum(a * b + 2 * b for a, b in zip(widths, widths[1:], strict=False) if a != b)
+    assert facts(variant.replace("resnet", "plainnet")).parameters == GOLDEN[variant] - projections
+
+
+@pytest.mark.parametrize("variant", ["resnet50", "resnet101", "resnet152"])
+def test_parameters_do_not_depend_on_the_stride(variant):
+    assert facts(f"{variant}v1").parameters == GOLDEN[variant]
+
+
+def test_every_count_is_checked():
+    elsewhere = {
+        name for name in VARIANTS if name.startswith(("preactresnet", "plainnet")) or name.endswith(("v1", "_keras"))
+    }
+    assert set(VARIANTS) == set(GOLDEN) | elsewhere
+
+
+@pytest.mark.parametrize("variant", ["resnet50v2_keras", "resnet101v2_keras", "resnet152v2_keras"])
+def test_keras_dialect_has_keras_count(variant):
+    peer = getattr(keras.applications, f"ResNet{variant[6:-6].upper()}")(weights=None)
+    assert facts(variant).parameters == keras_resdense.count_parameters(peer)
+
+
+@pytest.mark.parametrize(
+    "variant, giga",
+    {
+        "resnet18": 1.81,
+        "resnet34": 3.66,
+        "resnet50": 4.09,
+        "resnet101": 7.80,
+        "resnet152": 11.51,
+        "resnet50v1": 3.86,
+        "resnet101v1": 7.57,
+        "resnet152v1": 11.28,
+        "densenet121": 2.83,
+        "densenet161": 7.73,
+        "densenet169": 3.36,
+        "densenet201": 4.29,
+    }.items(),
+)
+def test_macs_are_the_published_ones(variant, giga):
+    assert facts(variant).macs / 1e9 == pytest.approx(giga, rel=0.01)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_names_are_unique_and_readable(variant):
+    names = facts(variant).names
+    assert len(set(names)) == len(names)
+    known = ("images", "stem_", "stage", "final_", "avg_pool", "predictions")
+    assert all(name.startswith(known) for name in names)
+
+
+def stage_shapes(model):
+    """Maps each stage to the shape its last block leaves."""
+    ends = {}
+    for layer in model.layers:
+        if layer.name.startswith("stage") and "_transition" not in layer.name:
+            ends[int(layer.name[5])] = layer.output.shape[1:]
+    return ends
+
+
+def expected_shapes(variant, size):
+    """Computes the shapes of all stages from the papers' tables."""
+    row = VARIANTS[variant]
+    half = lambda side: -(-side // 2)  # noqa: E731
+    imagenet = row.stem.image_size == 224
+    side = half(half(size)) if imagenet else size
+    if isinstance(row, keras_resdense.DenseNet):
+        channels, shapes = row.stem_filters or 2 * row.growth_rate, {}
+        for stage, depth in enumerate(row.depths, start=2):
+            if stage > 2:
+                channels, side = int(channels * row.compression), side // 2
+            channels += depth * row.growth_rate
+            shapes[stage] = (side, side, channels)
+        return shapes
+    shapes = {}
+    for index, filters in enumerate(row.filters):
+        ahead = index + 1 if row.strided_block == "last" and index < len(row.filters) - 1 else index
+        reduced = side
+        for _ in range(ahead):
+            reduced = half(reduced)
+        shapes[index + 2] = (reduced, reduced, filters * (4 if variant in BOTTLENECK else 1))
+    return shapes
+
+
+QUICK = {"resnet18", "resnet50d", "resnet50v2_keras", "densenet121", "resnet20", "preactresnet164", "densenet40_12"}
+SWEEP = [name if name in QUICK else pytest.param(name, marks=pytest.mark.sweep) for name in VARIANTS]
+
+
+@pytest.mark.parametrize("variant", SWEEP)
+def test_every_stage_has_the_shape_of_the_papers_tables(variant):
+    for size in (64, 97):
+        model = create_model(variant, input_shape=(size, size, 3), include_top=False)
+        assert stage_shapes(model) == expected_shapes(variant, size)
+
+
+@pytest.mark.parametrize("variant", SWEEP)
+def test_gradients_reach_every_variable(variant):
+    size = VARIANTS[variant].stem.smallest_size
+    model = create_model(variant, input_shape=(size, size, 3), classes=3, classifier_activation=None)
+    images = np.random.default_rng(0).normal(size=(4, size, size, 3)).astype("float32")
+
+    @tf.function
+    def gradients():
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_mean(model(images, training=True)[:, 0] ** 2)
+        return tape.gradient(loss, [weight.value for weight in model.trainable_weights])
+
+    for weight, gradient in zip(model.trainable_weights, gradients(), strict=True):
+        assert gradient is not None and np.isfinite(gradient).all() and np.any(gradient), weight.path
+
+
+@pytest.mark.parametrize("variant", QUICK)
+@pytest.mark.parametrize("shape", [(32, 32, 1), (None, None, 4), (33, 47, 3)])
+def test_any_size_and_any_channels(variant, shape):
+    model = create_model(variant, input_shape=shape, classes=7)
+    images = np.zeros((2, shape[0] or 40, shape[1] or 52, shape[2]), "float32")
+    assert model(images).shape == (2, 7)
+
+
+@pytest.mark.parametrize("variant", ["resnet20", "preactresnet110", "densenetbc100_12", "plainnet20"])
+def test_cifar_variants_take_8_pixels(variant):
+    assert create_model(variant, input_shape=(8, 8, 1))(np.zeros((1, 8, 8, 1), "float32")).shape == (1, 10)
+
+
+def test_headless_and_pooled():
+    assert keras_resdense.ResNet18(include_top=False).output_shape == (None, None, None, 512)
+    images = np.random.default_rng(0).normal(size=(2, 64, 64, 3)).astype("float32")
+    maps = keras_resdense.ResNet18(include_top=False, input_shape=(64, 64, 3))
+    for pooling, reduce in (("avg", np.mean), ("max", np.max)):
+        pooled = keras_resdense.ResNet18(include_top=False, pooling=pooling)
+        pooled.set_weights(maps.get_weights())
+        np.testing.assert_allclose(pooled(images), reduce(np.asarray(maps(images)), axis=(1, 2)), atol=1e-5)
+
+
+def test_input_tensor_keeps_what_stands_before():
+    images = keras.Input((40, 40, 1), name="grey")
+    scaled = keras.layers.Rescaling(1 / 255, name="scale")(images)
+    model = keras_resdense.ResNet20(input_tensor=scaled)
+    assert model.input is images and model.get_layer("scale").output is scaled
+
+
+def test_two_models_join_in_one():
+    images = keras.Input((32, 32, 3))
+    left, right = (keras_resdense.ResNet20(input_tensor=images, layer_prefix=f"{side}_") for side in ("left", "right"))
+    joined = keras.Model(images, keras.layers.Add()([left.output, right.output]))
+    assert joined.get_layer("left_stage2_block1_conv1") is not joined.get_layer("right_stage2_block1_conv1")
+    picture = np.ones((1, 32, 32, 3), "float32")
+    np.testing.assert_allclose(joined(picture), left(picture) + right(picture), atol=1e-6)
+
+
+def test_rows_can_be_changed_without_editing_the_package():
+    row = dataclasses.replace(VARIANTS["densenet121"], compression=0.7, growth_rate=16)
+    model = create_model(row, input_shape=(32, 32, 3), classes=5)
+    assert model.output_shape == (None, 5) and model.name == "densenet"
+
+
+def test_builders_have_keras_applications_signature():
+    theirs = inspect.signature(keras.applications.ResNet50).parameters
+    ours = inspect.signature(keras_resdense.ResNet50).parameters
+    shared = list(ours)[: len(ours) - 1]
+    assert shared == [name for name in theirs if name in ours] and list(ours)[-1] == "layer_prefix"
+    defaults = {name: ours[name].default for name in shared if name not in ("weights", "name")}
+    assert defaults == {name: theirs[name].default for name in defaults}
+    assert ours["weights"].default is None
+    assert inspect.signature(keras_resdense.ResNet20).parameters["classes"].default == 10
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_every_variant_has_a_builder_with_documentation(variant):
+    (builder,) = (getattr(keras_resdense, name) for name in keras_resdense.__all__ if name.lower() == variant)
+    assert builder.__name__.lower() == variant and "input_shape:" in inspect.getdoc(builder)
+
+
+def test_list_models():
+    assert list_models("ResNet*d") == [f"resnet{depth}d" for depth in (18, 34, 50, 101, 152, 200)]
+    assert list_models() == list(VARIANTS) and list_models("nothing") == []
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ({"variant": "resnet5O"}, "no variant 'resnet5O'. Closest: resnet50.*list_models"),
+        ({"variant": 50}, "variant is 50"),
+        ({"classes": 0}, "classes is 0"),
+        ({"classes": 2.5}, "classes is 2.5"),
+        ({"pooling": "mean"}, "pooling is 'mean'; it must be None, 'avg' or 'max'"),
+        ({"input_shape": (31, 64, 3)}, r"shape is \(31, 64, 3\).*at least 32 pixels"),
+        ({"input_shape": (64, 64)}, r"shape is \(64, 64\)"),
+        ({"input_shape": (64, 64, 0)}, "at least one channel"),
+        ({"input_shape": (64, 64, None)}, "at least one channel"),
+        ({"classifier_activation": "softmaxx"}, "softmaxx"),
+        ({"weights": "nowhere.weights.h5"}, "nowhere.weights.h5"),
+    ],
+)
+def test_nonsense_is_refused(arguments, message):
+    with pytest.raises((ValueError, OSError), match=message):
+        create_model(**({"variant": "resnet50"} | arguments))
+
+
+def test_other_shape_than_the_input_tensors_is_refused():
+    with pytest.raises(ValueError, match="leave one out"):
+        keras_resdense.ResNet18(input_tensor=keras.Input((64, 64, 3)), input_shape=(32, 32, 3))
+
+
+def test_channels_first_is_refused():
+    keras.config.set_image_data_format("channels_first")
+    try:
+        with pytest.raises(ValueError, match="set_image_data_format"):
+            keras_resdense.ResNet18()
+    finally:
+        keras.config.set_image_data_format("channels_last")
+
+
+PLAIN = """
+import sys
+sys.modules["keras_resdense"] = None
+import keras, numpy as np
+for path in sys.argv[1:]:
+    model = keras.saving.load_model(path)
+    assert {type(layer).__module__.split(".")[0] for layer in model.layers} == {"keras"}
+    np.save(path + ".npy", model.predict_on_batch(np.load(path + ".images.npy")))
+"""
+
+
+def test_saved_files_open_in_plain_keras(tmp_path):
+    expected = {}
+    for variant in ("resnet20", "resnet18d", "seresnet18", "preactresnet110", "densenet40_12", "resnet50v2_keras"):
+        model = create_model(variant, input_shape=(32, 32, 3))
+        path = str(tmp_path / f"{variant}.keras")
+        images = np.random.default_rng(0).normal(size=(2, 32, 32, 3)).astype("float32")
+        model.save(path)
+        np.save(path + ".images.npy", images)
+        expected[path] = model.predict_on_batch(images)
+    subprocess.run([sys.executable, "-c", PLAIN, *expected], check=True)
+    for path, outputs in expected.items():
+        np.testing.assert_allclose(np.load(path + ".npy"), outputs, rtol=1e-5, atol=1e-6)

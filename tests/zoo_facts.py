@@ -1,0 +1,111 @@
+"""What is known of every variant: published counts, and what our models come to.
+
+python -m tests.zoo_facts            prints the README's table of variants
+python -m tests.zoo_facts --write    puts it into README.md
+"""
+
+import functools
+import gzip
+import json
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import keras
+
+import keras_resdense
+
+ROOT = Path(__file__).parent.parent
+TORCH = json.loads(gzip.decompress((ROOT / "tests/golden/torch_parameters.json.gz").read_bytes()))
+
+#: Variants that are keras.applications' own.
+KERAS = {
+    "resnet50v1": "ResNet50",
+    "resnet101v1": "ResNet101",
+    "resnet152v1": "ResNet152",
+    "resnet50v2_keras": "ResNet50V2",
+    "resnet101v2_keras": "ResNet101V2",
+    "resnet152v2_keras": "ResNet152V2",
+    "densenet121": "DenseNet121",
+    "densenet169": "DenseNet169",
+    "densenet201": "DenseNet201",
+}
+
+#: Trainable parameters. The papers print millions (1512.03385, table 6; 1603.05027, table 4; 1608.06993,
+#: table 2); the exact numbers follow from their tables, as `tests/test_zoo.py` derives.
+CIFAR_PARAMETERS = {
+    "resnet20": 269_722,
+    "resnet32": 464_154,
+    "resnet44": 658_586,
+    "resnet56": 853_018,
+    "resnet110": 1_727_962,
+    "resnet1202": 19_421_274,
+    "plainnet20": 269_722,
+    "plainnet32": 464_154,
+    "plainnet44": 658_586,
+    "plainnet56": 853_018,
+    "densenet40_12": 1_019_722,
+    "densenet100_12": 6_979_642,
+    "densenet100_24": 27_249_082,
+    "densenetbc100_12": 769_162,
+    "densenetbc250_24": 15_324_406,
+    "densenetbc190_40": 25_624_430,
+}
+
+
+class Facts(NamedTuple):
+    """Of one built model: its parameters, MACs, classes, and names of layers."""
+
+    parameters: int
+    macs: int
+    side: int
+    classes: int
+    names: tuple[str, ...]
+
+
+@functools.cache
+def facts(variant: str) -> Facts:
+    """Builds a variant as its builder does by default and looks at it."""
+    keras.backend.clear_session()
+    model = keras_resdense.create_model(variant)
+    return Facts(
+        parameters=keras_resdense.count_parameters(model),
+        macs=keras_resdense.count_macs(model),
+        side=model.input_shape[1],
+        classes=model.output_shape[1],
+        names=tuple(layer.name for layer in model.layers),
+    )
+
+
+def proven_against(variant: str) -> str:
+    """Names whose outputs ours equal, see `tests/test_parity.py`."""
+    peers = TORCH.get(variant, {"peers": []})["peers"] + (["keras.applications"] if variant in KERAS else [])
+    return ", ".join(peers) or "count derived from the paper"
+
+
+def table() -> str:
+    """Writes the README's table of variants."""
+    builders = {name.lower(): name for name in keras_resdense.__all__ if name.lower() in keras_resdense.VARIANTS}
+    lines = ["| builder | parameters | GMACs | at | outputs proven equal to |", "|---|---:|---:|---:|---|"]
+    for variant in keras_resdense.list_models():
+        found = facts(variant)
+        lines.append(
+            f"| `{builders[variant]}` | {found.parameters:,} | {found.macs / 1e9:.2f} | "
+            f"{found.side} | {proven_against(variant)} |"
+        )
+    return "\n".join(lines)
+
+
+def main() -> None:
+    text = table()
+    if "--write" in sys.argv:
+        readme = ROOT / "README.md"
+        before, marker, rest = readme.read_text().partition("<!-- variants -->\n")
+        _, end, after = rest.partition("<!-- end of variants -->")
+        readme.write_text(f"{before}{marker}{text}\n{end}{after}")
+    else:
+        print(text)
+
+
+if __name__ == "__main__":
+    main()

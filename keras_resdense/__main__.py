@@ -8,7 +8,7 @@ import sys
 import time
 
 from keras_resdense import training, zoo
-from keras_resdense.recipes import Recipe
+from keras_resdense.recipes import Recipe, Settings
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -27,12 +27,10 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", required=True)
 
     train = commands.add_parser("train", help="train on images, evaluate, save and export")
-    for field in dataclasses.fields(Recipe):
-        flag = "--" + field.name.replace("_", "-")
-        train.add_argument(flag, type=type(field.default), default=field.default, help="default %(default)s")
+    for field in [*dataclasses.fields(Recipe), *dataclasses.fields(Settings)]:
+        _add_field(train, field)
     train.add_argument("--folder", default="saved_models", help="where the run's folder is made; default %(default)s")
     train.add_argument("--name", help="of the run; default MODEL_DATA")
-    train.add_argument("--seed", type=int, default=0, help="default %(default)s")
     train.set_defaults(run=_train)
 
     names = commands.add_parser("list", help="list variants")
@@ -41,10 +39,23 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _add_field(parser: argparse.ArgumentParser, field: dataclasses.Field) -> None:
+    flag = "--" + field.name.replace("_", "-")
+    if isinstance(field.default, bool):
+        parser.add_argument(flag, action=argparse.BooleanOptionalAction, default=field.default)
+    elif isinstance(field.default, tuple):
+        parser.add_argument(flag, type=float, nargs="*", default=field.default, help="default none")
+    else:
+        parser.add_argument(flag, type=type(field.default), default=field.default, help="default %(default)s")
+
+
 def _train(options: argparse.Namespace) -> None:
-    recipe = Recipe(**{field.name: getattr(options, field.name) for field in dataclasses.fields(Recipe)})
+    recipe, settings = (
+        kind(**{field.name: getattr(options, field.name) for field in dataclasses.fields(kind)})
+        for kind in (Recipe, Settings)
+    )
     start = time.perf_counter()
-    run = training.train(recipe, folder=options.folder, name=options.name, seed=options.seed)
+    run = training.train(recipe, settings, folder=options.folder, name=options.name)
     minutes, seconds = divmod(round(time.perf_counter() - start), 60)
     print(f"\n{run.accuracy:.2%} of the held-out images right, after {minutes} min {seconds} s. In {run.folder}/:")
     print(f"{'format':12}{'file':14}{'size':>10}{'difference':>12}{'agreement':>11}{'accuracy':>10}")

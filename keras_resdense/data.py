@@ -1,67 +1,142 @@
-"""Images to train on: the embedded digits, or any image classification data set of TFDS."""
+"""Images to train on: the embedded digits, any image classification data set of TFDS, or a folder of images.
+
+A set of examples is an order and a function that reads one: whatever is costly happens in the latter,
+which runs in parallel. The order of an epoch depends on its key alone, so that a training can be resumed
+anywhere and spread over any number of workers.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-#: Held out of the 1,797 digits, a fifth, the same ones always.
-HELD_OUT_DIGITS = 360
+#: Share of the images held out where a data set has no split of its own.
+HELD_OUT = 0.2
+#: Encoded bytes of a data set that are kept in memory; a larger one is streamed from its files.
+MEMORY_LIMIT = 4 * 2**30
+#: Examples of a streamed data set that are shuffled among one another, besides the order of its files.
+SHUFFLE_BLOCK = 16_384
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Examples:
+    """Images and their classes, in an order that can be drawn anew.
+
+    Attributes:
+        count: How many there are.
+        order: From a key, two whole numbers, to a `tf.data.Dataset` of handles in an order that depends on
+            the key alone; from None to their own order.
+        read: From a handle to an image `(height, width, channels)` uint8, its class and its number.
+    """
+
+    count: int
+    order: Callable[[Any], Any]
+    read: Callable[[Any], tuple[Any, Any, Any]]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ImageData:
-    """A data set in memory.
+    """A data set.
 
     Attributes:
         name: What it was loaded by.
-        train_images: Pixels 0–255, `(images, height, width, channels)`, uint8.
-        train_labels: Class of each, `(images,)`, from 0.
-        test_images: Those held out, likewise.
-        test_labels: Class of each.
-        class_names: In the order of the labels.
+        train: Examples to learn from.
+        test: Examples held out.
+        class_names: In the order of the classes' numbers.
+        image_shape: `(height, width, channels)`; height and width are None where sizes differ.
     """
 
     name: str
-    train_images: np.ndarray
-    train_labels: np.ndarray
-    test_images: np.ndarray
-    test_labels: np.ndarray
+    train: Examples
+    test: Examples
     class_names: tuple[str, ...]
+    image_shape: tuple[int | None, int | None, int]
 
 
-def load_data(name: str = "digits", data_dir: str | None = None) -> ImageData:
+def load_data(name: str = "digits", data_dir: str | None = None, on_bad_image: str = "error") -> ImageData:
     """Loads a data set.
 
     Args:
-        name: "digits", scikit-learn's handwritten digits of 8×8 pixels, which need no network; or the
-            name of a data set of TFDS whose images have one size and fit in memory.
+        name: "digits", scikit-learn's 1,797 handwritten digits of 8×8 pixels, which need no network; the
+            name of an image classification data set of TFDS; or a folder, see `keras_resdense.folder`.
         data_dir: Folder where TFDS keeps its data sets; default TFDS's own.
+        on_bad_image: Of a folder: "error" to list all files that are no images and stop, "skip" to list
+            them and train without them.
 
     Raises:
-        ValueError: If the data set is unknown or its images are not all of one size.
+        ValueError: If the data set is unknown, or a folder holds files that are no images.
     """
-    return _digits() if name == "digits" else _tfds(name, data_dir)
+    if on_bad_image not in ("error", "skip"):
+        raise ValueError(f"on_bad_image is {on_bad_image!r}; it must be 'error' or 'skip'.")
+    if name == "digits":
+        return _digits()
+    if Path(name).is_dir():
+        from keras_resdense.folder import load_folder
+
+        return load_folder(Path(name), on_bad_image)
+    return _tfds(name, data_dir)
+
+
+def in_memory(handles, labels: np.ndarray, decode: Callable[[Any], Any]) -> Examples:
+    """Makes examples of what fits in memory.
+
+    Args:
+        handles: Pixels, encoded images or paths, `(examples, ...)`.
+        labels: Their classes, `(examples,)`.
+        decode: From one handle to an image `(height, width, channels)` uint8.
+    """
+    import tensorflow as tf
+
+    with tf.device("CPU:0"):
+        handles, labels = tf.convert_to_tensor(handles), tf.convert_to_tensor(labels, tf.int64)
+    count = len(labels)
+
+    def order(key):
+        numbers = tf.range(count, dtype=tf.int64)
+        if key is not None:
+            numbers = tf.random.experimental.stateless_shuffle(numbers, key)
+        return tf.data.Dataset.from_tensor_slices(numbers)
+
+    return Examples(count=count, order=order, read=lambda number: (decode(handles[number]), labels[number], number))
+
+
+def split_stratified(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Splits examples so that each class gives the same share to both sides, the same ones always.
+
+    Args:
+        labels: Classes `(examples,)`.
+
+    Returns:
+        Numbers of the examples to train on, and of the `HELD_OUT` share to test on.
+
+    Raises:
+        ValueError: If a class has fewer than two examples, or there are fewer to hold out than classes.
+    """
+    from sklearn.model_selection import train_test_split
+
+    try:
+        train, test = train_test_split(np.arange(len(labels)), test_size=HELD_OUT, stratify=labels, random_state=0)
+    except ValueError as error:
+        raise ValueError(
+            f"{len(labels)} images of {len(np.unique(labels))} classes cannot be split into training and test images "
+            f"({error}): give every class more images, or name the two splits yourself."
+        ) from error
+    return np.sort(train), np.sort(test)
 
 
 def _digits() -> ImageData:
     from sklearn.datasets import load_digits
-    from sklearn.model_selection import train_test_split
 
     digits = load_digits()
     pixels = np.round(digits.images[..., None] * (255 / 16)).astype("uint8")
-    train_images, test_images, train_labels, test_labels = train_test_split(
-        pixels, digits.target, test_size=HELD_OUT_DIGITS, stratify=digits.target, random_state=0
-    )
-    return ImageData(
-        name="digits",
-        train_images=train_images,
-        train_labels=train_labels,
-        test_images=test_images,
-        test_labels=test_labels,
-        class_names=tuple(map(str, digits.target_names)),
-    )
+    parts = split_stratified(digits.target)
+    train, test = (in_memory(pixels[part], digits.target[part], lambda pixels: pixels) for part in parts)
+    names = tuple(map(str, digits.target_names))
+    return ImageData(name="digits", train=train, test=test, class_names=names, image_shape=pixels.shape[1:])
 
 
 def _tfds(name: str, data_dir: str | None) -> ImageData:
@@ -70,20 +145,75 @@ def _tfds(name: str, data_dir: str | None) -> ImageData:
     try:
         builder = tfds.builder(name, data_dir=data_dir)
     except tfds.core.DatasetNotFoundError as error:
-        raise ValueError(f"There is no data set {name!r}: 'digits' and the names of TFDS are allowed.") from error
+        raise ValueError(
+            f"There is no data set {name!r}: 'digits', a folder of images and the names of TFDS are allowed."
+        ) from error
     features = builder.info.features
-    if not {"image", "label"} <= features.keys() or None in features["image"].shape:
-        raise ValueError(f"{name} does not hold images of one size with one label each.")
+    kinds = {"image": tfds.features.Image, "label": tfds.features.ClassLabel}
+    if not all(key in features and isinstance(features[key], kind) for key, kind in kinds.items()):
+        raise ValueError(f"{name} does not hold images with one class each, but {sorted(features)}.")
     builder.download_and_prepare()
-    held_out = "test" if "test" in builder.info.splits else "validation"
-    train, test = (
-        tfds.as_numpy(builder.as_dataset(split=split, batch_size=-1)) for split in ("train", held_out)
-    )
+    splits = builder.info.splits
+    # The test images of some sets, such as imagenet2012, come without classes: validation is preferred.
+    held_out = next((split for split in ("validation", "test") if split in splits), None)
+    load = _held_in_memory if builder.info.dataset_size <= MEMORY_LIMIT else _streamed
+    if held_out is None:
+        percent = round(100 * (1 - HELD_OUT))
+        train, test = load(builder, f"train[:{percent}%]"), load(builder, f"train[{percent}%:]")
+        print(f"{name} has no split to test on: the last {100 - percent} % of its training images are held out.")
+    else:
+        train, test = load(builder, "train"), load(builder, held_out)
+    height, width, channels = features["image"].shape
     return ImageData(
         name=name,
-        train_images=train["image"],
-        train_labels=train["label"],
-        test_images=test["image"],
-        test_labels=test["label"],
+        train=train,
+        test=test,
         class_names=tuple(features["label"].names),
+        image_shape=(height, width, channels or 3),
     )
+
+
+def _held_in_memory(builder, split: str) -> Examples:
+    import tensorflow as tf
+    import tensorflow_datasets as tfds
+
+    examples = builder.as_dataset(split=split, decoders={"image": tfds.decode.SkipDecoding()})
+    encoded, labels = zip(*((row["image"], row["label"]) for row in tfds.as_numpy(examples)), strict=True)
+    channels = builder.info.features["image"].shape[-1] or 3
+
+    def decode(image):
+        return tf.io.decode_image(image, channels=channels, expand_animations=False)
+
+    return in_memory(np.array(encoded, object), np.array(labels), decode)
+
+
+def _streamed(builder, split: str) -> Examples:
+    import tensorflow as tf
+    import tensorflow_datasets as tfds
+
+    if builder.info.file_format != tfds.core.FileFormat.TFRECORD or split not in builder.info.splits:
+        raise ValueError(
+            f"{builder.name} is larger than {MEMORY_LIMIT / 2**30:.0f} GiB and has no split {split!r} in TFRecord"
+            " files: prepare it with TFDS's default file format and a split 'validation' or 'test'."
+        )
+    features, fold_in = builder.info.features, tf.random.experimental.stateless_fold_in
+    files = [str(path) for path in builder.info.splits[split].filepaths]
+
+    def order(key):
+        if key is None:
+            return tf.data.TFRecordDataset(files)
+        names = tf.data.Dataset.from_tensor_slices(tf.random.experimental.stateless_shuffle(files, key))
+        records = names.interleave(tf.data.TFRecordDataset, cycle_length=16, block_length=16)
+
+        def shuffled(number, block):
+            block = tf.random.experimental.stateless_shuffle(block, fold_in(key, number))
+            return tf.data.Dataset.from_tensor_slices(block)
+
+        return records.batch(SHUFFLE_BLOCK).enumerate().flat_map(shuffled)
+
+    def read(record):
+        example = features.deserialize_example(record)
+        # A hash serves as the number of an example whose place in its file is not known.
+        return example["image"], example["label"], tf.strings.to_hash_bucket_fast(record, 2**31)
+
+    return Examples(count=builder.info.splits[split].num_examples, order=order, read=read)

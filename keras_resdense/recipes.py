@@ -3,38 +3,180 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+from pathlib import Path
+
+#: Name of a run's file with its recipe and settings.
+RECIPE_FILE = "recipe.json"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """Everything that decides the outcome of a training, but the seed.
+    """Everything that decides what a training learns, but its seed.
 
     Attributes:
         model: Name of a variant.
-        data: Name of a data set.
+        data: "digits", the name of a data set of TFDS, or a folder of images.
         epochs: Passes over the training images.
-        batch_size: Images a step, over all replicas together.
-        learning_rate: Its peak; it rises linearly for `warmup_epochs`, then falls along a half cosine.
-        warmup_epochs: Epochs until the peak.
-        momentum: Of SGD, in Nesterov's form.
-        weight_decay: λ on convolution and dense kernels.
-        shift: How far images are shifted at random, as a share of their side.
+        batch_size: Images that one update of the weights learns from, over all replicas together.
+        accumulation: Steps that an update is gathered over, each of an equal share of the batch.
+        optimizer: "sgd" with Nesterov's momentum, "lamb" (1904.00962) or "adamw" (1711.05101).
+        learning_rate: Its peak for a batch of `learning_rate_batch` images; it grows with the batch
+            (1706.02677, section 2.1).
+        learning_rate_batch: The batch size that the learning rate was published for.
+        momentum: Of SGD.
+        warmup_epochs: Epochs before the peak: the rate rises linearly from 0 where it falls along a
+            cosine, and stays at a tenth where it falls in steps.
+        milestones: Epochs after which the rate is divided by 10; none: it falls along half a cosine to 0.
+        weight_decay: λ on convolution and dense kernels; batch norm and biases are spared. It joins the
+            loss with SGD, and is apart from the gradients (1711.05101) otherwise.
+        loss: "categorical" cross-entropy over a softmax, or "binary" over a sigmoid of each class.
+        label_smoothing: Share of the target that is spread over all classes.
+        ema: Share of the old average that each step keeps in the moving average of the weights, which is
+            evaluated and saved; 0 for the weights themselves.
+        drop_path: Of a residual network, see `ResNet`.
+        dropout: Of a dense network's layers, see `DenseNet`.
+        image_size: Side that images have in training, in pixels; 0 for the data set's own, or where that
+            varies for what the network was published for.
+        test_size: Side in evaluation and in the saved model; 0 for `image_size`.
+        crop: Of training images: "none", "scale" or "area", see `keras_resdense.pipeline`.
+        test_crop: Share of the shorter side that evaluation looks at, where training crops.
+        padding: Pixels of zeros around an image before a crop of its old size at a random place.
+        flip: Whether images are mirrored left to right at random.
+        rand_augment: Magnitude, 0–10, of two random operations (1909.13719); 0 for none.
+        erasing: Whether a random rectangle is filled with noise (1708.04896).
+        mixup: α of mixup (1710.09412); 0 for none. With cutmix, each happens half of the time.
+        cutmix: α of cutmix (1905.04899); 0 for none.
+        repeats: How often an image occurs in succession, each time augmented anew (1902.05509); an epoch
+            keeps its length and sees so many fewer images.
+        frozen_epochs: First epochs, in which only the classifier learns.
+        frozen_learning_rate: Of these epochs, for `learning_rate_batch` images.
+        weights: File that the network's weights come from, or "" for random ones.
     """
 
     model: str = "resnet20"
     data: str = "digits"
     epochs: int = 30
     batch_size: int = 64
+    accumulation: int = 1
+    optimizer: str = "sgd"
     learning_rate: float = 0.1
-    warmup_epochs: int = 3
+    learning_rate_batch: int = 64
     momentum: float = 0.9
+    warmup_epochs: float = 3
+    milestones: tuple[float, ...] = ()
     weight_decay: float = 1e-4
-    shift: float = 0.125
+    loss: str = "categorical"
+    label_smoothing: float = 0.0
+    ema: float = 0.0
+    drop_path: float = 0.0
+    dropout: float = 0.0
+    image_size: int = 0
+    test_size: int = 0
+    crop: str = "none"
+    test_crop: float = 0.875
+    padding: int = 1
+    flip: bool = False
+    rand_augment: float = 0.0
+    erasing: bool = False
+    mixup: float = 0.0
+    cutmix: float = 0.0
+    repeats: int = 1
+    frozen_epochs: int = 0
+    frozen_learning_rate: float = 0.0
+    weights: str = ""
 
     def __post_init__(self):
-        for field in ("epochs", "batch_size"):
-            if getattr(self, field) < 1:
-                raise ValueError(f"{field} is {getattr(self, field)}; it must be at least 1.")
-        for field in ("warmup_epochs", "weight_decay", "learning_rate", "shift"):
-            if getattr(self, field) < 0:
-                raise ValueError(f"{field} is {getattr(self, field)}; it must be 0 or more.")
+        for field, least in _LEAST.items():
+            if not getattr(self, field) >= least:
+                raise ValueError(f"{field} is {getattr(self, field)}; it must be at least {least}.")
+        for field in ("label_smoothing", "ema", "momentum", "drop_path", "dropout"):
+            if not 0 <= getattr(self, field) < 1:
+                raise ValueError(f"{field} is {getattr(self, field)}; it must be 0 or more, and less than 1.")
+        for field, allowed in _ALLOWED.items():
+            if getattr(self, field) not in allowed:
+                raise ValueError(f"{field} is {getattr(self, field)!r}; it must be one of {', '.join(allowed)}.")
+        if self.batch_size % self.accumulation:
+            raise ValueError(f"batch_size is {self.batch_size}, no multiple of the accumulation, {self.accumulation}.")
+        if self.frozen_epochs >= self.epochs:
+            raise ValueError(f"frozen_epochs is {self.frozen_epochs}; it must be less than epochs, {self.epochs}.")
+        if not 0 < self.test_crop <= 1:
+            raise ValueError(f"test_crop is {self.test_crop}; it must be above 0 and at most 1.")
+        if self.rand_augment > 10:
+            raise ValueError(f"rand_augment is {self.rand_augment}; it must be at most 10.")
+
+    def scaled(self, learning_rate: float) -> float:
+        """Scales a learning rate of this recipe to its batch size."""
+        return learning_rate * self.batch_size / self.learning_rate_batch
+
+
+_LEAST = dict.fromkeys(("epochs", "batch_size", "accumulation", "learning_rate_batch", "repeats"), 1) | dict.fromkeys(
+    (
+        *("learning_rate", "frozen_learning_rate", "warmup_epochs", "weight_decay", "image_size", "test_size"),
+        *("padding", "rand_augment", "mixup", "cutmix", "frozen_epochs"),
+    ),
+    0,
+)
+_ALLOWED = {
+    "optimizer": ("sgd", "lamb", "adamw"),
+    "loss": ("categorical", "binary"),
+    "crop": ("none", "scale", "area"),
+}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Settings:
+    """How a recipe is carried out.
+
+    Attributes:
+        seed: Of weights, order and augmentation.
+        strategy: "auto", "none", "mirrored" or "multiworker", see `keras_resdense.strategy`.
+        precision: "float32", "mixed_bfloat16" or "mixed_float16"; the last scales the loss.
+        sync_batch_norm: Whether batch norm takes its statistics over all replicas together.
+        steps_per_execution: Steps in one call of the compiled function, at most: as many as divide an epoch.
+        xla: Whether XLA compiles the training step.
+        deterministic: Whether runs are bit-identical, at the price of slower kernels.
+        save_every: Steps between checkpoints, besides those after each epoch; 0 for none.
+        data_dir: Folder where TFDS keeps its data sets; "" for TFDS's own.
+        on_bad_image: "error" or "skip", see `load_data`.
+    """
+
+    seed: int = 0
+    strategy: str = "auto"
+    precision: str = "float32"
+    sync_batch_norm: bool = False
+    steps_per_execution: int = 1
+    xla: bool = False
+    deterministic: bool = False
+    save_every: int = 0
+    data_dir: str = ""
+    on_bad_image: str = "error"
+
+    def __post_init__(self):
+        allowed = ("float32", "mixed_bfloat16", "mixed_float16")
+        if self.precision not in allowed:
+            raise ValueError(f"precision is {self.precision!r}; it must be one of {', '.join(allowed)}.")
+        if self.steps_per_execution < 1 or self.save_every < 0:
+            raise ValueError(
+                f"steps_per_execution is {self.steps_per_execution}, save_every {self.save_every}; they must be at"
+                " least 1 and 0."
+            )
+
+
+def describe(recipe: Recipe, settings: Settings) -> str:
+    """Writes recipe and settings as JSON, from which `read` makes them again."""
+    return json.dumps({"recipe": dataclasses.asdict(recipe), "settings": dataclasses.asdict(settings)}, indent=2) + "\n"
+
+
+def read(path: Path) -> tuple[Recipe, Settings]:
+    """Reads recipe and settings from a run's `recipe.json`.
+
+    Raises:
+        ValueError: If it is no such file.
+    """
+    try:
+        described = json.loads(path.read_text())
+        recipe = described["recipe"] | {"milestones": tuple(described["recipe"]["milestones"])}
+        return Recipe(**recipe), Settings(**described["settings"])
+    except (TypeError, KeyError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ValueError(f"{path} is no {RECIPE_FILE} of a run: {error}.") from error

@@ -1,0 +1,314 @@
+"""From examples to batches: augmentation by Keras's layers, whose chances hang on the image, not on the machine.
+
+The seeds of an image are drawn from (seed, epoch, number of the image, number of its repetition) and from
+nothing else. Batch b of an epoch holds the same images, augmented alike, on any number of replicas and
+workers, and after a training was resumed at any step.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import keras
+import numpy as np
+
+from keras_resdense.data import Examples
+from keras_resdense.recipes import Recipe
+
+#: Images that mixup and cutmix mix with one another; a worker's share of a batch is a multiple of it.
+MIX_GROUP = 8
+#: Images of a batch in evaluation, of each replica.
+TEST_BATCH = 256
+#: Images that the normalisation of pixels is measured on.
+SAMPLE = 2048
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What the batches of a training are made of.
+
+    Attributes:
+        recipe: How images are cropped, augmented and mixed.
+        size: Height and width of an image for the network, in pixels.
+        classes: How many there are.
+        seed: Of order and augmentation.
+    """
+
+    recipe: Recipe
+    size: tuple[int, int]
+    classes: int
+    seed: int = 0
+
+
+def steps_per_epoch(examples: Examples, recipe: Recipe) -> int:
+    """Counts the batches of an epoch; images that fill no batch are left out of it.
+
+    Raises:
+        ValueError: If there are fewer images than a batch has.
+    """
+    if examples.count < recipe.batch_size:
+        raise ValueError(f"batch_size is {recipe.batch_size}, more than the {examples.count} training images.")
+    return examples.count // recipe.batch_size * recipe.accumulation
+
+
+def training_batches(examples: Examples, plan: Plan, strategy, first_step: int = 0):
+    """Makes the endless batches of a training.
+
+    Args:
+        examples: To learn from.
+        plan: What is made of them.
+        strategy: Whose replicas share each batch.
+        first_step: Steps that are left out, because they have been made.
+
+    Returns:
+        A distributed data set of images `(batch, height, width, channels)` float32, pixels 0–255, and
+        classes `(batch, classes)` float32, of which each replica gets its share of the batch.
+
+    Raises:
+        ValueError: If a batch cannot be shared equally.
+    """
+    import tensorflow as tf
+
+    recipe = plan.recipe
+    steps, batch, replicas = steps_per_epoch(examples, recipe), _step_size(recipe), strategy.num_replicas_in_sync
+    if batch % replicas:
+        raise ValueError(
+            f"A step takes {batch} images, which {replicas} replicas cannot share equally: change batch_size."
+        )
+    first_epoch, skipped = divmod(first_step, steps)
+    augment, mix = _augmentation(plan), _mixing(recipe)
+
+    def epoch_examples(epoch):
+        order = examples.order(tf.stack([tf.constant(plan.seed, tf.int64), epoch]))
+        repeated = order.flat_map(
+            lambda *handle: tf.data.Dataset.range(recipe.repeats).map(lambda time: (epoch, time, handle[0]))
+        )
+        return repeated.take(steps * batch)
+
+    def load(epoch, time, handle):
+        image, label, number = examples.read(handle)
+        key = tf.random.experimental.stateless_fold_in(tf.stack([tf.constant(plan.seed, tf.int64), epoch]), number)
+        key = tf.random.experimental.stateless_fold_in(key, time)
+        return augment(image, key), tf.one_hot(label, plan.classes), key
+
+    def smooth(images, labels, *_):
+        return images, labels * (1 - recipe.label_smoothing) + recipe.label_smoothing / plan.classes
+
+    def share(context):
+        mine = batch // context.num_input_pipelines
+        if mix and mine % MIX_GROUP:
+            raise ValueError(
+                f"mixup and cutmix mix {MIX_GROUP} images at a time, but a worker's share of a step is {mine} images:"
+                " change batch_size."
+            )
+        elements = tf.data.Dataset.counter(first_epoch).flat_map(epoch_examples).skip(skipped * batch)
+        if context.num_input_pipelines > 1:
+            elements = elements.enumerate()
+            elements = elements.filter(lambda place, _: place % batch // mine == context.input_pipeline_id)
+            elements = elements.map(lambda _, element: element)
+        elements = elements.map(load, tf.data.AUTOTUNE, deterministic=True)
+        if mix:
+            elements = elements.batch(MIX_GROUP, drop_remainder=True).map(mix, tf.data.AUTOTUNE, deterministic=True)
+            elements = elements.rebatch(batch // replicas, drop_remainder=True)
+        else:
+            elements = elements.batch(batch // replicas, drop_remainder=True)
+        return elements.map(smooth).prefetch(tf.data.AUTOTUNE)
+
+    return strategy.distribute_datasets_from_function(share)
+
+
+def test_batches(examples: Examples, plan: Plan, strategy=None):
+    """Makes the batches of one pass over the images held out, the middle of each at the network's size.
+
+    Args:
+        examples: Held out.
+        plan: Of it, the size and the number of classes.
+        strategy: Whose replicas share the images; None for this machine alone, without any.
+
+    Returns:
+        The data set, and its steps. It holds images `(batch, height, width, channels)` float32, pixels
+        0–255, classes `(batch, classes)` float32, and weights `(batch,)`: all batches are full, and what
+        fills up the last weighs 0, the rest 1.
+    """
+    import tensorflow as tf
+
+    strategy = strategy or tf.distribute.get_strategy()
+    replicas = strategy.num_replicas_in_sync
+    batch = min(TEST_BATCH, math.ceil(examples.count / replicas))
+    steps = math.ceil(examples.count / (batch * replicas))
+    crop = _test_crop(plan)
+
+    def load(handle):
+        image, label, _ = examples.read(handle)
+        return crop(image), tf.one_hot(label, plan.classes), 1.0
+
+    def share(context):
+        workers = context.num_input_pipelines
+        images = examples.order(None).shard(workers, context.input_pipeline_id)
+        images = images.map(load, tf.data.AUTOTUNE, deterministic=True)
+        filling = tf.nest.map_structure(lambda spec: tf.zeros(spec.shape, spec.dtype), images.element_spec)
+        images = images.concatenate(tf.data.Dataset.from_tensors(filling).repeat())
+        batches = images.batch(batch, drop_remainder=True).take(steps * (replicas // workers))
+        return batches.prefetch(tf.data.AUTOTUNE)
+
+    return strategy.distribute_datasets_from_function(share), steps
+
+
+def pixel_statistics(examples: Examples, plan: Plan) -> tuple[list[float], list[float]]:
+    """Returns mean and standard deviation of each channel over `SAMPLE` of the images, the same ones always."""
+    import tensorflow as tf
+
+    crop = _test_crop(plan)
+    sample = examples.order(tf.constant([0, 0], tf.int64)).take(SAMPLE)
+    images = sample.map(lambda handle: crop(examples.read(handle)[0]), tf.data.AUTOTUNE, deterministic=True)
+    moments = np.mean([(x.mean((0, 1)), np.square(x).mean((0, 1))) for x in images.as_numpy_iterator()], axis=0)
+    mean, square = moments.astype("float64")
+    # A channel that never changes is not blown up.
+    return mean.tolist(), np.sqrt(np.maximum(square - mean**2, 1.0)).tolist()
+
+
+def _step_size(recipe: Recipe) -> int:
+    return recipe.batch_size // recipe.accumulation
+
+
+class _KeyedSeeds(keras.random.SeedGenerator):
+    """Draws seeds from a key, for layers that ask for one after another."""
+
+    def __init__(self):
+        super().__init__(seed=0)
+        self.key, self.draws = None, 0
+
+    def restart(self, key) -> None:
+        self.key, self.draws = key, 0
+
+    def next(self, ordered=True):
+        import tensorflow as tf
+
+        self.draws += 1
+        return tf.random.experimental.stateless_fold_in(self.key, self.draws)
+
+
+def _augmentation(plan: Plan):
+    """Returns a function from an image of any size and a key to an augmented image of the network's size."""
+    import tensorflow as tf
+
+    recipe, (height, width) = plan.recipe, plan.size
+    seeds = _KeyedSeeds()
+    layers = []
+    if recipe.padding:
+        layers += [keras.layers.ZeroPadding2D(recipe.padding), keras.layers.RandomCrop(height, width)]
+    if recipe.flip:
+        layers.append(keras.layers.RandomFlip("horizontal"))
+    if recipe.rand_augment:
+        layers.append(keras.layers.RandAugment(value_range=(0, 255), num_ops=2, factor=recipe.rand_augment / 10))
+    if recipe.erasing:
+        layers.append(keras.layers.RandomErasing(factor=1.0, scale=(0.02, 0.33), value_range=(0, 255)))
+    for layer in layers:
+        layer.generator = seeds
+
+    def augment(image, key):
+        seeds.restart(key)
+        image = _CROPS[recipe.crop](image, plan.size, seeds)
+        for layer in layers:
+            image = layer(image[None], training=True)[0]
+        return tf.ensure_shape(image, (height, width, image.shape[-1]))
+
+    return augment
+
+
+def _crop_none(image, size, seeds):
+    """The whole image; it loses its proportions where they are not the network's."""
+    return _resized(image, size)
+
+
+def _crop_scale(image, size, seeds):
+    """A crop at a random place after resizing the shorter side to 256/224–480/224 of the size (1512.03385, 3.4)."""
+    import tensorflow as tf
+
+    scale = tf.random.stateless_uniform((), seeds.next(), 256 / 224, 480 / 224)
+    image = _shorter_side_resized(image, size, scale)
+    return tf.image.stateless_random_crop(image, (*size, image.shape[-1]), seeds.next())
+
+
+def _crop_area(image, size, seeds):
+    """A crop of 8–100 % of the area and 3/4–4/3 of the proportions (1409.4842, section 6), resized."""
+    import tensorflow as tf
+
+    begin, extent, _ = tf.image.stateless_sample_distorted_bounding_box(
+        tf.shape(image),
+        tf.zeros((1, 0, 4)),
+        seeds.next(),
+        min_object_covered=0.0,
+        area_range=(0.08, 1.0),
+        aspect_ratio_range=(3 / 4, 4 / 3),
+        use_image_if_no_bounding_boxes=True,
+    )
+    return _resized(tf.slice(image, begin, extent), size)
+
+
+_CROPS = {"none": _crop_none, "scale": _crop_scale, "area": _crop_area}
+
+
+def _resized(image, size):
+    import tensorflow as tf
+
+    if tuple(image.shape[:2]) == tuple(size):
+        return tf.cast(image, tf.float32)
+    channels = image.shape[-1]
+    return tf.ensure_shape(tf.image.resize(image, size, antialias=True), (*size, channels))
+
+
+def _shorter_side_resized(image, size, scale):
+    """Resizes, keeping proportions, so that the image just covers `scale` times the size."""
+    import tensorflow as tf
+
+    old, new = tf.cast(tf.shape(image)[:2], tf.float32), tf.cast(size, tf.float32) * scale
+    target = tf.maximum(tf.round(old * tf.reduce_max(new / old)), tf.cast(size, tf.float32))
+    return tf.ensure_shape(
+        tf.image.resize(image, tf.cast(target, tf.int32), antialias=True), (None, None, image.shape[-1])
+    )
+
+
+def _test_crop(plan: Plan):
+    """Returns a function from an image of any size to its middle of the network's size."""
+    import tensorflow as tf
+
+    height, width = plan.size
+
+    def crop(image):
+        if plan.recipe.crop == "none":
+            return _resized(image, plan.size)
+        image = _shorter_side_resized(image, plan.size, 1 / plan.recipe.test_crop)
+        top, left = (tf.shape(image)[0] - height) // 2, (tf.shape(image)[1] - width) // 2
+        return tf.image.crop_to_bounding_box(image, top, left, height, width)
+
+    return crop
+
+
+def _mixing(recipe: Recipe):
+    """Returns a function that mixes the images and classes of a group, or None."""
+    import tensorflow as tf
+
+    if not (recipe.mixup or recipe.cutmix):
+        return None
+    layers = [keras.layers.MixUp(alpha=recipe.mixup)] if recipe.mixup else []
+    layers += [keras.layers.CutMix(factor=(recipe.cutmix, recipe.cutmix))] if recipe.cutmix else []
+    seeds = _KeyedSeeds()
+    for layer in layers:
+        layer.generator = seeds
+
+    def apply(layer, images, labels):
+        mixed = layer({"images": images, "labels": labels}, training=True)
+        labels = mixed["labels"]
+        # 2110.00476, section 3.2: all classes seen in an image count as present; timm asks for 0.2 of it.
+        return mixed["images"], tf.cast(labels > 0.2, tf.float32) if recipe.loss == "binary" else labels
+
+    def mix(images, labels, keys):
+        seeds.restart(keys[0])
+        if len(layers) == 1:
+            return apply(layers[0], images, labels)
+        mixup = tf.random.stateless_uniform((), seeds.next()) < 0.5
+        return tf.cond(mixup, lambda: apply(layers[0], images, labels), lambda: apply(layers[1], images, labels))
+
+    return mix

@@ -1,0 +1,188 @@
+"""What a run leaves behind for people: history, curves, confusion matrix, environment and card."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import json
+import platform
+import shlex
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import keras
+import numpy as np
+
+from keras_resdense import pipeline
+from keras_resdense.checkpoints import replacing
+from keras_resdense.data import Examples
+from keras_resdense.export import Export
+from keras_resdense.recipes import RECIPE_FILE, Recipe, Settings
+
+#: The file that makes a run complete.
+RESULTS_FILE = "run.json"
+#: Classes up to which the cells of a confusion matrix are labelled.
+LABELLED_CLASSES = 30
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Results:
+    """What a training came to.
+
+    Attributes:
+        recipe: How it was made.
+        settings: How that was carried out.
+        class_names: In the order of the classes' numbers.
+        history: A row of measurements for each epoch.
+        minutes: From the start, or the last resumption, to the end of evaluation.
+        accuracy: Share of the held-out images classified rightly.
+        loss: Mean cross-entropy on them.
+        confusion: Held-out images `(classes, classes)`, counted by their class and the predicted one.
+    """
+
+    recipe: Recipe
+    settings: Settings
+    class_names: Sequence[str]
+    history: Sequence[Mapping[str, float]]
+    minutes: float
+    accuracy: float
+    loss: float
+    confusion: np.ndarray
+
+
+def predict(model: keras.Model, examples: Examples, plan: pipeline.Plan) -> dict:
+    """Evaluates a model on all images held out.
+
+    Returns:
+        "accuracy", "loss" and "confusion", as in `Results`.
+    """
+    batches, _ = pipeline.test_batches(examples, plan)
+    confusion, loss = np.zeros((plan.classes, plan.classes), int), 0.0
+    for images, classes, weights in batches.as_numpy_iterator():
+        probabilities, labels = model.predict_on_batch(images)[weights > 0], classes[weights > 0].argmax(-1)
+        np.add.at(confusion, (labels, probabilities.argmax(-1)), 1)
+        loss -= np.log(np.maximum(probabilities[np.arange(len(labels)), labels], 1e-7)).sum()
+    count = confusion.sum()
+    return {"accuracy": float(confusion.trace() / count), "loss": float(loss / count), "confusion": confusion}
+
+
+def write_history(path: Path, history: Sequence[Mapping[str, float]]) -> None:
+    """Writes a row for each epoch."""
+    with replacing(path) as temporary, open(temporary, "w", newline="") as file:
+        writer = csv.DictWriter(file, list(history[0]))
+        writer.writeheader()
+        writer.writerows(history)
+
+
+def write(folder: Path, results: Results, exports: Sequence[Export]) -> None:
+    """Writes everything about a complete run; last the file that says that it is complete."""
+    (folder / "labels.txt").write_text("\n".join(results.class_names) + "\n", encoding="utf-8")
+    (folder / "environment.json").write_text(json.dumps(environment(), indent=2) + "\n")
+    _draw_curves(folder / "curves.png", results.history)
+    _draw_confusion(folder / "confusion.png", results)
+    (folder / "README.md").write_text(_card(folder.name, results, exports), encoding="utf-8")
+    numbers = {"accuracy": results.accuracy, "loss": results.loss, "minutes": results.minutes}
+    with replacing(folder / RESULTS_FILE) as temporary:
+        temporary.write_text(json.dumps(numbers | {"confusion": results.confusion.tolist()}) + "\n")
+
+
+def environment() -> dict:
+    """Names the versions and devices that a run depends on."""
+    import tensorflow as tf
+
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "keras": keras.__version__,
+        "tensorflow": tf.__version__,
+        "numpy": np.__version__,
+        "devices": [device.name for device in tf.config.list_logical_devices()],
+    }
+
+
+def command(recipe: Recipe, settings: Settings) -> str:
+    """Writes the command that makes a run, with what differs from the defaults."""
+    words = ["keras-resdense", "train"]
+    for row in (recipe, settings):
+        for field in dataclasses.fields(row):
+            value = getattr(row, field.name)
+            if value != field.default:
+                words += ["--" + field.name.replace("_", "-"), *_words(value)]
+    return shlex.join(words)
+
+
+def _words(value) -> list[str]:
+    if value is True:
+        return []
+    return [str(item) for item in value] if isinstance(value, tuple) else [str(value)]
+
+
+def _draw_curves(path: Path, history: Sequence[Mapping[str, float]]) -> None:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    epochs = [row["epoch"] for row in history]
+    for axes, measure in zip(figure.subplots(1, 2), ("loss", "accuracy"), strict=True):
+        axes.plot(epochs, [row[measure] for row in history], label="training")
+        axes.plot(epochs, [row[f"val_{measure}"] for row in history], label="held out")
+        axes.set(xlabel="epoch", ylabel=measure)
+        axes.grid(alpha=0.3)
+        axes.legend()
+    figure.savefig(path, dpi=100)
+
+
+def _draw_confusion(path: Path, results: Results) -> None:
+    from matplotlib.figure import Figure
+
+    shares = results.confusion / np.maximum(results.confusion.sum(axis=1, keepdims=True), 1)
+    figure = Figure(figsize=(8, 7), layout="constrained")
+    axes = figure.subplots()
+    figure.colorbar(axes.imshow(shares, vmin=0, vmax=1, cmap="Blues"), label="share of the class")
+    axes.set(xlabel="predicted", ylabel="actual")
+    if len(results.class_names) <= LABELLED_CLASSES:
+        places = range(len(results.class_names))
+        axes.set_xticks(places, results.class_names, rotation=90)
+        axes.set_yticks(places, results.class_names)
+        for actual, predicted in np.argwhere(results.confusion):
+            colour = "white" if shares[actual, predicted] > 0.5 else "black"
+            axes.text(
+                predicted, actual, results.confusion[actual, predicted], ha="center", va="center", color=colour, size=7
+            )
+    figure.savefig(path, dpi=100)
+
+
+def _card(name: str, results: Results, exports: Sequence[Export]) -> str:
+    recipe, count = results.recipe, int(results.confusion.sum())
+    rows = "\n".join(
+        f"| {made.format} | `{made.path.name}` | {made.size / 1e6:.2f} MB | {made.difference:.1e} |"
+        f" {made.accuracy:.2%} |"
+        for made in exports
+    )
+    return f"""# {name}
+
+{recipe.model}, trained on {recipe.data}, tells {len(results.class_names)} classes apart (`labels.txt`). It takes images
+of pixels 0–255 and gives a probability for each class.
+
+## How good it is
+{results.accuracy:.2%} of the {count:,} images held out are classified rightly; the mean cross-entropy is
+{results.loss:.4f}.
+
+![curves](curves.png)
+![confusion matrix](confusion.png)
+
+| format | file | size | largest difference | accuracy |
+|---|---|---|---|---|
+{rows}
+
+The last two columns compare with the model on up to 1,024 of these images.
+
+## How it was made
+{len(results.history)} epochs; {results.minutes:.1f} minutes since the command was last given, on what
+`environment.json` says:
+
+    {command(recipe, results.settings)}
+
+`keras-resdense train --recipe {name}/{RECIPE_FILE}` makes it again. `history.csv` has a row for each epoch;
+`last.weights.h5` are the weights of this model, `best.weights.h5` those of the epoch that was best on the images held
+out, and therefore looks better than it is.
+"""

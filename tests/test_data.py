@@ -1,0 +1,365 @@
+"""Data: what is read, what is refused, and that order and augmentation hang on the images alone."""
+
+import io
+import os
+import random
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image
+
+from keras_resdense import data, folder, pipeline
+from keras_resdense.recipes import Recipe
+
+ONE = tf.distribute.OneDeviceStrategy("/cpu:0")
+
+
+def encode(pixels, format="PNG", mode=None, **options):
+    buffer = io.BytesIO()
+    image = Image.fromarray(pixels)
+    (image.convert(mode) if mode else image).save(buffer, format, **options)
+    return buffer.getvalue()
+
+
+def colours(seed=0, size=(12, 16)):
+    return np.random.default_rng(seed).integers(0, 256, (*size, 3), "uint8")
+
+
+@pytest.fixture
+def images(tmp_path):
+    """Two classes of ten images each, of different sizes."""
+    for number, name in enumerate(["Katze", "狗"]):
+        (tmp_path / name).mkdir()
+        for index in range(10):
+            pixels = np.full((10 + index, 14, 3), 40 + 150 * number, "uint8")
+            (tmp_path / name / f"{index}.png").write_bytes(encode(pixels))
+    return tmp_path
+
+
+def plan_of(recipe, size=(8, 8), classes=10, seed=3):
+    return pipeline.Plan(recipe=recipe, size=size, classes=classes, seed=seed)
+
+
+def drawn(batches, count):
+    """The first batches, those of all replicas together."""
+
+    def together(values):
+        return np.concatenate([np.asarray(value) for value in getattr(values, "values", [values])])
+
+    iterator = iter(batches)
+    return [tuple(together(part) for part in next(iterator)) for _ in range(count)]
+
+
+def test_digits_are_split_alike_in_every_class():
+    digits = data.load_data("digits")
+    assert digits.train.count + digits.test.count == 1797
+    assert digits.image_shape == (8, 8, 1)
+    labels = np.array([int(digits.test.read(handle)[1]) for handle in digits.test.order(None)])
+    assert set(np.bincount(labels)) == {35, 36, 37}
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"flip": True, "erasing": True, "crop": "area"},
+        {"crop": "scale", "repeats": 3, "padding": 0},
+        {"mixup": 0.2, "cutmix": 1.0, "loss": "binary", "label_smoothing": 0.1},
+        {"rand_augment": 7.0},
+    ],
+    ids=str,
+)
+def test_batches_do_not_depend_on_replicas_or_on_resumption(options):
+    plan = plan_of(Recipe(batch_size=32, **options))
+    pixels = np.random.default_rng(0).integers(0, 256, (100, 8, 8, 1), "uint8")
+    examples = data.in_memory(pixels, np.arange(100) % 10, lambda pixels: pixels)
+    two = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+    steps = pipeline.steps_per_epoch(examples, plan.recipe)
+    alone = drawn(pipeline.training_batches(examples, plan, ONE), steps + 3)
+    shared = drawn(pipeline.training_batches(examples, plan, two), 3)
+    resumed = drawn(pipeline.training_batches(examples, plan, two, first_step=steps - 1), 4)
+    for expected, found in zip([*alone[:3], *alone[-4:]], [*shared, *resumed], strict=True):
+        np.testing.assert_array_equal(expected[0], found[0])
+        np.testing.assert_array_equal(expected[1], found[1])
+    assert alone[0][0].shape == (32, 8, 8, 1)
+    assert not np.array_equal(alone[0][0], alone[steps][0])
+    assert 0 <= min(batch.min() for batch, _ in alone) and max(batch.max() for batch, _ in alone) <= 255.001
+
+
+def test_workers_share_each_batch():
+    plan, examples = plan_of(Recipe(batch_size=32, mixup=0.2)), data.load_data("digits").train
+
+    class Workers:
+        """Two pipelines, joined in the order in which the workers' replicas come."""
+
+        num_replicas_in_sync = 2
+
+        def distribute_datasets_from_function(self, share):
+            pipelines = (share(tf.distribute.InputContext(2, worker, 2)) for worker in range(2))
+            return tf.data.Dataset.zip(tuple(pipelines)).map(
+                lambda one, two: tf.nest.map_structure(lambda a, b: tf.concat([a, b], 0), one, two)
+            )
+
+    alone = drawn(pipeline.training_batches(examples, plan, ONE), 4)
+    for expected, found in zip(alone, drawn(pipeline.training_batches(examples, plan, Workers()), 4), strict=True):
+        np.testing.assert_array_equal(expected[0], found[0])
+
+
+def test_an_epoch_sees_every_image_once_and_another_seed_another_order():
+    examples = data.load_data("digits").train
+    one, two = (
+        [int(number) for number in examples.order(tf.constant(key, tf.int64))] for key in ([0, 1], [1, 1])
+    )
+    assert sorted(one) == sorted(two) == list(range(examples.count))
+    assert one != two
+
+
+def test_cutmix_weighs_classes_by_area():
+    pixels = np.repeat(np.arange(64, dtype="uint8"), 32 * 32).reshape(64, 32, 32, 1)
+    examples = data.in_memory(pixels, np.arange(64), lambda pixels: pixels)
+    plan = plan_of(Recipe(batch_size=64, padding=0, cutmix=1.0), (32, 32), 64)
+    ((mixed, labels),) = drawn(pipeline.training_batches(examples, plan, ONE), 1)
+    seen = (mixed.astype(int) == np.arange(64)).mean((1, 2))
+    np.testing.assert_allclose(labels, seen, atol=0.07)
+    assert (labels.max(-1) < 0.99).sum() > 20
+
+
+def test_repeats_come_in_succession_and_differ():
+    plan = plan_of(Recipe(batch_size=30, repeats=3, crop="area", padding=0))
+    ((images, labels),) = drawn(pipeline.training_batches(data.load_data("digits").train, plan, ONE), 1)
+    groups = labels.argmax(-1).reshape(10, 3)
+    assert (groups == groups[:, :1]).all()
+    assert not np.array_equal(images[0], images[1])
+
+
+def test_batches_that_cannot_be_shared_are_refused():
+    examples = data.load_data("digits").train
+    two = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+    with pytest.raises(ValueError, match="33 images, which 2 replicas"):
+        pipeline.training_batches(examples, plan_of(Recipe(batch_size=33)), two)
+    with pytest.raises(ValueError, match="5000, more than the 1437"):
+        pipeline.training_batches(examples, plan_of(Recipe(batch_size=5000)), ONE)
+
+
+def test_evaluation_sees_every_image_once_with_full_batches():
+    examples, plan = data.load_data("digits").test, plan_of(Recipe())
+    for strategy in (None, tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])):
+        batches, steps = pipeline.test_batches(examples, plan, strategy)
+        found = drawn(batches, steps)
+        assert len({len(images) for images, _, _ in found}) == 1
+        assert sum(weights.sum() for _, _, weights in found) == 360
+    with pytest.raises((StopIteration, tf.errors.OutOfRangeError)):
+        drawn(batches, steps + 1)
+
+
+@pytest.mark.parametrize("size", [(40, 60), (60, 40), (32, 32), (5, 90)])
+@pytest.mark.parametrize("crop", ["none", "scale", "area"])
+def test_images_of_any_size_become_the_network_s(crop, size):
+    examples = data.in_memory(colours(size=size)[None].repeat(4, 0), np.zeros(4), lambda pixels: pixels)
+    plan = plan_of(Recipe(batch_size=4, crop=crop, padding=0), (32, 32), 1)
+    ((images, _),) = drawn(pipeline.training_batches(examples, plan, ONE), 1)
+    batches, _ = pipeline.test_batches(examples, plan)
+    assert images.shape == next(iter(batches))[0].shape == (4, 32, 32, 3)
+
+
+def test_the_middle_is_evaluated():
+    pixels = np.zeros((1, 64, 128, 3), "uint8")
+    pixels[:, :, 64 - 28 : 64 + 28] = 200
+    plan = plan_of(Recipe(crop="area", test_crop=0.875), (56, 56), 1)
+    batches, _ = pipeline.test_batches(data.in_memory(pixels, np.zeros(1), lambda pixels: pixels), plan)
+    assert next(iter(batches))[0].numpy().min() > 195
+
+
+def test_pixels_are_measured():
+    pixels = np.random.default_rng(0).integers(0, 256, (50, 8, 8, 2), "uint8")
+    pixels[..., 1] = 7
+    examples = data.in_memory(pixels, np.zeros(50), lambda pixels: pixels)
+    mean, deviation = pipeline.pixel_statistics(examples, plan_of(Recipe()))
+    np.testing.assert_allclose(mean, pixels.mean((0, 1, 2)), rtol=1e-4)
+    np.testing.assert_allclose(deviation, [pixels[..., 0].std(), 1], rtol=1e-4)
+
+
+def test_folder_is_split_alike_each_time(images, capsys):
+    first, again = (data.load_data(str(images)) for _ in range(2))
+    assert first.class_names == ("Katze", "狗")
+    assert (first.train.count, first.test.count) == (16, 4)
+    assert "4 of 20 images" in capsys.readouterr().out
+    for one, two in zip(first.test.order(None), again.test.order(None), strict=True):
+        np.testing.assert_array_equal(first.test.read(one)[0], again.test.read(two)[0])
+    labels = [int(first.test.read(handle)[1]) for handle in first.test.order(None)]
+    assert labels == [0, 0, 1, 1]
+    image, label, _ = first.test.read(next(iter(first.test.order(None))))
+    assert image.shape[1:] == (14, 3) and int(image[0, 0, 0]) == 40 and int(label) == 0
+
+
+def test_folder_with_its_own_splits(images):
+    for split in ("train", "val"):
+        (images / split).mkdir()
+    for name in ("Katze", "狗"):
+        (images / name).rename(images / "train" / name)
+        (images / "val" / name).mkdir()
+        (images / "train" / name / "0.png").rename(images / "val" / name / "0.png")
+    loaded = data.load_data(str(images))
+    assert (loaded.train.count, loaded.test.count) == (18, 2)
+
+
+def test_what_is_odd_but_whole_is_read():
+    grey = np.arange(192, dtype="uint8").reshape(12, 16)
+    picture = colours()
+    turned = Image.Exif()
+    turned[0x0112] = 6  # to be shown turned by 90° clockwise
+    cases = {
+        "grey": (encode(grey), np.stack([grey] * 3, -1)),
+        "16 bits": (encode(grey.astype("uint16") * 257), np.stack([grey] * 3, -1)),
+        "palette": (encode(picture, mode="P"), np.asarray(Image.fromarray(picture).convert("P").convert("RGB"))),
+        "rotated": (encode(picture, exif=turned), np.rot90(picture, -1)),
+        "black and white": (encode(grey, mode="1"), None),
+        "CMYK": (encode(np.full((12, 16, 3), 90, "uint8"), "JPEG", "CMYK"), np.full((12, 16, 3), 90)),
+        "animated": (
+            encode(picture, "WEBP", lossless=True, save_all=True, append_images=[Image.new("RGB", (16, 12))]),
+            picture,
+        ),
+    }
+    for name, (encoded, expected) in cases.items():
+        found = folder.decode_image(encoded)
+        assert found.dtype == np.uint8 and found.shape[-1] == 3, name
+        if expected is not None:
+            assert np.abs(found.astype(int) - expected).max() <= 1, name
+    transparent = np.zeros((12, 16, 4), "uint8")
+    assert folder.decode_image(encode(transparent)).min() == 255
+
+
+def test_everything_bad_is_listed_and_nothing_touched(images):
+    good = (images / "Katze" / "0.png").read_bytes()
+    bad = {"empty.png": b"", "cut.png": good[: len(good) // 2], "text.jpg": b"no image at all"}
+    for name, content in bad.items():
+        (images / "狗" / name).write_bytes(content)
+    (images / "leer").mkdir()
+    (images / "狗" / "loop").symlink_to(images / "狗")
+    (images / "狗" / "self.png").symlink_to("self.png")
+    (images / "狗" / "notes.txt").write_text("left alone")
+    before = sorted(path for path in images.rglob("*"))
+    with pytest.raises(ValueError) as error:
+        data.load_data(str(images))
+    for name in (*bad, "leer", "loop", "self.png"):
+        assert f"{name}:" in str(error.value)
+    assert "6 bad" in str(error.value) and "notes.txt" not in str(error.value)
+    loaded = data.load_data(str(images), on_bad_image="skip")
+    assert loaded.train.count + loaded.test.count == 20
+    assert before == sorted(path for path in images.rglob("*"))
+
+
+def test_file_names_need_not_be_text(images):
+    (images / "Katze" / "0.png").rename(images / "Katze" / os.fsdecode(b"\xff.png"))
+    loaded = data.load_data(str(images))
+    handles = [*loaded.train.order(None), *loaded.test.order(None)]
+    assert len(handles) == 20
+    assert all(loaded.train.read(handle)[0].shape[-1] == 3 for handle in loaded.train.order(None))
+
+
+def damaged(count):
+    """Files that a seeded mutator has cut, overwritten, shuffled or emptied."""
+    rng = random.Random(20)
+    formats = ("PNG", "JPEG", "GIF", "BMP", "WEBP", "TIFF")
+    sources = [(name, encode(colours(index, (24, 30)), name)) for index, name in enumerate(formats)]
+    for number in range(count):
+        name, source = sources[number % len(sources)]
+        content = bytearray(source)
+        match rng.randrange(5):
+            case 0:
+                content = content[: rng.randrange(len(content))]
+            case 1:
+                for _ in range(rng.randrange(1, 40)):
+                    content[rng.randrange(len(content))] = rng.randrange(256)
+            case 2:
+                begin = rng.randrange(len(content))
+                content[begin : begin + rng.randrange(1, 400)] = b""
+            case 3:
+                begin = rng.randrange(len(content))
+                content[begin:begin] = rng.randbytes(rng.randrange(1, 200))
+            case 4:
+                content[: rng.randrange(1, 64)] = rng.randbytes(rng.randrange(1, 64))
+        yield f"damaged-{number}.{name.lower()}", bytes(content)
+
+
+def test_damaged_files_are_read_or_listed_never_trained_on(images, capsys):
+    """What the check lets pass, training reads; the rest is named; no damage goes through the check by crashing it."""
+    for name, content in damaged(360):
+        (images / "Katze" / name).write_bytes(content)
+    bad = folder.check_images(sorted((images / "Katze").glob("damaged-*")))
+    assert 150 < len(bad) < 360
+    with pytest.raises(ValueError, match=f"{len(bad)} bad files") as error:
+        data.load_data(str(images))
+    assert all(path.name in str(error.value) for path in bad)
+    loaded = data.load_data(str(images), on_bad_image="skip")
+    assert loaded.train.count + loaded.test.count == 380 - len(bad)
+    plan = plan_of(Recipe(batch_size=4, crop="area", padding=0), classes=2)
+    steps = pipeline.steps_per_epoch(loaded.train, plan.recipe)
+    for batch, _ in drawn(pipeline.training_batches(loaded.train, plan, ONE), steps):
+        assert np.isfinite(batch).all()
+
+
+def test_too_few_images_to_split_are_refused(images):
+    for path in list((images / "狗").iterdir())[1:]:
+        path.unlink()
+    with pytest.raises(ValueError, match="cannot be split"):
+        data.load_data(str(images))
+
+
+def test_one_class_is_refused(images):
+    for path in (images / "狗").iterdir():
+        path.unlink()
+    with pytest.raises(ValueError, match="one folder for each class"):
+        data.load_data(str(images), on_bad_image="skip")
+
+
+def test_unknown_names_are_refused():
+    with pytest.raises(ValueError, match="There is no data set 'nonsense'"):
+        data.load_data("nonsense")
+    with pytest.raises(ValueError, match="'error' or 'skip'"):
+        data.load_data("digits", on_bad_image="ignore")
+
+
+@pytest.fixture
+def prepared(tmp_path):
+    """A data set of TFDS, as it lies on the disk."""
+    import tensorflow_datasets as tfds
+
+    features = tfds.features.FeaturesDict(
+        {"image": tfds.features.Image(shape=(None, None, 3)), "label": tfds.features.ClassLabel(names=["a", "b"])}
+    )
+    splits = {
+        split: [{"image": np.full((6 + n % 3, 8, 3), n, "uint8"), "label": n % 2} for n in range(count)]
+        for split, count in (("train", 60), ("test", 20))
+    }
+    tfds.dataset_builders.store_as_tfds_dataset(
+        name="tiny",
+        version="1.0.0",
+        features=features,
+        split_datasets={
+            name: tf.data.Dataset.from_generator(lambda rows=rows: rows, output_signature=features.get_tensor_spec())
+            for name, rows in splits.items()
+        },
+        data_dir=str(tmp_path),
+        disable_shuffling=True,
+    )
+    return str(tmp_path)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize("limit", [data.MEMORY_LIMIT, 0], ids=["in memory", "streamed"])
+def test_tfds(prepared, limit, monkeypatch):
+    monkeypatch.setattr(data, "MEMORY_LIMIT", limit)
+    loaded = data.load_data("tiny", prepared)
+    assert loaded.class_names == ("a", "b") and loaded.image_shape == (None, None, 3)
+    assert (loaded.train.count, loaded.test.count) == (60, 20)
+    plan = plan_of(Recipe(batch_size=20, padding=0), classes=2)
+    alone = drawn(pipeline.training_batches(loaded.train, plan, ONE), 6)
+    resumed = drawn(pipeline.training_batches(loaded.train, plan, ONE, first_step=2), 4)
+    for (images, labels), (again, _) in zip(alone[2:], resumed, strict=True):
+        np.testing.assert_array_equal(images, again)
+        np.testing.assert_array_equal(images[:, 0, 0, 0] % 2, labels.argmax(-1))
+    epochs = [np.concatenate([images[:, 0, 0, 0] for images, _ in alone[i : i + 3]]) for i in (0, 3)]
+    assert sorted(epochs[0]) == sorted(epochs[1]) == list(range(60))
+    assert not np.array_equal(*epochs)

@@ -338,13 +338,13 @@ RESNETS = {
 KERAS_V1 = {"strided_convolution": "1x1", "batch_norm_epsilon": 1.001e-5, "batch_norm_momentum": 0.99}
 
 
-def _variation(names: str, rename: str, **changes) -> dict[str, ResNet]:
-    return {rename.format(n): dataclasses.replace(RESNETS[f"resnet{n}"], **changes) for n in names.split()}
+def _variations(depths: str, name: str, changes: dict) -> dict[str, ResNet]:
+    return {name.format(depth): dataclasses.replace(RESNETS[f"resnet{depth}"], **changes) for depth in depths.split()}
 
 
 RESNETS |= (
-    _variation("50 101 152", "resnet{}v1", **KERAS_V1)
-    | _variation("18 34 50 101 152 200", "resnet{}d", stem=DEEP_STEM, pooled_shortcut=True)
-    | _variation("18 34 50 101 152", "seresnet{}", squeeze_excite=True)
-    | _variation("18 34 20 32 44 56", "plainnet{}", shortcut=None)
+    _variations("50 101 152", "resnet{}v1", KERAS_V1)
+    | _variations("18 34 50 101 152 200", "resnet{}d", {"stem": DEEP_STEM, "pooled_shortcut": True})
+    | _variations("18 34 50 101 152", "seresnet{}", {"squeeze_excite": True})
+    | _variations("18 34 20 32 44 56", "plainnet{}", {"shortcut": None})
 )

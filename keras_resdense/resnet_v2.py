@@ -42,7 +42,7 @@ def preactivation_unit(x, filters: int, *, stride=1, block: Callable = basic_blo
 
 _PREACTIVATION = {"order": "full_preactivation"}
 _CIFAR = {**_PREACTIVATION, "activated_first_identity": True}
-_CIFAR_BOTTLENECK = {**_CIFAR, "block": bottleneck_block, "shortcut": "B"}
+_BOTTLENECK = {**_CIFAR, "block": bottleneck_block, "shortcut": "B"}
 _KERAS = {
     **_PREACTIVATION,
     "stem": dataclasses.replace(IMAGENET_STEM, pool=max_pool_zero_padded, bias=True),
@@ -52,23 +52,14 @@ _KERAS = {
     "batch_norm_momentum": KERAS_V1["batch_norm_momentum"],
 }
 
-
-def _from(name: str, **changes):
-    return dataclasses.replace(RESNETS[name], **changes)
-
-
 #: ImageNet: section 5. CIFAR: tables 2 and 4, depth 6n + 2 (basic) or 9n + 2 (bottleneck).
 RESNETS_V2 = {
-    "resnet18v2": _from("resnet18", **_PREACTIVATION),
-    "resnet34v2": _from("resnet34", **_PREACTIVATION),
-    "resnet50v2": _from("resnet50", **_PREACTIVATION),
-    "resnet101v2": _from("resnet101", **_PREACTIVATION),
-    "resnet152v2": _from("resnet152", **_PREACTIVATION),
-    "resnet200v2": _from("resnet200", **_PREACTIVATION),
-    "resnet50v2_keras": _from("resnet50", **_KERAS),
-    "resnet101v2_keras": _from("resnet101", **_KERAS),
-    "resnet152v2_keras": _from("resnet152", **_KERAS),
-    "preactresnet110": _from("resnet110", **_CIFAR),
-    "preactresnet164": _from("resnet110", **_CIFAR_BOTTLENECK),
-    "preactresnet1001": _from("resnet110", **_CIFAR_BOTTLENECK, depths=(111, 111, 111)),
+    **{
+        f"resnet{n}v2": dataclasses.replace(RESNETS[f"resnet{n}"], **_PREACTIVATION)
+        for n in (18, 34, 50, 101, 152, 200)
+    },
+    **{f"resnet{n}v2_keras": dataclasses.replace(RESNETS[f"resnet{n}"], **_KERAS) for n in (50, 101, 152)},
+    "preactresnet110": dataclasses.replace(RESNETS["resnet110"], **_CIFAR),
+    "preactresnet164": dataclasses.replace(RESNETS["resnet110"], **_BOTTLENECK),
+    "preactresnet1001": dataclasses.replace(RESNETS["resnet110"], **_BOTTLENECK, depths=(111, 111, 111)),
 }

@@ -7,8 +7,15 @@ import numpy as np
 import pytest
 
 import keras_resdense
-from keras_resdense import ResidualStyle, basic_block, bottleneck_block, count_parameters, identity_block
-from keras_resdense import preactivation_unit, projection_block
+from keras_resdense import (
+    ResidualStyle,
+    basic_block,
+    bottleneck_block,
+    count_parameters,
+    identity_block,
+    preactivation_unit,
+    projection_block,
+)
 
 RESNET20 = keras_resdense.VARIANTS["resnet20"]
 

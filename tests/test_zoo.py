@@ -29,7 +29,7 @@ def preactivation_count(variant):
     """Counts the parameters of a CIFAR pre-activation network by 1603.05027, tables 1 and 4."""
     depth = int(variant.removeprefix("preactresnet"))
     channels, total = 16, 9 * 3 * 16
-    for stage, filters in enumerate((16, 32, 64)):
+    for filters in (16, 32, 64):
         for unit in range((depth - 2) // (6 if depth == 110 else 9)):
             if depth == 110:
                 total += 2 * channels + 9 * channels * filters + 2 * filters + 9 * filters * filters

@@ -1,0 +1,33 @@
+"""README.md keeps its word: its code runs, its table is what the command writes."""
+
+import re
+
+import pytest
+
+from tests.zoo_facts import ROOT, table
+
+README = (ROOT / "README.md").read_text()
+CODE = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+
+
+@pytest.mark.parametrize("code", CODE)
+def test_code_runs(code, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "saved_models").mkdir()
+    exec(compile(code, "README.md", "exec"), {})
+
+
+def test_first_block_goes_from_model_to_phone_in_twelve_lines():
+    first = CODE[0]
+    assert len(first.splitlines()) <= 12
+    assert all(word in first for word in ("ResNet20(", ".fit(", "tflite"))
+
+
+def test_table_is_what_the_command_writes():
+    assert table() in README
+
+
+def test_continuous_integration_runs_the_readmes_commands():
+    commands = re.search(r"<!-- set-up -->\n```shell\n(.*?)```", README, flags=re.DOTALL)[1].splitlines()
+    assert commands == ["pip install . && keras-resdense train", "pip install '.[test]' && pytest"]
+    assert "<!-- set-up -->" in (ROOT / ".ci/run").read_text()

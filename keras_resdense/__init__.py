@@ -2,9 +2,12 @@
 
 from keras_resdense import startup  # noqa: F401, I001  # before TensorFlow is loaded
 from keras_resdense.analysis import count_macs, count_parameters
+from keras_resdense.catalogue import list_weights
 from keras_resdense.densenet import DenseNet, DenseStyle, dense_block, dense_layer, transition_layer
 from keras_resdense.folding import fold_batch_norm
+from keras_resdense.features import feature_extractor, freeze
 from keras_resdense.layers import BatchNormalization, Convolution
+from keras_resdense.preprocessing import decode_predictions, preprocess_input
 from keras_resdense.resnet import ORDERS, ResidualStyle, ResNet, basic_block, bottleneck_block
 from keras_resdense.resnet import identity_block, projection_block, residual_unit
 from keras_resdense.resnet_v2 import preactivation_unit
@@ -148,12 +151,17 @@ __all__ = [
     "count_macs",
     "count_parameters",
     "create_model",
+    "decode_predictions",
     "dense_block",
     "dense_layer",
+    "feature_extractor",
     "fold_batch_norm",
+    "freeze",
     "identity_block",
     "list_models",
+    "list_weights",
     "preactivation_unit",
+    "preprocess_input",
     "projection_block",
     "residual_unit",
     "transition_layer",

@@ -14,7 +14,6 @@ from __future__ import annotations
 import math
 import re
 import warnings
-import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -94,6 +93,7 @@ LAYOUTS: dict[str, dict[str, Rules]] = {
         "densenet": _TORCH_DENSENET,
     },
     "keras": {"resnet": _KERAS_RESNET, "resnet_v2": _KERAS_RESNET_V2, "densenet": _KERAS_DENSENET},
+    "own": dict.fromkeys(("resnet", "resnet_d", "resnet_v2", "densenet"), ((r"(?P<layer>.*)", "{layer}"),)),
 }
 _TORCH_VARIABLES = {
     "kernel": "weight",
@@ -130,7 +130,7 @@ def peer_names(model: keras.Model, layout: str, prefix: str = "") -> dict[str, s
         peer = _translate(layer, rules or ())
         if peer is None:
             raise ValueError(f"{layout} files hold no network with a layer such as {layer!r}.")
-        names[name] = f"{peer}/{variable}" if layout == "keras" else f"{peer}.{_TORCH_VARIABLES[variable]}"
+        names[name] = f"{peer}.{_TORCH_VARIABLES[variable]}" if layout == "torch" else f"{peer}/{variable}"
     return names
 
 
@@ -162,6 +162,99 @@ def _translate(layer: str, rules: Rules) -> str | None:
 
 def _fill(value: str, shift: str | None) -> str:
     return str(int(value) + int(shift)) if shift else value
+
+
+def load(model: keras.Model, path: str | Path, prefix: str = "") -> None:
+    """Loads a file of weights into a model, all of it or nothing.
+
+    Args:
+        model: One of this package's.
+        path: `.safetensors`, `.pth`, `.pt` or `.bin` of timm or torchvision; `.h5` of keras.applications;
+            `.keras` or `.weights.h5` of this package.
+        prefix: The `layer_prefix` the model was built with.
+
+    Raises:
+        ValueError: If the file is damaged, of no known kind, or does not fit; the model is as it was then.
+        OSError: If there is no such file.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no file {path}.")
+    if path.name.endswith(".weights.h5"):
+        _load_keras_3(model, path)
+        return
+    if path.suffix not in READERS:
+        raise ValueError(f"{path} is of no known kind: {', '.join(READERS)} and .weights.h5 are.")
+    layout, read = READERS[path.suffix]
+    try:
+        tensors = read(path)
+    except ImportError:
+        raise
+    except Exception as error:  # every format's library has exceptions of its own for damage
+        raise ValueError(f"{path} cannot be read: {error}") from error
+    assign(model, tensors, layout, prefix)
+
+
+def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
+    from safetensors.numpy import load_file
+
+    return _current_names(load_file(path))
+
+
+def _read_torch(path: Path) -> dict[str, np.ndarray]:
+    try:
+        import torch
+    except ImportError as error:
+        raise ImportError(f"Reading {path} needs torch: pip install torch, or convert it to .safetensors.") from error
+    # Nothing but tensors is unpickled: a file that wants to run code is refused.
+    state = torch.load(path, map_location="cpu", weights_only=True)
+    state = state.get("state_dict", state.get("model", state))
+    return _current_names({name.removeprefix("module."): tensor.float().numpy() for name, tensor in state.items()})
+
+
+def _current_names(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Renames what torchvision's first DenseNet files call `norm.1.weight` as its code does today."""
+    return {re.sub(r"\.(norm|conv)\.(\d)\.", r".\1\2.", name): tensor for name, tensor in tensors.items()}
+
+
+def _read_keras_applications(path: Path) -> dict[str, np.ndarray]:
+    import h5py
+
+    with h5py.File(path) as file:
+        layers = file["model_weights"] if "model_weights" in file else file
+        return {
+            f"{layer}/{name.decode().rsplit('/', 1)[-1].split(':')[0]}": np.asarray(group[name])
+            for layer, group in layers.items()
+            for name in group.attrs.get("weight_names", ())
+        }
+
+
+def _read_keras(path: Path) -> dict[str, np.ndarray]:
+    saved = keras.saving.load_model(path, compile=False)
+    (stem,) = (layer.name for layer in saved.layers if layer.name.endswith("stem_conv1"))
+    variables = own_variables(saved, stem.removesuffix("stem_conv1"))
+    return {name: np.asarray(variable) for name, variable in variables.items()}
+
+
+def _load_keras_3(model: keras.Model, path: Path) -> None:
+    # The file orders layers by class, not by name: Keras itself reads it, into a copy that may break.
+    copy = keras.models.clone_model(model)
+    try:
+        copy.load_weights(path)
+    except Exception as error:  # h5py and Keras raise many classes for damage and misfits
+        raise ValueError(f"{path} does not fit {model.name}: {error}") from error
+    model.set_weights(copy.get_weights())
+
+
+#: Of each kind of file, its layout and what reads it.
+READERS: dict[str, tuple[str, Callable[[Path], dict[str, np.ndarray]]]] = {
+    ".safetensors": ("torch", _read_safetensors),
+    ".pth": ("torch", _read_torch),
+    ".pt": ("torch", _read_torch),
+    ".bin": ("torch", _read_torch),
+    ".h5": ("keras", _read_keras_applications),
+    ".keras": ("own", _read_keras),
+}
 
 
 def assign(model: keras.Model, tensors: Mapping[str, np.ndarray], layout: str, prefix: str = "") -> None:
@@ -204,7 +297,10 @@ def assign(model: keras.Model, tensors: Mapping[str, np.ndarray], layout: str, p
         more = f"\n  and {len(faults) - 5} more" if len(faults) > 5 else ""
         raise ValueError(f"The weights do not fit {model.name}:\n  " + "\n  ".join(faults[:5]) + more)
     if len(values) < len(variables):
-        warnings.warn("The weights' head has another number of classes: it is left out, the new one is untrained.")
+        warnings.warn(
+            "The weights' head has another number of classes: it is left out, the new one is untrained.",
+            stacklevel=2,
+        )
     for name, value in values.items():
         variables[name].assign(value)
 

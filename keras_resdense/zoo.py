@@ -12,11 +12,15 @@ import fnmatch
 import inspect
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Concatenate, ParamSpec
 
 import keras
 
 from keras_resdense import densenet, layers, resnet, resnet_v2
+from keras_resdense.catalogue import download, find_weights
+from keras_resdense.preprocessing import add_preprocessing
+from keras_resdense.weights import load
 
 #: Every variant: its name and its row. Change one with `dataclasses.replace(row, field=…)`.
 VARIANTS: dict[str, layers.Network] = resnet.RESNETS | resnet_v2.RESNETS_V2 | densenet.DENSENETS
@@ -55,13 +59,15 @@ def create_model(
     classifier_activation: Any = "softmax",
     name: str | None = None,
     layer_prefix: str = "",
+    include_preprocessing: bool = False,
 ) -> keras.Model:
     """Builds a network.
 
     Args:
         variant: Name of a variant, or a row: one of `VARIANTS` changed by `dataclasses.replace`.
         include_top: Whether to add global average pooling and the classifier.
-        weights: Path of a `.weights.h5` or `.keras` file of the same network; None for random weights.
+        weights: None for random weights; "imagenet" for the most accurate published set whose licence allows
+            free use; the name of a published set, see `list_weights`; or a path, see `weights.load`.
         input_tensor: Keras tensor `(batch, height, width, channels)` to build on, such as the output of
             preprocessing layers.
         input_shape: `(height, width, channels)`. Height and width may be None. Default: the size the
@@ -72,6 +78,8 @@ def create_model(
         classifier_activation: Of the classifier; None for logits.
         name: Of the model; default the variant's.
         layer_prefix: Put before the name of every layer, so that two models can be joined in one.
+        include_preprocessing: Whether the model takes pixels 0–255 in RGB and normalises them itself: as the
+            published set wants it, else by ImageNet's mean and deviation.
 
     Returns:
         An uncompiled functional model.
@@ -93,9 +101,12 @@ def create_model(
     if input_shape is None:
         side = row.stem.image_size if include_top else None
         input_shape = (side, side, 3) if input_tensor is None else tuple(input_tensor.shape[1:])
-    images = _images(input_tensor, input_shape, row, layer_prefix)
+    file, preprocessing = _find_weights(variant, weights, include_top)
+    images = x = _images(input_tensor, input_shape, row, layer_prefix)
 
-    x = row.body(images, layer_prefix)
+    if include_preprocessing:
+        x = add_preprocessing(x, preprocessing, layer_prefix)
+    x = row.body(x, layer_prefix)
     if include_top:
         x = layers.add_head(x, classes, activation, row, layer_prefix)
     elif pooling == "avg":
@@ -106,9 +117,21 @@ def create_model(
     inputs = sources[0] if len(sources) == 1 else sources
     with _deep_recursion():
         model = keras.Model(inputs, x, name=name)
-    if weights is not None:
-        model.load_weights(weights)
+    if file:
+        load(model, file, layer_prefix)
     return model
+
+
+def _find_weights(variant, weights: str | None, include_top: bool) -> tuple[Path | None, str]:
+    """Returns the file to load, downloaded if it must be, and the preprocessing that goes with it."""
+    if weights is None:
+        return None, "torch"
+    if Path(weights).is_file():
+        return Path(weights), "torch"
+    if not isinstance(variant, str):
+        raise ValueError(f"weights is {weights!r}: a row takes None or the path of a file; there is no such file.")
+    found = find_weights(variant, weights)
+    return download(found, include_top), found.preprocessing
 
 
 @contextlib.contextmanager

@@ -1,6 +1,6 @@
 """Records what timm's and torchvision's networks compute, for the tests to match.
 
-Writes three files beside this one:
+Writes four files beside this one:
 
 * `torch_logits.npz`: `<variant>/<size>` holds the logits, (1000,).
 * `torch_features.npz`: `<variant>/<reduction>` holds the means over space of the
@@ -9,6 +9,8 @@ Writes three files beside this one:
 * `torch_parameters.json.gz`: `{variant: {"peers", "trainable", "tensors"}}`: the
   libraries that agree, the count of trainable parameters, and the name and
   shape of every tensor in the order of the state dict.
+
+* `imagenet_categories.txt`: torchvision's names of the 1000 classes.
 
 A variant `<name>@<stride>` is the network dilated to that output stride. Weights
 and images follow `rule.py`. To make the files anew:
@@ -127,6 +129,8 @@ def main() -> None:
     np.savez_compressed(here / "torch_features.npz", **maps)
     packed = gzip.compress(json.dumps(parameters).encode(), mtime=0)
     (here / "torch_parameters.json.gz").write_bytes(packed)
+    categories = torchvision.models.ResNet50_Weights.IMAGENET1K_V1.meta["categories"]
+    (here / "imagenet_categories.txt").write_text("\n".join(categories) + "\n")
 
 
 if __name__ == "__main__":

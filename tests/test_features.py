@@ -1,0 +1,134 @@
+"""Backbones: feature maps against timm's, and freezing."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import keras_resdense
+from keras_resdense import feature_extractor, freeze, weights
+from tests.golden import rule
+from tests.test_parity import ALWAYS, GOLDEN, TORCH
+
+FEATURES = np.load(GOLDEN / "torch_features.npz")
+IMAGENET = [
+    name if name in ALWAYS else pytest.param(name, marks=pytest.mark.sweep) for name in TORCH if "@" not in name
+]
+RANDOM = np.random.default_rng(0)
+IMAGES = RANDOM.normal(size=(8, 32, 32, 3)).astype("float32")
+LABELS = RANDOM.integers(0, 10, 8)
+
+
+@pytest.mark.parametrize("variant", IMAGENET)
+def test_maps_are_those_of_timm(variant):
+    model = keras_resdense.create_model(variant, input_shape=(None, None, 3))
+    weights.assign(model, {name: rule.array(name, tuple(shape)) for name, shape in TORCH[variant]["tensors"]}, "torch")
+    maps = feature_extractor(model, ("P1", "P2", "P3", "P4", "P5")).predict_on_batch(rule.image(224))
+    for level, found in maps.items():
+        golden = f"{variant}/{2 ** int(level[1])}"
+        assert found.shape[1:] == tuple(FEATURES[f"{golden}/shape"])
+        means = FEATURES[golden]
+        np.testing.assert_allclose(found.mean((0, 1, 2)), means, rtol=0, atol=1e-4 * np.abs(means).max())
+
+
+def test_default_levels():
+    assert list(feature_extractor(keras_resdense.ResNet18(include_top=False)).output) == ["P2", "P3", "P4", "P5"]
+    assert list(feature_extractor(keras_resdense.ResNet20()).output) == ["P0", "P1", "P2"]
+    prefixed = keras_resdense.DenseNet121(include_top=False, layer_prefix="left_")
+    assert list(feature_extractor(prefixed, ("P3",), prefix="left_").output) == ["P3"]
+
+
+@pytest.mark.parametrize("stride, levels", [(8, ["P1", "P2", "P3"]), (16, ["P1", "P2", "P3", "P4"])])
+@pytest.mark.parametrize("variant", ["resnet50", "densenet121"])
+def test_dilated_backbones_end_at_their_stride(variant, stride, levels):
+    import dataclasses
+
+    row = dataclasses.replace(keras_resdense.VARIANTS[variant], output_stride=stride)
+    model = keras_resdense.create_model(row, include_top=False, input_shape=(64, 64, 3))
+    maps = feature_extractor(model, tuple(levels)).output
+    assert [maps[level].shape[1] for level in levels] == [64 // 2 ** int(level[1]) for level in levels]
+    assert maps[levels[-1]].shape[-1] == model.output_shape[-1]
+
+
+def classifier(network):
+    pooled = keras.layers.GlobalAveragePooling2D()(network.output)
+    return keras.Model(network.input, keras.layers.Dense(10, activation="softmax", name="head")(pooled))
+
+
+def changes(model):
+    """Fits one epoch; returns whether each weight changed, by path."""
+    model.compile("sgd", "sparse_categorical_crossentropy")
+    before = {weight.path: np.array(weight) for weight in model.weights}
+    model.fit(IMAGES, LABELS, batch_size=4, verbose=0)
+    return {weight.path: bool(np.any(np.asarray(weight) != before[weight.path])) for weight in model.weights}
+
+
+@pytest.mark.parametrize("variant", ["resnet18", "resnet18v2", "densenet121"])
+@pytest.mark.parametrize("up_to", ["stage3", 3, "P3"])
+def test_frozen_stages_keep_weights_and_statistics_and_the_rest_moves(variant, up_to, tmp_path):
+    model = classifier(keras_resdense.create_model(variant, include_top=False, input_shape=(32, 32, 3)))
+    freeze(model, up_to)
+    if up_to == "P3":
+        model.save(tmp_path / "frozen.keras")
+        model = keras.saving.load_model(tmp_path / "frozen.keras")
+    frozen = ("stem_", "stage2_", "stage3_")
+    changed = changes(model)
+    assert not any(moved for path, moved in changed.items() if path.startswith(frozen))
+    assert all(moved for path, moved in changed.items() if not path.startswith(frozen))
+    freeze(model, None)
+    assert all(changes(model).values())
+
+
+def test_frozen_stages_keep_still_on_two_devices():
+    with tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"], tf.distribute.ReductionToOneDevice()).scope():
+        model = classifier(keras_resdense.ResNet18(include_top=False, input_shape=(32, 32, 3)))
+        freeze(model, "stage4")
+        changed = changes(model)
+    assert {path.split("_")[0] for path, moved in changed.items() if moved} == {"stage5", "head/kernel", "head/bias"}
+
+
+def test_frozen_batch_norm_normalises_by_its_own_statistics_in_training():
+    model = keras_resdense.ResNet18(include_top=False, input_shape=(32, 32, 3))
+    freeze(model, "P5")
+    np.testing.assert_allclose(model(IMAGES, training=True), model(IMAGES, training=False), atol=1e-5)
+
+
+def test_a_backbone_inside_another_model(tmp_path):
+    """A segmentation head and a feature pyramid on one backbone, saved and loaded."""
+    backbone = feature_extractor(keras_resdense.ResNet18(include_top=False, input_shape=(64, 64, 3)))
+    images = keras.Input((64, 64, 3))
+    maps = backbone(images)
+    merged = None
+    pyramid = {}
+    for level in ("P5", "P4", "P3", "P2"):
+        lateral = keras.layers.Conv2D(16, 1, name=f"lateral_{level}")(maps[level])
+        merged = lateral if merged is None else keras.layers.Add()([keras.layers.UpSampling2D()(merged), lateral])
+        pyramid[level] = merged
+    mask = keras.layers.Conv2D(2, 1, activation="softmax", name="mask")(keras.layers.UpSampling2D(4)(merged))
+    model = keras.Model(images, {**pyramid, "mask": mask})
+    outputs = model(np.ones((1, 64, 64, 3), "float32"))
+    assert {name: tuple(found.shape[1:3]) for name, found in outputs.items()} == {
+        "P5": (2, 2),
+        "P4": (4, 4),
+        "P3": (8, 8),
+        "P2": (16, 16),
+        "mask": (64, 64),
+    }
+    model.save(tmp_path / "model.keras")
+    again = keras.saving.load_model(tmp_path / "model.keras")(np.ones((1, 64, 64, 3), "float32"))
+    for name, found in outputs.items():
+        np.testing.assert_allclose(again[name], found, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "call, message",
+    [
+        (lambda model: feature_extractor(model, ("P9",)), "no level P9; it has P0, P1, P2"),
+        (lambda model: feature_extractor(model, prefix="x_"), "prefix is not 'x_'"),
+        (lambda model: freeze(model, "stage9"), "up_to is 'stage9'; resnet20 has P0"),
+        (lambda model: freeze(model, "P5"), "up_to is 'P5'"),
+    ],
+)
+def test_nonsense_is_refused(call, message):
+    with pytest.raises(ValueError, match=message):
+        call(keras_resdense.ResNet20())

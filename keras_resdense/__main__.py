@@ -3,57 +3,134 @@
 from __future__ import annotations
 
 import argparse
+import csv
 import dataclasses
+import json
 import sys
 import time
+from pathlib import Path
 
-from keras_resdense import training, zoo
+from keras_resdense import inference, recipes, training, zoo
 from keras_resdense.recipes import Recipe, Settings
+
+#: What a process returns that was asked to terminate: 128 and the number of SIGTERM.
+INTERRUPTED = 143
+
+_TRAIN_EXAMPLES = """examples:
+  keras-resdense train
+      ResNet-20 on the embedded digits
+  keras-resdense train --recipe fast --model densenetbc100_12 --name my_densenet
+      another network, with a recipe of the list
+  keras-resdense train --data photos/ --model resnet50 --recipe fine_tune --weights resnet50.keras
+      your own images, one folder for each class
+  keras-resdense train --recipe saved_models/my_densenet/recipe.json --name again
+      a run, again
+  keras-resdense train --recipe strikes_back_a3 --strategy multiworker --precision mixed_bfloat16
+      on each of the machines that TF_CONFIG or SLURM name
+
+The same command given again after a crash goes on from the last checkpoint."""
+_EVALUATE_EXAMPLES = """examples:
+  keras-resdense evaluate saved_models/resnet20_digits
+  keras-resdense evaluate saved_models/resnet20_digits/model.tflite --data digits"""
+_PREDICT_EXAMPLES = """examples:
+  keras-resdense predict saved_models/pets cat.jpg photos/
+  keras-resdense predict saved_models/pets/model.tflite cat.jpg --labels saved_models/pets/labels.txt
+  keras-resdense predict saved_models/pets photos/ --format csv > answers.csv"""
+_LIST_EXAMPLES = """examples:
+  keras-resdense list 'resnet*d'
+  keras-resdense list --recipes"""
+_SUMMARY_EXAMPLES = """examples:
+  keras-resdense summary densenet121
+  keras-resdense summary saved_models/resnet20_digits"""
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Runs a command; returns its exit code: 0, or 1 with a message where the input makes no sense."""
+    """Runs a command; returns its exit code: 0, 1 with a message where something went wrong, or 143 on SIGTERM."""
     options = _parser().parse_args(arguments)
     try:
         options.run(options)
-    except (ValueError, RuntimeError, OSError) as error:
-        print(f"keras-resdense: {error}", file=sys.stderr)
+    except training.Interrupted as stop:
+        print(f"\nkeras-resdense: {stop}", file=sys.stderr)
+        return INTERRUPTED
+    except Exception as error:
+        if options.debug:
+            raise
+        print(f"\nkeras-resdense: {_explain(error)}", file=sys.stderr)
         return 1
     return 0
+
+
+def _explain(error: Exception) -> str:
+    """Says in words what went wrong; whatever nobody foresaw keeps its name."""
+    if isinstance(error, (ValueError, RuntimeError, OSError, FloatingPointError)):
+        return str(error)
+    if type(error).__name__ == "ResourceExhaustedError":
+        return "Out of memory: try a smaller --batch-size, or --accumulation 4. The last checkpoint is good."
+    return f"{type(error).__name__}: {error} (--debug shows where)"
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("keras-resdense", description="Residual and dense networks for Keras 3.")
     commands = parser.add_subparsers(title="commands", required=True)
 
-    train = commands.add_parser("train", help="train on images, evaluate, save and export")
-    for field in [*dataclasses.fields(Recipe), *dataclasses.fields(Settings)]:
-        _add_field(train, field)
+    train = _command(commands, "train", "train on images, evaluate, save and export", _train, _TRAIN_EXAMPLES)
+    train.add_argument("--recipe", default="digits", help="a name or a run's recipe.json; default %(default)s")
     train.add_argument("--folder", default="saved_models", help="where the run's folder is made; default %(default)s")
     train.add_argument("--name", help="of the run; default MODEL_DATA")
-    train.set_defaults(run=_train)
+    for kind in (Recipe, Settings):
+        group = train.add_argument_group(f"in place of the recipe's (see keras_resdense.recipes.{kind.__name__})")
+        for field in dataclasses.fields(kind):
+            _add_field(group, field)
 
-    names = commands.add_parser("list", help="list variants")
+    evaluate = _command(commands, "evaluate", "measure a model on the images held out", _evaluate, _EVALUATE_EXAMPLES)
+    evaluate.add_argument("model", type=Path, help="a run's folder, a .keras, a SavedModel or a .tflite")
+    evaluate.add_argument("--data", help="default: what the run was trained on")
+    evaluate.add_argument("--data-dir", help="folder where TFDS keeps its data sets")
+
+    predict = _command(commands, "predict", "classify images", _predict, _PREDICT_EXAMPLES)
+    predict.add_argument("model", type=Path, help="a run's folder, a .keras, a SavedModel or a .tflite")
+    predict.add_argument("images", type=Path, nargs="+", help="files, or folders of them")
+    predict.add_argument("--labels", type=Path, help="file of class names, one a line; default labels.txt beside it")
+    predict.add_argument("--format", choices=("text", "csv", "json"), default="text", help="default %(default)s")
+    predict.add_argument("--top", type=int, default=5, help="classes to name; default %(default)s")
+
+    names = _command(commands, "list", "list variants or recipes", _list, _LIST_EXAMPLES)
     names.add_argument("pattern", nargs="?", default="*", help="such as 'resnet*d'; default all")
-    names.set_defaults(run=_list)
+    names.add_argument("--recipes", action="store_true", help="list recipes, what they reached and where they are from")
+
+    summary = _command(commands, "summary", "show the layers of a variant or a model", _summary, _SUMMARY_EXAMPLES)
+    summary.add_argument("model", help="name of a variant, a run's folder or a .keras")
     return parser
 
 
-def _add_field(parser: argparse.ArgumentParser, field: dataclasses.Field) -> None:
-    flag = "--" + field.name.replace("_", "-")
+def _command(commands, name: str, description: str, run, examples: str) -> argparse.ArgumentParser:
+    command = commands.add_parser(
+        name,
+        help=description,
+        description=description,
+        epilog=examples,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    command.add_argument("--debug", action="store_true", help="show where an error comes from")
+    command.set_defaults(run=run)
+    return command
+
+
+def _add_field(parser, field: dataclasses.Field) -> None:
+    """Adds an option whose absence leaves no trace, so that the recipe's own value stands."""
+    flag, default = "--" + field.name.replace("_", "-"), argparse.SUPPRESS
     if isinstance(field.default, bool):
-        parser.add_argument(flag, action=argparse.BooleanOptionalAction, default=field.default)
+        parser.add_argument(flag, action=argparse.BooleanOptionalAction, default=default)
     elif isinstance(field.default, tuple):
-        parser.add_argument(flag, type=float, nargs="*", default=field.default, help="default none")
+        parser.add_argument(flag, type=float, nargs="*", default=default)
     else:
-        parser.add_argument(flag, type=type(field.default), default=field.default, help="default %(default)s")
+        parser.add_argument(flag, type=type(field.default), default=default)
 
 
 def _train(options: argparse.Namespace) -> None:
-    recipe, settings = (
-        kind(**{field.name: getattr(options, field.name) for field in dataclasses.fields(kind)})
-        for kind in (Recipe, Settings)
-    )
+    path = Path(options.recipe)
+    recipe, settings = recipes.read(path) if path.is_file() else (recipes.get_recipe(options.recipe), Settings())
+    recipe, settings = (_overridden(row, options) for row in (recipe, settings))
     start = time.perf_counter()
     run = training.train(recipe, settings, folder=options.folder, name=options.name)
     minutes, seconds = divmod(round(time.perf_counter() - start), 60)
@@ -64,11 +141,46 @@ def _train(options: argparse.Namespace) -> None:
         print(f"{made.format:12}{made.path.name:14}{made.size / 1e6:7.2f} MB{measured}")
 
 
+def _overridden(row, options: argparse.Namespace):
+    given = {field.name: getattr(options, field.name) for field in dataclasses.fields(row) if field.name in options}
+    return dataclasses.replace(row, **{name: tuple(v) if isinstance(v, list) else v for name, v in given.items()})
+
+
+def _evaluate(options: argparse.Namespace) -> None:
+    measured = inference.evaluate(options.model, options.data, options.data_dir)
+    print(f"{measured['accuracy']:.2%} of {measured['images']:,} held-out images right; loss {measured['loss']:.4f}")
+
+
+def _predict(options: argparse.Namespace) -> None:
+    answers = inference.predict(options.model, options.images, options.labels, options.top)
+    if options.format == "json":
+        json.dump([{"image": str(path), "classes": dict(best)} for path, best in answers], sys.stdout, indent=2)
+        print()
+    elif options.format == "csv":
+        writer = csv.writer(sys.stdout)
+        writer.writerow(["image", "rank", "class", "probability"])
+        for path, best in answers:
+            writer.writerows([path, rank, name, f"{share:.6f}"] for rank, (name, share) in enumerate(best, start=1))
+    else:
+        for path, best in answers:
+            print(path, *(f"  {share:7.2%}  {name}" for name, share in best), sep="\n")
+
+
 def _list(options: argparse.Namespace) -> None:
+    if options.recipes:
+        for name, row in recipes.RECIPES.items():
+            print(f"{name}\n  published  {row.published}\n  measured   {row.measured}\n  source     {row.source}")
+        return
     names = zoo.list_models(options.pattern)
     if not names:
         raise ValueError(f"No variant matches {options.pattern!r}; 'keras-resdense list' names all.")
     print("\n".join(names))
+
+
+def _summary(options: argparse.Namespace) -> None:
+    path = Path(options.model)
+    model = inference.load_keras(path) if path.exists() else zoo.create_model(options.model)
+    model.summary(line_length=120)
 
 
 if __name__ == "__main__":

@@ -49,7 +49,7 @@ def steps_per_epoch(examples: Examples, recipe: Recipe) -> int:
     """
     if examples.count < recipe.batch_size:
         raise ValueError(f"batch_size is {recipe.batch_size}, more than the {examples.count} training images.")
-    return examples.count // recipe.batch_size * recipe.accumulation
+    return examples.count // recipe.batch_size
 
 
 def training_batches(examples: Examples, plan: Plan, strategy, first_step: int = 0):
@@ -71,10 +71,11 @@ def training_batches(examples: Examples, plan: Plan, strategy, first_step: int =
     import tensorflow as tf
 
     recipe = plan.recipe
-    steps, batch, replicas = steps_per_epoch(examples, recipe), _step_size(recipe), strategy.num_replicas_in_sync
-    if batch % replicas:
+    steps, batch, replicas = steps_per_epoch(examples, recipe), recipe.batch_size, strategy.num_replicas_in_sync
+    if batch % (replicas * recipe.accumulation):
         raise ValueError(
-            f"A step takes {batch} images, which {replicas} replicas cannot share equally: change batch_size."
+            f"batch_size is {batch}; {replicas} replicas with an accumulation of {recipe.accumulation} need a multiple"
+            f" of {replicas * recipe.accumulation}."
         )
     first_epoch, skipped = divmod(first_step, steps)
     augment, mix = _augmentation(plan), _mixing(recipe)
@@ -119,7 +120,7 @@ def training_batches(examples: Examples, plan: Plan, strategy, first_step: int =
 
 
 def test_batches(examples: Examples, plan: Plan, strategy=None):
-    """Makes the batches of one pass over the images held out, the middle of each at the network's size.
+    """Makes batches of the images held out, the middle of each at the network's size, over and over.
 
     Args:
         examples: Held out.
@@ -127,9 +128,9 @@ def test_batches(examples: Examples, plan: Plan, strategy=None):
         strategy: Whose replicas share the images; None for this machine alone, without any.
 
     Returns:
-        The data set, and its steps. It holds images `(batch, height, width, channels)` float32, pixels
-        0–255, classes `(batch, classes)` float32, and weights `(batch,)`: all batches are full, and what
-        fills up the last weighs 0, the rest 1.
+        The data set, and the steps of one pass over the images. It holds images
+        `(batch, height, width, channels)` float32, pixels 0–255, classes `(batch, classes)` float32, and
+        weights `(batch,)`: all batches are full, and what fills up the last weighs 0, the rest 1.
     """
     import tensorflow as tf
 
@@ -150,9 +151,14 @@ def test_batches(examples: Examples, plan: Plan, strategy=None):
         filling = tf.nest.map_structure(lambda spec: tf.zeros(spec.shape, spec.dtype), images.element_spec)
         images = images.concatenate(tf.data.Dataset.from_tensors(filling).repeat())
         batches = images.batch(batch, drop_remainder=True).take(steps * (replicas // workers))
-        return batches.prefetch(tf.data.AUTOTUNE)
+        return batches.repeat().prefetch(tf.data.AUTOTUNE)
 
     return strategy.distribute_datasets_from_function(share), steps
+
+
+def test_image(image, plan: Plan):
+    """Makes one image `(height, width, channels)` ready for a network, as `test_batches` does."""
+    return _test_crop(plan)(image)
 
 
 def pixel_statistics(examples: Examples, plan: Plan) -> tuple[list[float], list[float]]:
@@ -166,10 +172,6 @@ def pixel_statistics(examples: Examples, plan: Plan) -> tuple[list[float], list[
     mean, square = moments.astype("float64")
     # A channel that never changes is not blown up.
     return mean.tolist(), np.sqrt(np.maximum(square - mean**2, 1.0)).tolist()
-
-
-def _step_size(recipe: Recipe) -> int:
-    return recipe.batch_size // recipe.accumulation
 
 
 class _KeyedSeeds(keras.random.SeedGenerator):

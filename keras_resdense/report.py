@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import itertools
 import json
 import platform
 import shlex
@@ -56,9 +57,9 @@ def predict(model: keras.Model, examples: Examples, plan: pipeline.Plan) -> dict
     Returns:
         "accuracy", "loss" and "confusion", as in `Results`.
     """
-    batches, _ = pipeline.test_batches(examples, plan)
+    batches, steps = pipeline.test_batches(examples, plan)
     confusion, loss = np.zeros((plan.classes, plan.classes), int), 0.0
-    for images, classes, weights in batches.as_numpy_iterator():
+    for images, classes, weights in itertools.islice(batches.as_numpy_iterator(), steps):
         probabilities, labels = model.predict_on_batch(images)[weights > 0], classes[weights > 0].argmax(-1)
         np.add.at(confusion, (labels, probabilities.argmax(-1)), 1)
         loss -= np.log(np.maximum(probabilities[np.arange(len(labels)), labels], 1e-7)).sum()

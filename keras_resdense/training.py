@@ -20,10 +20,10 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from keras_resdense import checkpoints, multiworker, pipeline, report, zoo
+from keras_resdense import accumulation, checkpoints, multiworker, pipeline, report, zoo
 from keras_resdense.checkpoints import Position
 from keras_resdense.data import ImageData, load_data
-from keras_resdense.export import Export, export
+from keras_resdense.export import EXPORTERS, Export, export
 from keras_resdense.recipes import RECIPE_FILE, Recipe, Settings, describe
 
 #: Formats that every run is exported to.
@@ -108,6 +108,8 @@ def train(
 
         tf.config.experimental.enable_op_determinism()
     devices = strategy(settings.strategy)
+    if settings.xla and devices.num_replicas_in_sync > 1:
+        raise ValueError("XLA compiles the step of one device, not that of several replicas: leave out --xla.")
     chief = multiworker.is_chief(devices)
     target = _open_run(Path(folder), name, recipe, settings, chief)
     data = load_data(recipe.data, settings.data_dir or None, settings.on_bad_image)
@@ -117,6 +119,8 @@ def train(
         normalisation = pipeline.pixel_statistics(data.train, plan)
         with devices.scope():
             model = build_classifier(row, plan, normalisation, data.image_shape[2])
+            if recipe.accumulation > 1:
+                model = accumulation.Accumulating(model, recipe.accumulation)
         keeper = _Keeper(target, chief, pipeline.steps_per_epoch(data.train, recipe), settings.save_every)
         _fit(model, data, plan, settings, devices, keeper)
     if not chief:
@@ -128,7 +132,10 @@ def train(
     final.save_weights(target / "last.weights.h5")
     predicted = report.predict(final, data.test, test_plan)
     images, labels = _sample(data, test_plan)
-    exports = [export(final, target, format, images, labels) for format in FORMATS]
+    exports = [
+        export(final, target / EXPORTERS[format].file_name, format, images, labels, overwrite=True)
+        for format in FORMATS
+    ]
     results = report.Results(
         recipe=recipe,
         settings=settings,
@@ -320,12 +327,10 @@ def _optimizer(model: keras.Model, phase: _Phase, recipe: Recipe, steps: int) ->
     common = {
         "learning_rate": _schedule(phase, recipe, steps),
         "use_ema": recipe.ema > 0,
-        # Keras averages at every step, also at those that only gather gradients.
-        "ema_momentum": recipe.ema ** (1 / recipe.accumulation),
-        "gradient_accumulation_steps": recipe.accumulation if recipe.accumulation > 1 else None,
+        "ema_momentum": recipe.ema,
     }
     if recipe.optimizer == "sgd":
-        return keras.optimizers.SGD(momentum=recipe.momentum, nesterov=True, **common)
+        return keras.optimizers.SGD(momentum=recipe.momentum, nesterov=recipe.nesterov, **common)
     kind = {"lamb": keras.optimizers.Lamb, "adamw": keras.optimizers.AdamW}[recipe.optimizer]
     optimizer = kind(weight_decay=recipe.weight_decay, **common)
     optimizer.exclude_from_weight_decay([v for v in model.trainable_variables if v.name != "kernel"])
@@ -422,10 +427,6 @@ def _unfinished(folder: Path, described: str) -> bool:
 
 def _sample(data: ImageData, plan: pipeline.Plan) -> tuple[np.ndarray, np.ndarray]:
     batches, _ = pipeline.test_batches(data.test, plan)
-    images, labels = [], []
-    for batch, classes, weights in batches.as_numpy_iterator():
-        images.append(batch[weights > 0])
-        labels.append(classes[weights > 0].argmax(-1))
-        if sum(map(len, images)) >= COMPARED:
-            break
-    return np.concatenate(images)[:COMPARED], np.concatenate(labels)[:COMPARED]
+    batches = batches.unbatch().take(min(COMPARED, data.test.count))
+    images, classes, _ = zip(*batches.as_numpy_iterator(), strict=True)
+    return np.stack(images), np.argmax(classes, axis=-1)

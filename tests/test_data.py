@@ -108,9 +108,7 @@ def test_workers_share_each_batch():
 
 def test_an_epoch_sees_every_image_once_and_another_seed_another_order():
     examples = data.load_data("digits").train
-    one, two = (
-        [int(number) for number in examples.order(tf.constant(key, tf.int64))] for key in ([0, 1], [1, 1])
-    )
+    one, two = ([int(number) for number in examples.order(tf.constant(key, tf.int64))] for key in ([0, 1], [1, 1]))
     assert sorted(one) == sorted(two) == list(range(examples.count))
     assert one != two
 
@@ -136,7 +134,7 @@ def test_repeats_come_in_succession_and_differ():
 def test_batches_that_cannot_be_shared_are_refused():
     examples = data.load_data("digits").train
     two = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
-    with pytest.raises(ValueError, match="33 images, which 2 replicas"):
+    with pytest.raises(ValueError, match="33; 2 replicas .* a multiple of 2"):
         pipeline.training_batches(examples, plan_of(Recipe(batch_size=33)), two)
     with pytest.raises(ValueError, match="5000, more than the 1437"):
         pipeline.training_batches(examples, plan_of(Recipe(batch_size=5000)), ONE)
@@ -149,8 +147,8 @@ def test_evaluation_sees_every_image_once_with_full_batches():
         found = drawn(batches, steps)
         assert len({len(images) for images, _, _ in found}) == 1
         assert sum(weights.sum() for _, _, weights in found) == 360
-    with pytest.raises((StopIteration, tf.errors.OutOfRangeError)):
-        drawn(batches, steps + 1)
+    again = drawn(batches, 2 * steps)
+    np.testing.assert_array_equal(again[0][0], again[steps][0])
 
 
 @pytest.mark.parametrize("size", [(40, 60), (60, 40), (32, 32), (5, 90)])

@@ -1,0 +1,43 @@
+"""Gradient accumulation: a large batch worked off in parts, with the memory of one part.
+
+Keras's own, `gradient_accumulation_steps` of an optimiser, does not run on several replicas, and counts
+parts as steps in schedules and moving averages. Here a step stays a step.
+"""
+
+from __future__ import annotations
+
+import keras
+
+
+class Accumulating(keras.Model):
+    """A functional model whose training step goes through its batch in equal parts.
+
+    It shares its layers and weights with the model that it is made from.
+
+    Args:
+        model: A functional model.
+        parts: Of a batch.
+    """
+
+    def __init__(self, model: keras.Model, parts: int):
+        super().__init__(model.inputs, model.outputs[0], name=model.name)
+        self.parts = parts
+
+    def train_step(self, data):
+        import tensorflow as tf
+
+        gradients, predictions, waiting = None, [], []
+        for images, classes in zip(*(tf.split(part, self.parts) for part in data[:2]), strict=True):
+            # Without this, TensorFlow would work on all parts at once, and need the memory for it.
+            with tf.control_dependencies(waiting), tf.GradientTape() as tape:
+                outputs = self(tf.identity(images), training=True)
+                loss = self.compute_loss(x=images, y=classes, y_pred=outputs)
+                scaled = self.optimizer.scale_loss(loss / self.parts)
+            waiting = tape.gradient(scaled, self.trainable_weights)
+            gradients = waiting if gradients is None else [sum(pair) for pair in zip(gradients, waiting, strict=True)]
+            predictions.append(outputs)
+            # Keras divides the loss by the number of replicas, so that their gradients add up.
+            replicas = tf.distribute.get_strategy().num_replicas_in_sync
+            self._loss_tracker.update_state(loss * replicas, sample_weight=tf.shape(images)[0])
+        self.optimizer.apply_gradients(zip(gradients, self.trainable_weights, strict=True))
+        return self.compute_metrics(data[0], data[1], tf.concat(predictions, 0))

@@ -1,0 +1,130 @@
+"""Recipes: what they say, how they are overridden, and that their files say the same."""
+
+import dataclasses
+
+import keras
+import numpy as np
+import pytest
+
+from keras_resdense import recipes, training, zoo
+from keras_resdense.__main__ import _overridden, _parser
+from keras_resdense.recipes import RECIPES, Recipe, Settings
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_recipe_names_a_network_it_fits_and_its_source(name):
+    row = RECIPES[name]
+    assert training.network(row.recipe).weight_decay in (0, row.recipe.weight_decay)
+    assert row.source and row.published and row.measured
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_recipe_s_file_makes_it_again(name, tmp_path):
+    settings = Settings(seed=3, precision="mixed_bfloat16")
+    file = tmp_path / "recipe.json"
+    file.write_text(recipes.describe(RECIPES[name].recipe, settings))
+    assert recipes.read(file) == (RECIPES[name].recipe, settings)
+
+
+def test_what_is_no_recipe_is_refused(tmp_path):
+    (tmp_path / "other.json").write_text('{"recipe": {}}')
+    with pytest.raises(ValueError, match="other.json is no recipe.json"):
+        recipes.read(tmp_path / "other.json")
+    with pytest.raises(ValueError, match="no recipe 'slow'; there are digits, fast"):
+        recipes.get_recipe("slow")
+
+
+def test_every_field_can_be_given_on_the_command_line():
+    for kind in (Recipe, Settings):
+        for field in dataclasses.fields(kind):
+            words = {bool: [], tuple: ["3", "7.5"]}.get(type(field.default), [str(field.default)])
+            options = _parser().parse_args(["train", "--" + field.name.replace("_", "-"), *words])
+            expected = {bool: True, tuple: (3.0, 7.5)}.get(type(field.default), field.default)
+            base = kind()
+            assert getattr(_overridden(base, options), field.name) == expected
+    untouched = _overridden(RECIPES["strikes_back_a1"].recipe, _parser().parse_args(["train"]))
+    assert untouched == RECIPES["strikes_back_a1"].recipe
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"epochs": 0},
+        {"learning_rate": -1.0},
+        {"optimizer": "adam"},
+        {"crop": "middle"},
+        {"loss": "hinge"},
+        {"ema": 1.0},
+        {"learning_rate": float("nan")},
+        {"frozen_epochs": 30},
+        {"test_crop": 0.0},
+        {"rand_augment": 11.0},
+    ],
+    ids=str,
+)
+def test_nonsense_is_refused(wrong):
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        Recipe(**wrong)
+
+
+def test_a_knob_that_a_network_lacks_is_refused():
+    with pytest.raises(ValueError, match="densenet121 is a DenseNet, which has no drop_path"):
+        training.network(Recipe(model="densenet121", drop_path=0.1))
+    assert training.network(Recipe(model="densenet121", dropout=0.1)).dropout == 0.1
+
+
+def rates(recipe, steps=10):
+    (*_, phase) = training._phases(recipe)
+    schedule = training._schedule(phase, recipe, steps)
+    return [float(schedule(step)) for step in range((phase.last - phase.first) * steps)]
+
+
+def test_rate_falls_in_steps_at_the_epochs_named():
+    found = rates(Recipe(epochs=6, milestones=(2, 4), warmup_epochs=1, batch_size=128, learning_rate_batch=64))
+    expected = [0.02] * 10 + [0.2] * 10 + [0.02] * 20 + [0.002] * 20
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
+def test_rate_falls_along_a_cosine_after_a_linear_rise():
+    found = rates(Recipe(epochs=10, warmup_epochs=2))
+    np.testing.assert_allclose(found[:20], np.arange(20) / 20 * 0.1, rtol=1e-5, atol=1e-8)
+    np.testing.assert_allclose(found[20:], 0.05 * (1 + np.cos(np.pi * np.arange(80) / 80)), rtol=1e-4, atol=1e-6)
+
+
+def test_a_frozen_phase_has_its_own_rate_and_trains_the_classifier_only():
+    recipe = Recipe(epochs=5, frozen_epochs=2, frozen_learning_rate=0.3)
+    frozen, rest = training._phases(recipe)
+    assert (frozen.first, frozen.last, rest.first, rest.last) == (0, 2, 2, 5)
+    assert training._schedule(frozen, recipe, 10) == pytest.approx(0.3)
+    model = zoo.create_model("resnet20")
+    training._compile(model, frozen, recipe, Settings(), 10)
+    assert len(model.trainable_variables) == 2
+    training._compile(model, rest, recipe, Settings(), 10)
+    assert len(model.trainable_variables) > 50
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "lamb", "adamw"])
+def test_weight_decay_spares_batch_norm_and_biases(optimizer):
+    """With a loss that is 0, whatever shrinks has decayed."""
+    recipe = Recipe(optimizer=optimizer, weight_decay=0.01, warmup_epochs=0)
+    model = zoo.create_model(training.network(recipe))
+    training._compile(model, training._phases(recipe)[0], recipe, Settings(), 10)
+    for variable in model.trainable_variables:
+        variable.assign(keras.ops.ones_like(variable))
+
+    def decay_alone(x, y, y_pred, sample_weight, training=True):
+        return sum(model.losses, 0.0 * keras.ops.sum(y_pred))
+
+    model.compute_loss = decay_alone
+    model.train_on_batch(np.zeros((2, 32, 32, 3)), np.eye(10)[:2])
+    for variable in model.trainable_variables:
+        largest = float(keras.ops.max(variable))
+        assert largest < 1 if variable.name == "kernel" else largest == pytest.approx(1), variable.path
+
+
+def test_steps_of_one_call_divide_the_epoch():
+    model = zoo.create_model("resnet20")
+    recipe = Recipe()
+    for wanted, expected in ((1, 1), (5, 4), (12, 12), (100, 12)):
+        training._compile(model, training._phases(recipe)[0], recipe, Settings(steps_per_execution=wanted), 12)
+        assert model.steps_per_execution == expected

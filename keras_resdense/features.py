@@ -44,8 +44,7 @@ def feature_extractor(model: keras.Model, levels: tuple[str, ...] | None = None,
 def feature_levels(model: keras.Model, prefix: str = "") -> dict[str, str]:
     """Maps each level that a network has to the layer whose output it is."""
     stride, levels = 1, {}
-    for layer in model.layers:
-        name = layer.name.removeprefix(prefix)
+    for name, layer in _own_layers(model, prefix).items():
         if re.fullmatch(_STRIDED, name):
             stride *= layer.strides[0]
         if re.fullmatch(_CANDIDATES, name):
@@ -72,19 +71,22 @@ def freeze(model: keras.Model, up_to: str | int | None, prefix: str = "") -> Non
         ValueError: If the network has no such stage or level.
     """
     last = _stage(model, up_to, prefix)
-    for layer in model.layers:
-        stage = _stage_of(layer.name.removeprefix(prefix)) if layer.name.startswith(prefix) else None
+    for name, layer in _own_layers(model, prefix).items():
+        stage = _stage_of(name)
         if stage is not None:
             layer.trainable = stage > last
+
+
+def _own_layers(model: keras.Model, prefix: str) -> dict[str, keras.Layer]:
+    """Maps names without the prefix to the layers that have it."""
+    return {layer.name.removeprefix(prefix): layer for layer in model.layers if layer.name.startswith(prefix)}
 
 
 def _stage(model: keras.Model, up_to: str | int | None, prefix: str) -> float:
     if up_to is None:
         return 0
     levels = {level: _stage_of(name.removeprefix(prefix)) for level, name in feature_levels(model, prefix).items()}
-    stages = {
-        stage for layer in model.layers if (stage := _stage_of(layer.name.removeprefix(prefix))) not in (None, math.inf)
-    }
+    stages = sorted({_stage_of(name) for name in _own_layers(model, prefix)} - {None, math.inf})
     known = levels | {f"stage{stage}": stage for stage in stages} | {stage: stage for stage in stages}
     if isinstance(up_to, bool) or up_to not in known:
         raise ValueError(f"up_to is {up_to!r}; {model.name} has {', '.join(map(str, known))}; None thaws everything.")

@@ -1,5 +1,7 @@
 """Backbones: feature maps against timm's, and freezing."""
 
+import dataclasses
+
 import keras
 import numpy as np
 import pytest
@@ -41,8 +43,6 @@ def test_default_levels():
 @pytest.mark.parametrize("stride, levels", [(8, ["P1", "P2", "P3"]), (16, ["P1", "P2", "P3", "P4"])])
 @pytest.mark.parametrize("variant", ["resnet50", "densenet121"])
 def test_dilated_backbones_end_at_their_stride(variant, stride, levels):
-    import dataclasses
-
     row = dataclasses.replace(keras_resdense.VARIANTS[variant], output_stride=stride)
     model = keras_resdense.create_model(row, include_top=False, input_shape=(64, 64, 3))
     maps = feature_extractor(model, tuple(levels)).output
@@ -63,10 +63,18 @@ def changes(model):
     return {weight.path: bool(np.any(np.asarray(weight) != before[weight.path])) for weight in model.weights}
 
 
-@pytest.mark.parametrize("variant", ["resnet18", "resnet18v2", "densenet121"])
-@pytest.mark.parametrize("up_to", ["stage3", 3, "P3"])
+def small(variant):
+    """Builds a variant with one block or two dense layers a stage."""
+    row = keras_resdense.VARIANTS[variant]
+    depths = (2, 2, 2, 2) if variant == "densenet121" else (1, 1, 1, 1)
+    return keras_resdense.create_model(dataclasses.replace(row, depths=depths), False, input_shape=(32, 32, 3))
+
+
+@pytest.mark.parametrize(
+    "variant, up_to", [("resnet18", "stage3"), ("resnet18", 3), ("resnet18v2", "P3"), ("densenet121", "P3")]
+)
 def test_frozen_stages_keep_weights_and_statistics_and_the_rest_moves(variant, up_to, tmp_path):
-    model = classifier(keras_resdense.create_model(variant, include_top=False, input_shape=(32, 32, 3)))
+    model = classifier(small(variant))
     freeze(model, up_to)
     if up_to == "P3":
         model.save(tmp_path / "frozen.keras")
@@ -81,14 +89,14 @@ def test_frozen_stages_keep_weights_and_statistics_and_the_rest_moves(variant, u
 
 def test_frozen_stages_keep_still_on_two_devices():
     with tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"], tf.distribute.ReductionToOneDevice()).scope():
-        model = classifier(keras_resdense.ResNet18(include_top=False, input_shape=(32, 32, 3)))
+        model = classifier(small("resnet18"))
         freeze(model, "stage4")
         changed = changes(model)
     assert {path.split("_")[0] for path, moved in changed.items() if moved} == {"stage5", "head/kernel", "head/bias"}
 
 
 def test_frozen_batch_norm_normalises_by_its_own_statistics_in_training():
-    model = keras_resdense.ResNet18(include_top=False, input_shape=(32, 32, 3))
+    model = small("resnet18")
     freeze(model, "P5")
     np.testing.assert_allclose(model(IMAGES, training=True), model(IMAGES, training=False), atol=1e-5)
 

@@ -4,7 +4,8 @@ import re
 
 import pytest
 
-from tests.zoo_facts import ROOT, table
+from keras_resdense import list_models
+from tests.zoo_facts import ROOT, row, table
 
 README = (ROOT / "README.md").read_text()
 CODE = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
@@ -23,6 +24,16 @@ def test_first_block_goes_from_model_to_phone_in_twelve_lines():
     assert all(word in first for word in ("ResNet20(", ".fit(", "tflite"))
 
 
+def test_table_has_a_row_for_every_variant():
+    assert [name.lower() for name in re.findall(r"^\| `(\w+)` \|", README, flags=re.MULTILINE)] == list_models()
+
+
+@pytest.mark.parametrize("variant", ["resnet18", "densenet40_12", "resnet50v1"])
+def test_rows_of_the_table_are_what_the_command_writes(variant):
+    assert row(variant) in README
+
+
+@pytest.mark.sweep
 def test_table_is_what_the_command_writes():
     assert table() in README
 

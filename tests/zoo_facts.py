@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import keras
+import pytest
 
 import keras_resdense
 
@@ -53,6 +54,15 @@ CIFAR_PARAMETERS = {
 }
 
 
+#: Those that run always, of each family; the sweep has all.
+QUICK = {"resnet18", "resnet50d", "resnet50v2_keras", "densenet121", "resnet20", "preactresnet164", "densenet40_12"}
+
+
+def sweep(variants, quick=QUICK):
+    """Marks all variants for the sweep but the quick ones."""
+    return [name if name in quick else pytest.param(name, marks=pytest.mark.sweep) for name in variants]
+
+
 class Facts(NamedTuple):
     """Of one built model: its parameters, MACs, classes, and names of layers."""
 
@@ -83,17 +93,17 @@ def proven_against(variant: str) -> str:
     return ", ".join(peers) or "count derived from the paper"
 
 
+def row(variant: str) -> str:
+    """Writes a variant's row of the README's table."""
+    (builder,) = (name for name in keras_resdense.__all__ if name.lower() == variant)
+    found = facts(variant)
+    return f"| `{builder}` | {found.parameters:,} | {found.macs / 1e9:.2f} | {found.side} | {proven_against(variant)} |"
+
+
 def table() -> str:
     """Writes the README's table of variants."""
-    builders = {name.lower(): name for name in keras_resdense.__all__ if name.lower() in keras_resdense.VARIANTS}
-    lines = ["| builder | parameters | GMACs | at | outputs proven equal to |", "|---|---:|---:|---:|---|"]
-    for variant in keras_resdense.list_models():
-        found = facts(variant)
-        lines.append(
-            f"| `{builders[variant]}` | {found.parameters:,} | {found.macs / 1e9:.2f} | "
-            f"{found.side} | {proven_against(variant)} |"
-        )
-    return "\n".join(lines)
+    head = ["| builder | parameters | GMACs | at | outputs proven equal to |", "|---|---:|---:|---:|---|"]
+    return "\n".join([*head, *map(row, keras_resdense.list_models())])
 
 
 def main() -> None:

@@ -1,0 +1,184 @@
+"""Published weights: rows against Keras's sources, and downloads from a server on this machine."""
+
+import hashlib
+import http.server
+import json
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+from keras import applications
+from safetensors.numpy import save_file
+
+import keras_resdense
+from keras_resdense import catalogue
+from keras_resdense.preprocessing import PREPROCESSINGS
+from tests.golden import rule
+from tests.test_parity import TORCH
+
+
+def test_rows_make_sense():
+    sets = catalogue.published_weights()
+    assert len({(found.variant, found.name) for found in sets}) == len(sets)
+    for found in sets:
+        assert found.variant in keras_resdense.VARIANTS and found.preprocessing in PREPROCESSINGS
+        assert found.top1 is None or 60 < found.top1 < 90
+        assert 128 <= found.train_size <= 320 and 128 <= found.input_size <= 320
+
+
+def test_sums_are_those_in_keras_sources():
+    folder = Path(applications.__file__).parent.parent / "src/applications"
+    sources = "".join((folder / name).read_text() for name in ("resnet.py", "densenet.py"))
+    for found in catalogue.published_weights():
+        if found.publisher == "keras.applications":
+            for location in (found.location, found.no_top_location):
+                file, md5 = location.split("#")
+                assert len(md5) == 32 and md5 in sources
+    assert catalogue.KERAS_BASE in sources.replace('"\n    "', "")
+
+
+def test_imagenet_is_the_most_accurate_free_set():
+    assert keras_resdense.list_weights("ResNet50")[0].top1 == 81.24
+    best = catalogue.find_weights("resnext101_32x8d", "imagenet")
+    assert best.licence in catalogue.FREE_LICENCES
+    unfree = catalogue.find_weights("resnext101_32x8d", "fb_swsl_ig1b_ft_in1k")
+    assert unfree.top1 > best.top1 and unfree.licence == "cc-by-nc-4.0"
+
+
+@pytest.mark.parametrize(
+    "variant, name", [("resnet50", "nothing"), ("seresnet18", "imagenet"), ("resnet20", "imagenet")]
+)
+def test_unknown_sets_are_refused_with_those_there_are(variant, name):
+    with pytest.raises(
+        ValueError, match=f"weights is '{name}': no file, and no published set of {variant}. There are:"
+    ):
+        keras_resdense.create_model(variant, weights=name)
+
+
+class Server(http.server.BaseHTTPRequestHandler):
+    """Serves `files` by path; cuts the connection of those in `cut` halfway."""
+
+    files: dict[str, bytes] = {}
+    cut: set[str] = set()
+
+    def do_HEAD(self):
+        self.answer(body=False)
+
+    def do_GET(self):
+        self.answer(body=True)
+
+    def answer(self, body):
+        content = self.files.get(self.path)
+        if content is None:
+            self.send_error(404)
+            return
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(content)))
+        self.send_header("ETag", f'"{hashlib.sha256(content).hexdigest()}"')
+        self.send_header("X-Repo-Commit", "0" * 40)
+        self.end_headers()
+        if body:
+            self.wfile.write(content[: len(content) // 2] if self.path in self.cut else content)
+
+    def log_message(self, format, *arguments):
+        pass
+
+
+@pytest.fixture
+def server(monkeypatch):
+    monkeypatch.setattr(Server, "files", {})
+    monkeypatch.setattr(Server, "cut", set())
+    running = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Server)
+    threading.Thread(target=running.serve_forever, daemon=True).start()
+    yield running
+    running.shutdown()
+    running.server_close()
+
+
+@pytest.fixture
+def row(server, tmp_path, monkeypatch):
+    """A set of keras.applications on our server, with the sum of what is served."""
+    content = np.random.default_rng(0).bytes(200_000)
+    Server.files["/resnet/weights.h5"] = content
+    monkeypatch.setenv("KERAS_RESDENSE_KERAS_BASE", f"http://127.0.0.1:{server.server_port}")
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path))
+    monkeypatch.setattr("keras.src.backend.config._KERAS_DIR", str(tmp_path), raising=False)
+    monkeypatch.setattr(catalogue.time, "sleep", lambda seconds: None)
+    location = f"resnet/weights.h5#{hashlib.md5(content).hexdigest()}"
+    return catalogue.WeightSet(
+        variant="resnet50v1",
+        name="keras",
+        publisher="keras.applications",
+        location=location,
+        no_top_location=location,
+        licence="mit",
+        top1=74.9,
+        train_size=224,
+        input_size=224,
+        crop=None,
+        interpolation=None,
+        preprocessing="caffe",
+    )
+
+
+def test_download_then_cache_without_the_server(row, server):
+    path = catalogue.download(row)
+    assert path.read_bytes() == Server.files["/resnet/weights.h5"]
+    Server.files.clear()
+    assert catalogue.download(row) == path
+
+
+@pytest.mark.parametrize("fault", ["404", "cut", "changed"])
+def test_failed_downloads_say_what_to_put_where(row, fault):
+    if fault == "404":
+        Server.files.clear()
+    elif fault == "cut":
+        Server.cut.add("/resnet/weights.h5")
+    else:
+        Server.files["/resnet/weights.h5"] = b"something else"
+    with pytest.raises(
+        OSError, match=r"resnet/weights.h5 could not be had .*put it at .*models/weights.h5, or name a mirror"
+    ):
+        catalogue.download(row)
+    Server.cut.clear()
+
+
+HUB = """
+import json, sys, warnings
+import keras_resdense
+model = keras_resdense.ResNet18(weights="tv_in1k", input_shape=(32, 32, 3))
+print(json.dumps([float(model.get_layer("predictions").bias.numpy()[0])]))
+"""
+
+
+def run_hub(endpoint, home):
+    environment = os.environ | {"HF_ENDPOINT": endpoint, "HF_HOME": str(home), "HF_HUB_DISABLE_XET": "1"}
+    return subprocess.run([sys.executable, "-c", HUB], env=environment, capture_output=True, text=True)
+
+
+def test_the_hub_through_a_mirror_then_its_cache_then_without_either(server, tmp_path):
+    tensors = {name: rule.array(name, tuple(shape)) for name, shape in TORCH["resnet18"]["tensors"]}
+    save_file(tensors, tmp_path / "model.safetensors")
+    Server.files["/timm/resnet18.tv_in1k/resolve/main/model.safetensors"] = (
+        tmp_path / "model.safetensors"
+    ).read_bytes()
+    endpoint = f"http://127.0.0.1:{server.server_port}"
+    expected = float(rule.array("fc.bias", (1000,))[0])
+
+    downloaded = run_hub(endpoint, tmp_path / "home")
+    assert downloaded.returncode == 0, downloaded.stderr
+    assert json.loads(downloaded.stdout.splitlines()[-1]) == [pytest.approx(expected)]
+
+    nowhere = "http://127.0.0.1:9"
+    cached = run_hub(nowhere, tmp_path / "home")
+    assert cached.returncode == 0, cached.stderr
+    assert json.loads(cached.stdout.splitlines()[-1]) == [pytest.approx(expected)]
+
+    failed = run_hub(nowhere, tmp_path / "empty")
+    assert failed.returncode == 1
+    assert f"OSError: {nowhere}/timm/resnet18.tv_in1k/resolve/main/model.safetensors could not be had" in failed.stderr
+    assert "pass its path as weights=, or name a mirror in HF_ENDPOINT" in failed.stderr

@@ -1,0 +1,206 @@
+"""Files of weights: every layout read by name, every damaged or foreign one refused, nothing half-loaded."""
+
+import pickle
+import sys
+import types
+import warnings
+
+import numpy as np
+import pytest
+from keras import applications
+from safetensors.numpy import save_file
+
+import keras_resdense
+from keras_resdense import catalogue, weights
+from tests.golden import rule
+from tests.test_parity import LOGITS, TORCH, assert_same_logits, randomised
+from tests.zoo_facts import KERAS, sweep
+
+
+def tensors_of(variant):
+    return {name: rule.array(name, tuple(shape)) for name, shape in TORCH[variant]["tensors"]}
+
+
+@pytest.fixture(scope="module")
+def resnet18(tmp_path_factory):
+    """A `.safetensors` file as timm's hub serves it."""
+    path = tmp_path_factory.mktemp("weights") / "model.safetensors"
+    counts = {"bn1.num_batches_tracked": np.array(7)}
+    save_file(tensors_of("resnet18") | counts, path)
+    return str(path)
+
+
+def test_safetensors_of_timm_give_timms_logits(resnet18):
+    model = keras_resdense.ResNet18(weights=resnet18, classifier_activation=None)
+    assert_same_logits(model.predict_on_batch(rule.image(224))[0], LOGITS["resnet18/224"])
+
+
+def test_a_prefix_does_not_matter(resnet18):
+    plain = keras_resdense.ResNet18(weights=resnet18)
+    prefixed = keras_resdense.ResNet18(weights=resnet18, layer_prefix="left_")
+    for left, right in zip(plain.get_weights(), prefixed.get_weights(), strict=True):
+        np.testing.assert_array_equal(left, right)
+
+
+def test_bodies_load_without_the_head(resnet18):
+    body = keras_resdense.ResNet18(weights=resnet18, include_top=False)
+    full = keras_resdense.ResNet18(weights=resnet18)
+    for left, right in zip(body.get_weights(), full.get_weights(), strict=False):
+        np.testing.assert_array_equal(left, right)
+
+
+def test_another_number_of_classes_keeps_the_new_head_and_says_so(resnet18):
+    with pytest.warns(UserWarning, match="another number of classes"):
+        model = keras_resdense.ResNet18(weights=resnet18, classes=7)
+    kernel = weights.own_variables(model)["stage5_block2_conv2/kernel"]
+    expected = rule.array("layer4.1.conv2.weight", (512, 512, 3, 3)).transpose(2, 3, 1, 0)
+    np.testing.assert_array_equal(kernel, expected)
+    assert model.output_shape == (None, 7)
+
+
+def test_one_channel_gives_what_its_rgb_replica_gave(resnet18):
+    grey = rule.image(64)[..., :1]
+    with_rgb = keras_resdense.ResNet18(weights=resnet18, input_shape=(64, 64, 3))
+    with_grey = keras_resdense.ResNet18(weights=resnet18, input_shape=(64, 64, 1))
+    np.testing.assert_allclose(with_grey(grey), with_rgb(np.repeat(grey, 3, axis=-1)), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("channels", [2, 4, 6, 7])
+def test_more_channels_follow_timms_rule(channels):
+    kernel = np.random.default_rng(0).normal(size=(7, 7, 3, 5))
+    adapted = weights.adapt_channels(kernel, channels)
+    for index in range(channels):
+        np.testing.assert_allclose(adapted[:, :, index], kernel[:, :, index % 3] * 3 / channels)
+
+
+def test_own_files_load(tmp_path):
+    model = keras_resdense.ResNet20(input_shape=(16, 16, 3))
+    model.save(tmp_path / "model.keras")
+    model.save_weights(tmp_path / "model.weights.h5")
+    for name in ("model.keras", "model.weights.h5"):
+        loaded = keras_resdense.ResNet20(input_shape=(16, 16, 3), weights=str(tmp_path / name))
+        for left, right in zip(model.get_weights(), loaded.get_weights(), strict=True):
+            np.testing.assert_array_equal(left, right)
+
+
+PEERS = {"resnet50v1": applications.ResNet50, "resnet50v2_keras": applications.ResNet50V2}
+
+
+@pytest.mark.parametrize("variant", PEERS)
+@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning")
+def test_h5_of_keras_applications_gives_its_probabilities(variant, tmp_path):
+    network = randomised(PEERS[variant](weights=None))
+    network.save(tmp_path / "model.h5")
+    model = keras_resdense.create_model(variant, weights=str(tmp_path / "model.h5"))
+    assert_same_logits(model.predict_on_batch(rule.image(224)), network.predict_on_batch(rule.image(224)))
+
+
+PUBLISHED = {(found.variant, found.publisher) for found in catalogue.published_weights()}
+
+
+@pytest.mark.parametrize("variant", sweep(sorted({variant for variant, publisher in PUBLISHED if publisher == "timm"})))
+def test_every_tensor_of_a_published_set_of_timm_has_its_variable(variant):
+    names = weights.peer_names(keras_resdense.create_model(variant), "torch").values()
+    assert sorted(names) == sorted(name for name, _ in TORCH[variant]["tensors"])
+
+
+@pytest.mark.parametrize("variant", sweep(KERAS))
+def test_every_tensor_of_a_published_set_of_keras_has_its_variable_or_is_a_folded_bias(variant):
+    assert (variant, "keras.applications") in PUBLISHED
+    peer = getattr(applications, KERAS[variant])(weights=None)
+    theirs = {f"{layer.name}/{weight.name}" for layer in peer.layers for weight in layer.weights}
+    names = list(weights.peer_names(keras_resdense.create_model(variant), "keras").values())
+    assert len(set(names)) == len(names) and set(names) <= theirs
+    folded = {name.replace("_bn/moving_mean", "_conv/bias") for name in names if name.endswith("_bn/moving_mean")}
+    assert theirs - set(names) <= folded
+
+
+DAMAGE = {
+    "missing": r"layer2.0.bn1.running_var is missing, for stage3_block1_bn1/moving_variance \(128,\)",
+    "left over": r"layer9.weight \(3, 4\) is left over",
+    "shape": r"conv1.weight is \(5, 5, 3, 64\), stem_conv1/kernel needs \(7, 7, 3, 64\)",
+    "architecture": "and [0-9]+ more",
+    "truncated": "cannot be read",
+}
+
+
+def damage(kind, path):
+    """Writes a file that does not fit ResNet-18."""
+    tensors = tensors_of("densenet121" if kind == "architecture" else "resnet18")
+    if kind == "missing":
+        del tensors["layer2.0.bn1.running_var"]
+    elif kind == "left over":
+        tensors["layer9.weight"] = np.zeros((3, 4), "float32")
+    elif kind == "shape":
+        tensors["conv1.weight"] = np.zeros((64, 3, 5, 5), "float32")
+    save_file(tensors, path)
+    if kind == "truncated":
+        path.write_bytes(path.read_bytes()[:100_000])
+
+
+@pytest.mark.parametrize("kind", DAMAGE)
+def test_a_file_that_does_not_fit_is_refused_and_leaves_the_model_as_it_was(kind, tmp_path):
+    damage(kind, tmp_path / "model.safetensors")
+    model = keras_resdense.ResNet18(input_shape=(32, 32, 3))
+    before = model.get_weights()
+    with pytest.raises(ValueError, match=DAMAGE[kind]):
+        weights.load(model, tmp_path / "model.safetensors")
+    for left, right in zip(before, model.get_weights(), strict=True):
+        np.testing.assert_array_equal(left, right)
+
+
+@pytest.mark.parametrize("name", ["model.keras", "model.weights.h5", "model.h5"])
+def test_rubbish_is_refused(name, tmp_path):
+    (tmp_path / name).write_bytes(b"not a model")
+    with pytest.raises(ValueError, match="cannot be read|does not fit"):
+        keras_resdense.ResNet20(weights=str(tmp_path / name))
+
+
+def test_own_weights_of_another_variant_are_refused(tmp_path):
+    keras_resdense.ResNet32().save_weights(tmp_path / "other.weights.h5")
+    with warnings.catch_warnings(), pytest.raises(ValueError, match="does not fit resnet20"):
+        warnings.simplefilter("ignore")
+        keras_resdense.ResNet20(weights=str(tmp_path / "other.weights.h5"))
+
+
+@pytest.mark.parametrize("name, message", [("model.txt", "of no known kind"), ("model.pth", "torch")])
+def test_other_kinds_are_refused(name, message, tmp_path, monkeypatch):
+    (tmp_path / name).write_bytes(b"")
+    monkeypatch.setitem(sys.modules, "torch", None)
+    with pytest.raises((ValueError, ImportError), match=message):
+        keras_resdense.ResNet20(weights=str(tmp_path / name))
+
+
+def test_pickles_are_read_by_torchs_weights_only_loader(tmp_path, monkeypatch):
+    """Stands in for torch: what matters is that nothing else unpickles, and that the loader is told so."""
+
+    class Tensor(np.ndarray):
+        def float(self):
+            return self
+
+        def numpy(self):
+            return np.asarray(self)
+
+    def load(path, map_location, weights_only):
+        assert weights_only is True and map_location == "cpu"
+        if path.name == "evil.pth":
+            raise pickle.UnpicklingError("Weights only load failed")
+        return {
+            "state_dict": {f"module.{name}": tensor.view(Tensor) for name, tensor in tensors_of("resnet18").items()}
+        }
+
+    monkeypatch.setitem(sys.modules, "torch", types.SimpleNamespace(load=load))
+    (tmp_path / "good.pth").touch()
+    (tmp_path / "evil.pth").touch()
+    model = keras_resdense.ResNet18(weights=str(tmp_path / "good.pth"), input_shape=(32, 32, 3))
+    np.testing.assert_array_equal(model.get_layer("predictions").bias, rule.array("fc.bias", (1000,)))
+    with pytest.raises(ValueError, match="evil.pth cannot be read: Weights only load failed"):
+        weights.load(model, tmp_path / "evil.pth")
+
+
+def test_old_names_of_torchvisions_densenets_are_known():
+    old = {"features.denseblock1.denselayer2.norm.1.weight": 1, "features.denseblock1.denselayer2.conv.2.weight": 2}
+    assert list(weights._current_names(old)) == [
+        "features.denseblock1.denselayer2.norm1.weight",
+        "features.denseblock1.denselayer2.conv2.weight",
+    ]

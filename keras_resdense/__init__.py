@@ -4,6 +4,7 @@ from keras_resdense import startup  # noqa: F401, I001  # before TensorFlow is l
 from keras_resdense.analysis import count_macs, count_parameters
 from keras_resdense.catalogue import list_weights
 from keras_resdense.densenet import DenseNet, DenseStyle, dense_block, dense_layer, transition_layer
+from keras_resdense.export import export
 from keras_resdense.folding import fold_batch_norm
 from keras_resdense.features import feature_extractor, freeze
 from keras_resdense.layers import BatchNormalization, Convolution
@@ -155,6 +156,7 @@ __all__ = [
     "dense_block",
     "dense_layer",
     "feature_extractor",
+    "export",
     "fold_batch_norm",
     "freeze",
     "identity_block",

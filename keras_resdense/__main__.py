@@ -10,7 +10,8 @@ import sys
 import time
 from pathlib import Path
 
-from keras_resdense import inference, recipes, training, zoo
+from keras_resdense import deploy, inference, recipes, training, zoo
+from keras_resdense.export import EXPORTERS, TFLite, format_table
 from keras_resdense.recipes import Recipe, Settings
 
 #: What a process returns that was asked to terminate: 128 and the number of SIGTERM.
@@ -36,6 +37,9 @@ _PREDICT_EXAMPLES = """examples:
   keras-resdense predict saved_models/pets cat.jpg photos/
   keras-resdense predict saved_models/pets/model.tflite cat.jpg --labels saved_models/pets/labels.txt
   keras-resdense predict saved_models/pets photos/ --format csv > answers.csv"""
+_EXPORT_EXAMPLES = """examples:
+  keras-resdense export saved_models/resnet20_digits --format onnx tflite_int8
+  keras-resdense export saved_models/pets --format tflite_int8 --uint8-pixels --calibration photos/"""
 _LIST_EXAMPLES = """examples:
   keras-resdense list 'resnet*d'
   keras-resdense list --recipes"""
@@ -94,6 +98,17 @@ def _parser() -> argparse.ArgumentParser:
     predict.add_argument("--format", choices=("text", "csv", "json"), default="text", help="default %(default)s")
     predict.add_argument("--top", type=int, default=5, help="classes to name; default %(default)s")
 
+    export = _command(commands, "export", "write a run's model in more formats", _export, _EXPORT_EXAMPLES)
+    export.add_argument("model", type=Path, metavar="run", help="a run's folder")
+    formats = {"choices": EXPORTERS, "help": ", ".join(EXPORTERS), "metavar": "FORMAT"}
+    export.add_argument("--format", nargs="+", required=True, **formats)
+    export.add_argument("--folder", type=Path, help="where the files go; default the run's folder")
+    export.add_argument("--overwrite", action="store_true", help="replace files of the same names")
+    export.add_argument("--any-batch", action="store_true", help="of TFLite: any number of images at once, not one")
+    export.add_argument("--uint8-pixels", action="store_true", help="of TFLite: bytes in, as cameras give them")
+    for field in dataclasses.fields(deploy.Images):
+        _add_field(export, field)
+
     names = _command(commands, "list", "list variants or recipes", _list, _LIST_EXAMPLES)
     names.add_argument("pattern", nargs="?", default="*", help="such as 'resnet*d'; default all")
     names.add_argument("--recipes", action="store_true", help="list recipes, what they reached and where they are from")
@@ -135,10 +150,7 @@ def _train(options: argparse.Namespace) -> None:
     run = training.train(recipe, settings, folder=options.folder, name=options.name)
     minutes, seconds = divmod(round(time.perf_counter() - start), 60)
     print(f"\n{run.accuracy:.2%} of the held-out images right, after {minutes} min {seconds} s. In {run.folder}/:")
-    print(f"{'format':12}{'file':14}{'size':>10}{'difference':>12}{'agreement':>11}{'accuracy':>10}")
-    for made in run.exports:
-        measured = f"{made.difference:12.1e}{made.agreement:11.2%}{made.accuracy:10.2%}"
-        print(f"{made.format:12}{made.path.name:14}{made.size / 1e6:7.2f} MB{measured}")
+    print(format_table(run.exports))
 
 
 def _overridden(row, options: argparse.Namespace):
@@ -164,6 +176,15 @@ def _predict(options: argparse.Namespace) -> None:
     else:
         for path, best in answers:
             print(path, *(f"  {share:7.2%}  {name}" for name, share in best), sep="\n")
+
+
+def _export(options: argparse.Namespace) -> None:
+    changes = {"batch": None} if options.any_batch else {}
+    changes |= {"pixels": "uint8"} if options.uint8_pixels else {}
+    rows = [EXPORTERS[name] for name in options.format]
+    rows = [dataclasses.replace(row, **changes) if isinstance(row, TFLite) else row for row in rows]
+    chosen = _overridden(deploy.Images(), options)
+    print(format_table(deploy.export_run(options.model, rows, chosen, options.folder, options.overwrite)))
 
 
 def _list(options: argparse.Namespace) -> None:

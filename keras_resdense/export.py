@@ -1,38 +1,295 @@
 """Exports: an exporter is one row, and every export is read back and compared with its model.
 
-An exporter takes any Keras image classifier whose input is one batch of images.
+An exporter takes any Keras image model with one input `(batch, height, width, channels)` and one output.
+Whatever it is trained in, it is exported in float32 and rewritten for inference, but for plain Keras,
+which stays fit to be trained on.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
+import difflib
+import importlib.util
+import json
 import os
-import shutil
+import statistics
 import tempfile
-from collections.abc import Callable, Iterator
+import time
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import keras
 import numpy as np
 
-#: Largest difference allowed between a float32 export's outputs and the model's.
-TOLERANCE = 1e-4
+from keras_resdense import folding
+
+#: From images `(images, height, width, channels)` to outputs `(images, …)`, float32.
+Runner = Callable[[np.ndarray], np.ndarray]
+
+#: Single images that latency is the median of, after the warm-up.
+TIMED_IMAGES = 10
+#: Operators that current runtimes know.
+ONNX_OPSET = 24
+#: The newest that tf2onnx writes; the file is raised from it.
+_CONVERTED_OPSET = 18
+#: Images that a runtime gets at once, where it takes more than one.
+BATCH = 64
+
+
+def largest_difference(outputs: np.ndarray, expected: np.ndarray) -> float:
+    """Measures the largest difference, as a share of the largest output where that is above 1."""
+    return float(np.abs(outputs - expected).max() / max(1.0, np.abs(expected).max()))
+
+
+def relative_noise(outputs: np.ndarray, expected: np.ndarray) -> float:
+    """Measures the root mean square of the differences, as a share of that of the outputs.
+
+    The measure of quantised models: near the border between two classes, single images may differ by any amount.
+    """
+    return float(np.linalg.norm(outputs - expected) / np.linalg.norm(expected))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Exporter:
-    """A format.
+    """A format. Change one with `dataclasses.replace(EXPORTERS[…], field=…)`.
 
     Attributes:
-        file_name: Of the artefact in a run's folder.
-        write: Writes a model to a path.
-        read: Reads an artefact into a function from images to outputs.
+        file_name: Usual name of the artefact.
+        tolerance: Most that `measure` may find between the model's outputs and those read back.
+        measure: `largest_difference` or `relative_noise`.
+        threads: Numbers of threads to run with; None for the runtime's own choice.
     """
 
     file_name: str
-    write: Callable[[keras.Model, Path], None]
-    read: Callable[[Path], Callable[[np.ndarray], np.ndarray]]
+    tolerance: float = 1e-4
+    measure: Callable[[np.ndarray, np.ndarray], float] = largest_difference
+    threads: tuple[int | None, ...] = (None,)
+
+    @property
+    def calibrated(self) -> bool:
+        """Whether it needs calibration images."""
+        return False
+
+    def check(self, model: keras.Model, calibration: np.ndarray | None) -> None:
+        """Raises a ValueError if the model, or what else it takes, does not fit the format."""
+
+    def prepare(self, model: keras.Model) -> keras.Model:
+        """Returns the model to write."""
+        return folding.fold_batch_norm(model)
+
+    def write(self, model: keras.Model, path: Path, calibration: np.ndarray | None) -> None:
+        """Writes a prepared model."""
+        raise NotImplementedError
+
+    def read(self, path: Path, threads: int | None = None) -> Runner:
+        """Reads an artefact into a function.
+
+        Raises:
+            ValueError: If the file is damaged or of another kind.
+        """
+        raise NotImplementedError
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PlainKeras(Exporter):
+    """Keras's own file, which needs nothing but Keras; its batch norms are kept, for training on."""
+
+    def prepare(self, model: keras.Model) -> keras.Model:
+        return model
+
+    def write(self, model: keras.Model, path: Path, calibration: np.ndarray | None) -> None:
+        model.save(path)
+
+    def read(self, path: Path, threads: int | None = None) -> Runner:
+        with _reading(path, "a Keras model"):
+            model = _in_full_precision(keras.saving.load_model(path, compile=False))
+        return _in_batches(model.predict_on_batch, BATCH)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SavedModel(Exporter):
+    """TensorFlow's format, for TensorFlow Serving and, as a `keras.layers.TFSMLayer`, for Keras.
+
+    Its signature `serving_default` takes `images`, a batch of pixels as the model does. `serve_images` takes
+    `encoded`, a batch of JPEG or PNG files as strings, and resizes each to the model's size, or, where
+    that is not fixed, needs images of one size; it is there for 1, 3 and 4 channels (4: PNG only).
+    Both give `outputs`.
+    """
+
+    def write(self, model: keras.Model, path: Path, calibration: np.ndarray | None) -> None:
+        endpoints = {"serving_default": _pixels_endpoint(model)}
+        if model.input_shape[-1] in (1, 3, 4):
+            endpoints["serve_images"] = _files_endpoint(model)
+        _write_endpoints(endpoints, path)
+
+    def read(self, path: Path, threads: int | None = None) -> Runner:
+        import tensorflow as tf
+
+        with _reading(path, "a SavedModel with the signature serving_default"):
+            artefact = tf.saved_model.load(str(path))
+            serve = artefact.signatures["serving_default"]
+
+        def run(images: np.ndarray) -> np.ndarray:
+            # A signature alone does not keep its variables alive: the artefact is asked for it.
+            return artefact.signatures["serving_default"](images=tf.constant(images))["outputs"].numpy()
+
+        dtype = serve.structured_input_signature[1]["images"].dtype.as_numpy_dtype
+        return _in_batches(lambda images: run(images.astype(dtype)), BATCH)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TFLite(Exporter):
+    """LiteRT's format, for phones: built-in operations only, an input `images` and an output `outputs`.
+
+    Attributes:
+        kind: "float32"; "float16", weights in half precision; "dynamic", weights of 8 bits; "int8",
+            weights, activations, input and output of 8 bits; "int16x8", activations of 16 bits.
+        batch: Images at once; None for any number.
+        pixels: "float32", or "uint8" for an input of bytes, as cameras give them.
+    """
+
+    threads: tuple[int | None, ...] = (1, 2)
+    kind: str = "float32"
+    batch: int | None = 1
+    pixels: str = "float32"
+
+    @property
+    def calibrated(self) -> bool:
+        return self.kind in ("int8", "int16x8")
+
+    def check(self, model: keras.Model, calibration: np.ndarray | None) -> None:
+        if self.kind not in _TFLITE_KINDS:
+            raise ValueError(f"kind is {self.kind!r}; it must be one of {', '.join(_TFLITE_KINDS)}.")
+        if self.pixels not in ("float32", "uint8"):
+            raise ValueError(f"pixels is {self.pixels!r}; it must be 'float32' or 'uint8'.")
+        if None in model.input_shape[1:]:
+            raise ValueError(
+                f"TFLite needs images of one size; this model takes {model.input_shape}. "
+                "Build it with a fixed input_shape and set its weights."
+            )
+        if self.calibrated:
+            if calibration is None:
+                raise ValueError(
+                    f"{self.kind} needs calibration images, some hundreds of those the model was trained on, "
+                    "to know the range of every activation: export(…, calibration=images)."
+                )
+            _check_images(calibration, model, "calibration")
+            _warn_of_calibration(calibration, model)
+
+    def prepare(self, model: keras.Model) -> keras.Model:
+        return folding.rewrite_for_phones(model)
+
+    def write(self, model: keras.Model, path: Path, calibration: np.ndarray | None) -> None:
+        import tensorflow as tf
+
+        # Full integer models take their bytes by quantisation, the others by a cast.
+        pixels = "float32" if self.kind == "int8" else self.pixels
+        with tempfile.TemporaryDirectory() as folder:
+            _write_endpoints({"serving_default": _pixels_endpoint(model, self.batch, pixels)}, Path(folder))
+            converter = tf.lite.TFLiteConverter.from_saved_model(folder)
+            if self.kind != "float32":
+                converter.optimizations = [tf.lite.Optimize.DEFAULT]
+            if self.kind == "float16":
+                converter.target_spec.supported_types = [tf.float16]
+            if self.calibrated:
+                examples = calibration.astype(pixels)
+                converter.representative_dataset = lambda: ([image[None]] for image in examples)
+            if self.kind == "int8":
+                converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
+                converter.inference_input_type = tf.uint8 if self.pixels == "uint8" else tf.int8
+                converter.inference_output_type = tf.int8
+            if self.kind == "int16x8":
+                converter.target_spec.supported_ops = [
+                    tf.lite.OpsSet.EXPERIMENTAL_TFLITE_BUILTINS_ACTIVATIONS_INT16_WEIGHTS_INT8
+                ]
+            path.write_bytes(converter.convert())
+
+    def read(self, path: Path, threads: int | None = None) -> Runner:
+        from ai_edge_litert.interpreter import Interpreter
+
+        with _reading(path, "a TFLite model from images to one output"):
+            interpreter = Interpreter(model_path=str(path), num_threads=threads or os.cpu_count())
+            interpreter.allocate_tensors()
+            (source,), (target,) = interpreter.get_input_details(), interpreter.get_output_details()
+
+        def run(images: np.ndarray) -> np.ndarray:
+            if len(images) != interpreter.get_input_details()[0]["shape"][0]:
+                interpreter.resize_tensor_input(source["index"], images.shape)
+                interpreter.allocate_tensors()
+            interpreter.set_tensor(source["index"], _quantise(images, source))
+            interpreter.invoke()
+            return _dequantise(interpreter.get_tensor(target["index"]), target)
+
+        batch = source["shape_signature"][0]
+        return _in_batches(run, BATCH if batch == -1 else batch)
+
+
+_TFLITE_KINDS = ("float32", "float16", "dynamic", "int8", "int16x8")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ONNX(Exporter):
+    """ONNX, for ONNX Runtime and whatever else reads it: an input `images`, any number at once, an output `outputs`.
+
+    Attributes:
+        opset: Version of the operators.
+    """
+
+    threads: tuple[int | None, ...] = (1, 2)
+    opset: int = ONNX_OPSET
+
+    def check(self, model: keras.Model, calibration: np.ndarray | None) -> None:
+        missing = [name for name in ("onnx", "onnxruntime", "tf2onnx") if importlib.util.find_spec(name) is None]
+        if missing:
+            raise ValueError(f"ONNX needs {', '.join(missing)}: install keras-resdense[onnx].")
+
+    def write(self, model: keras.Model, path: Path, calibration: np.ndarray | None) -> None:
+        import onnx
+        import tensorflow as tf
+
+        images = tf.TensorSpec((None, *model.input_shape[1:]), model.inputs[0].dtype, name="images")
+        with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+            # Keras asks NumPy for a name that tf2onnx misses.
+            warnings.simplefilter("ignore", FutureWarning)
+            model.export(
+                f"{folder}/model.onnx",
+                format="onnx",
+                verbose=False,
+                input_signature=[images],
+                opset_version=_CONVERTED_OPSET,
+            )
+            written = onnx.load(f"{folder}/model.onnx")
+        _rename_output(written.graph, "outputs")
+        upgraded = onnx.version_converter.convert_version(written, self.opset)
+        onnx.checker.check_model(upgraded, full_check=True)
+        onnx.save(upgraded, path)
+
+    def read(self, path: Path, threads: int | None = None) -> Runner:
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads or 0
+        with _reading(path, "an ONNX model from images to one output"):
+            session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+            (source,), (target,) = session.get_inputs(), session.get_outputs()
+        return _in_batches(lambda images: session.run([target.name], {source.name: images})[0], BATCH)
+
+
+_tflite_quantised = partial(TFLite, measure=relative_noise)
+
+EXPORTERS: dict[str, Exporter] = {
+    "keras": PlainKeras(file_name="model.keras"),
+    "saved_model": SavedModel(file_name="saved_model"),
+    "tflite": TFLite(file_name="model.tflite"),
+    "tflite_float16": TFLite(file_name="model_float16.tflite", kind="float16", tolerance=0.02),
+    "tflite_dynamic": _tflite_quantised(file_name="model_dynamic.tflite", kind="dynamic", tolerance=0.2),
+    "tflite_int8": _tflite_quantised(file_name="model_int8.tflite", kind="int8", tolerance=0.3),
+    "tflite_int16x8": _tflite_quantised(file_name="model_int16x8.tflite", kind="int16x8", tolerance=0.05),
+    "onnx": ONNX(file_name="model.onnx"),
+}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -44,120 +301,275 @@ class Export:
         path: Where it is.
         size: Of its files, in bytes.
         difference: Largest difference of any output from the model's.
+        noise: Root mean square of the differences, as a share of that of the outputs.
         agreement: Share of the images with the model's first choice of class.
-        accuracy: Share of the images whose label it gives.
+        accuracy: Share of the images whose label it gives; None without labels.
+        latency: Median time for one image, in milliseconds, by threads.
     """
 
     format: str
     path: Path
     size: int
     difference: float
+    noise: float
     agreement: float
-    accuracy: float
+    accuracy: float | None
+    latency: dict[str, float]
 
 
-def export(model: keras.Model, folder: Path, format: str, images: np.ndarray, labels: np.ndarray) -> Export:
+def export(
+    model: keras.Model,
+    path: str | Path,
+    format: str | Exporter,
+    images: np.ndarray,
+    labels: np.ndarray | None = None,
+    *,
+    calibration: np.ndarray | None = None,
+    class_names: Sequence[str] = (),
+    overwrite: bool = False,
+) -> Export:
     """Writes a model in a format, reads it back and compares the two.
 
+    What was measured is written beside the artefact as `{path}.json`, the names of the classes as `labels.txt`.
+
     Args:
-        model: From `(batch, height, width, channels)` to `(batch, classes)`.
-        folder: Existing folder to write into; an artefact of the same format in it is replaced.
-        format: Key of `EXPORTERS`.
-        images: To compare on, `(images, height, width, channels)`, pixels 0–255.
+        model: Any Keras model from `(batch, height, width, channels)` to one output whose last axis is classes.
+        path: Of the artefact; its folder is made where it is missing.
+        format: Key of `EXPORTERS`, or a row.
+        images: To compare on, `(images, height, width, channels)`, pixels 0–255; real ones prove more.
         labels: Their classes, `(images,)`.
+        calibration: Images of the training data, likewise, for "tflite_int8" and "tflite_int16x8".
+        class_names: In the order of the classes' numbers.
+        overwrite: Whether an artefact of that path may be replaced.
 
     Returns:
         What was measured.
 
     Raises:
-        ValueError: If the format is unknown, or the model's input or output does not fit it.
-        RuntimeError: If the outputs differ by more than `TOLERANCE`; nothing is left behind then.
+        ValueError: If an argument makes no sense; nothing has been done then.
+        RuntimeError: If the outputs differ by more than the format's tolerance; nothing is left behind then.
     """
-    exporter = EXPORTERS.get(format)
-    if exporter is None:
-        raise ValueError(f"There is no format {format!r}; there are {', '.join(EXPORTERS)}.")
-    images = images.astype("float32")
-    expected = model.predict(images, verbose=0)
-    path = folder / exporter.file_name
+    name, exporter = _find_exporter(format)
+    path = Path(path)
+    _check_model(model)
+    _check_images(images, model, "images")
+    check_target(path, overwrite)
+    exporter.check(model, calibration)
     with staged(path) as temporary:
-        exporter.write(model, temporary)
-        outputs = exporter.read(temporary)(images)
-        difference = float(np.abs(outputs - expected).max())
-        if not difference <= TOLERANCE:
-            raise RuntimeError(f"{format} differs from the model by {difference:.2g}, more than {TOLERANCE:.0e}.")
-    choice = outputs.argmax(-1)
-    return Export(
-        format=format,
-        path=path,
-        size=_size(path),
-        difference=difference,
-        agreement=float((choice == expected.argmax(-1)).mean()),
-        accuracy=float((choice == labels).mean()),
-    )
+        images = images.astype(model.inputs[0].dtype)
+        expected = _in_full_precision(model).predict(images, batch_size=BATCH, verbose=0).astype("float32")
+        exporter.write(exporter.prepare(model), temporary, calibration)
+        made = _compare(name, exporter, temporary, images, expected, labels)
+    made = dataclasses.replace(made, path=path)
+    _write_text(path.with_name(f"{path.name}.json"), _as_json(made, model))
+    if class_names:
+        _write_text(path.with_name("labels.txt"), "\n".join(class_names) + "\n")
+    return made
+
+
+def format_table(exports: Sequence[Export]) -> str:
+    """Returns a table of exports, a line each."""
+    lines = [f"{'format':16}{'file':24}{'size':>12}{'difference':>12}{'agreement':>11}{'accuracy':>10}  latency"]
+    for made in exports:
+        accuracy = "" if made.accuracy is None else f"{made.accuracy:.2%}"
+        latency = ", ".join(f"{time:.2f} ms ({threads})" for threads, time in made.latency.items())
+        lines.append(
+            f"{made.format:16}{made.path.name:24}{made.size / 1e6:9.2f} MB{made.difference:12.1e}"
+            f"{made.agreement:11.2%}{accuracy:>10}  {latency}"
+        )
+    return "\n".join(lines)
 
 
 @contextlib.contextmanager
 def staged(path: Path) -> Iterator[Path]:
     """Gives a temporary path to write to, which takes the place of `path` if all goes well."""
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".writing-") as folder:
+    with contextlib.ExitStack() as stack:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            folder = stack.enter_context(tempfile.TemporaryDirectory(dir=path.parent, prefix=".writing-"))
+        except OSError as error:
+            raise ValueError(f"{path} cannot be written: {error}. Choose a path in a folder of yours.") from error
         temporary = Path(folder) / path.name
         yield temporary
         if path.is_dir():
-            shutil.rmtree(path)
+            # A folder is not replaced in one step: the old one goes where it is removed in the end.
+            path.rename(Path(folder) / "replaced")
         os.replace(temporary, path)
 
 
-def _size(path: Path) -> int:
-    return sum(file.stat().st_size for file in ([path] if path.is_file() else path.rglob("*")) if file.is_file())
+def check_target(path: Path, overwrite: bool) -> None:
+    """Raises a ValueError if there is something at a path that may not be replaced."""
+    if path.exists() and not overwrite:
+        raise ValueError(f"{path} exists: choose another path, or overwrite it (overwrite=True, --overwrite).")
 
 
-def _read_keras(path: Path):
-    model = keras.saving.load_model(path, compile=False)
-    return lambda images: model.predict(images, verbose=0)
+def _find_exporter(format: str | Exporter) -> tuple[str, Exporter]:
+    if isinstance(format, Exporter):
+        names = (name for name, row in EXPORTERS.items() if row.file_name == format.file_name)
+        return next(names, type(format).__name__), format
+    if format not in EXPORTERS:
+        near = difflib.get_close_matches(str(format), EXPORTERS, n=1)
+        hint = f" Closest: {near[0]}." if near else ""
+        raise ValueError(f"There is no format {format!r}.{hint} There are {', '.join(EXPORTERS)}.")
+    return format, EXPORTERS[format]
 
 
-def _write_saved_model(model: keras.Model, path: Path) -> None:
-    model.export(path, format="tf_saved_model", verbose=False)
+def _check_model(model: keras.Model) -> None:
+    if not folding.is_graph(model):
+        kind = type(model).__name__
+        raise ValueError(f"{model.name!r} is a {kind}; only functional and built sequential models can be exported.")
+    if [len(tensor.shape) for tensor in model.inputs] != [4] or len(model.outputs) != 1:
+        shapes = [tensor.shape for tensor in (*model.inputs, *model.outputs)]
+        raise ValueError(
+            f"{model.name!r} has inputs and outputs of the shapes {shapes}; "
+            "an exporter takes one input, images (batch, height, width, channels), and one output."
+        )
 
 
-def _read_saved_model(path: Path):
+def _check_images(images: np.ndarray, model: keras.Model, name: str) -> None:
+    allowed = model.input_shape[1:]
+    shape = np.shape(images)
+    fits = len(shape) == 4 and all(side in (None, got) for side, got in zip(allowed, shape[1:], strict=True))
+    if not fits or not len(images):
+        raise ValueError(f"{name} has shape {shape}; the model takes (images, *{allowed}), at least one image.")
+
+
+def _in_full_precision(model: keras.Model) -> keras.Model:
+    """Returns the model, or a float32 copy of one that computes in half precision, which no two runtimes do alike."""
+    return model if {layer.compute_dtype for layer in model.layers} == {"float32"} else folding.in_float32(model)
+
+
+def _warn_of_calibration(images: np.ndarray, model: keras.Model) -> None:
+    constant = int((images.min(axis=(1, 2, 3)) == images.max(axis=(1, 2, 3))).sum())
+    if constant:
+        warnings.warn(f"{constant} of {len(images)} calibration images are of one colour.", stacklevel=4)
+    outputs = model.predict(images, batch_size=BATCH, verbose=0)
+    missing = set(range(outputs.shape[-1])) - set(outputs.argmax(-1).ravel().tolist())
+    if missing:
+        warnings.warn(
+            f"The model sees {len(missing)} of its {outputs.shape[-1]} classes in none of the {len(images)} "
+            f"calibration images, such as class {min(missing)}: ranges of activations may be missed. Give more images.",
+            stacklevel=4,
+        )
+
+
+def _compare(
+    name: str, exporter: Exporter, path: Path, images: np.ndarray, expected: np.ndarray, labels: np.ndarray | None
+) -> Export:
+    """Reads an artefact back; raises a RuntimeError if it is not the model's."""
+    latency = {}
+    for threads in exporter.threads:
+        run = exporter.read(path, threads)
+        outputs = run(images)
+        difference = exporter.measure(outputs, expected)
+        if not difference <= exporter.tolerance:
+            raise RuntimeError(
+                f"{name} differs from the model: {exporter.measure.__name__} is {difference:.2g}, "
+                f"{exporter.tolerance:g} is allowed. Nothing was written."
+            )
+        latency["own threads" if threads is None else f"{threads} thread{'s' * (threads > 1)}"] = _latency(run, images)
+    choice = outputs.argmax(-1)
+    return Export(
+        format=name,
+        path=path,
+        size=sum(file.stat().st_size for file in (path, *path.rglob("*")) if file.is_file()),
+        difference=float(np.abs(outputs - expected).max()),
+        noise=relative_noise(outputs, expected),
+        agreement=float((choice == expected.argmax(-1)).mean()),
+        accuracy=None if labels is None else float((choice == labels).mean()),
+        latency=latency,
+    )
+
+
+def _latency(run: Runner, images: np.ndarray) -> float:
+    """Returns the median time for one image, in milliseconds; the first run does not count."""
+    times = []
+    for _ in range(TIMED_IMAGES + 1):
+        start = time.perf_counter()
+        run(images[:1])
+        times.append(1000 * (time.perf_counter() - start))
+    return statistics.median(times[1:])
+
+
+def _as_json(made: Export, model: keras.Model) -> str:
+    described = {"input_shape": model.input_shape, "output_shape": model.output_shape}
+    return json.dumps({**dataclasses.asdict(made), "path": made.path.name, **described}, indent=2) + "\n"
+
+
+def _write_text(path: Path, text: str) -> None:
+    with staged(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def _in_batches(run: Runner, size: int) -> Runner:
+    return lambda images: np.concatenate([run(images[i : i + size]) for i in range(0, len(images), size)])
+
+
+@contextlib.contextmanager
+def _reading(path: Path, kind: str) -> Iterator[None]:
+    """Turns whatever a runtime says of a file that it cannot read into one message."""
+    try:
+        yield
+    except Exception as error:
+        raise ValueError(f"{path} is not {kind}, or it is damaged: {error}") from error
+
+
+def _pixels_endpoint(model: keras.Model, batch: int | None = None, dtype: str | None = None):
+    """Returns a function from images to outputs, and its signature."""
     import tensorflow as tf
 
-    artefact = tf.saved_model.load(str(path))
-    return lambda images: artefact.serve(images).numpy()
+    def serve(images):
+        return {"outputs": model(tf.cast(images, model.inputs[0].dtype), training=False)}
+
+    spec = tf.TensorSpec((batch, *model.input_shape[1:]), dtype or model.inputs[0].dtype, name="images")
+    return serve, [spec]
 
 
-def _write_tflite(model: keras.Model, path: Path) -> None:
+def _files_endpoint(model: keras.Model):
+    """Returns a function from encoded images to outputs, and its signature."""
     import tensorflow as tf
 
-    if len(model.inputs) != 1 or None in model.input_shape[1:]:
-        raise ValueError(f"TFLite needs one input of a fixed size; this model takes {model.input_shape}.")
+    _, *size, channels = model.input_shape
+
+    def decode(encoded):
+        image = tf.cast(tf.io.decode_image(encoded, channels=channels, expand_animations=False), tf.float32)
+        return image if None in size else tf.image.resize(image, size, antialias=True)
+
+    def serve(encoded):
+        spec = tf.TensorSpec((*size, channels), tf.float32)
+        images = tf.map_fn(decode, encoded, fn_output_signature=spec)
+        return {"outputs": model(tf.cast(images, model.inputs[0].dtype), training=False)}
+
+    return serve, [tf.TensorSpec((None,), tf.string, name="encoded")]
+
+
+def _write_endpoints(endpoints: dict, path: Path) -> None:
+    # The variables of the endpoints are found by themselves; a tracked model's are saved a second time.
     archive = keras.export.ExportArchive()
-    archive.track(model)
-    images = tf.TensorSpec((1, *model.input_shape[1:]), model.inputs[0].dtype, name="images")
-    archive.add_endpoint("serve", lambda images: model(images, training=False), input_signature=[images])
-    with tempfile.TemporaryDirectory() as folder:
-        archive.write_out(folder, verbose=False)
-        path.write_bytes(tf.lite.TFLiteConverter.from_saved_model(folder).convert())
+    for name, (serve, signature) in endpoints.items():
+        archive.add_endpoint(name, serve, input_signature=signature)
+    archive.write_out(path, verbose=False)
 
 
-def _read_tflite(path: Path):
-    from ai_edge_litert.interpreter import Interpreter
-
-    interpreter = Interpreter(model_path=str(path), num_threads=os.cpu_count())
-    interpreter.allocate_tensors()
-    (source,), (target,) = interpreter.get_input_details(), interpreter.get_output_details()
-
-    def run(image: np.ndarray) -> np.ndarray:
-        interpreter.set_tensor(source["index"], image[None])
-        interpreter.invoke()
-        return interpreter.get_tensor(target["index"])[0]
-
-    return lambda images: np.stack([run(image) for image in images])
+def _rename_output(graph, name: str) -> None:
+    """Gives the only output of an ONNX graph a name."""
+    old, graph.output[0].name = graph.output[0].name, name
+    for node in graph.node:
+        node.input[:] = [name if value == old else value for value in node.input]
+        node.output[:] = [name if value == old else value for value in node.output]
 
 
-EXPORTERS = {
-    "keras": Exporter(file_name="model.keras", write=keras.Model.save, read=_read_keras),
-    "saved_model": Exporter(file_name="saved_model", write=_write_saved_model, read=_read_saved_model),
-    "tflite": Exporter(file_name="model.tflite", write=_write_tflite, read=_read_tflite),
-}
+def _quantise(images: np.ndarray, details: dict) -> np.ndarray:
+    """Returns images as a TFLite input takes them."""
+    dtype, scales = details["dtype"], details["quantization_parameters"]["scales"]
+    if not scales.size:
+        return images.astype(dtype)
+    steps = np.round(images / scales) + details["quantization_parameters"]["zero_points"]
+    return np.clip(steps, np.iinfo(dtype).min, np.iinfo(dtype).max).astype(dtype)
+
+
+def _dequantise(outputs: np.ndarray, details: dict) -> np.ndarray:
+    scales = details["quantization_parameters"]["scales"]
+    if not scales.size:
+        return outputs.astype("float32")
+    return ((outputs.astype("float32") - details["quantization_parameters"]["zero_points"]) * scales).astype("float32")

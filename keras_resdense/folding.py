@@ -41,6 +41,23 @@ def fold_batch_norm(model: keras.Model) -> keras.Model:
     return graph.build()
 
 
+def rewrite_for_phones(model: keras.Model) -> keras.Model:
+    """Rewrites a network as `fold_batch_norm` does, and further into operations that phones' runtimes take in one go.
+
+    XNNPACK, LiteRT's kernels for CPUs, does not know max pooling over one pixel, which keeps every n-th: a
+    depthwise 1×1 convolution with that stride does the same, and where channels of zeros are appended behind
+    it (shortcut A), a 1×1 convolution does both.
+    """
+    graph = _Graph(model, rewrite_for_phones)
+    for name in list(graph.layers):
+        graph.fold(name)
+    for name in list(graph.layers):
+        graph.append_channels_by_convolution(name)
+    for name in list(graph.layers):
+        graph.subsample_by_convolution(name)
+    return graph.build()
+
+
 def in_float32(model: keras.Model) -> keras.Model:
     """Returns a copy that computes in float32 and is otherwise the same; takes what `fold_batch_norm` takes."""
     return _Graph(model, in_float32).build()
@@ -97,8 +114,9 @@ class _Graph:
         self.reads_floats = all("float" in tensor.dtype for tensor in model.inputs)
         self.weights = {name: layer.get_weights() for name, layer in self.objects.items()}
         self.uses = {name: [] for name in self.layers}
-        calls = [layer["inbound_nodes"] for layer in self.layers.values()]
-        for reference in _references([calls, self.config["output_layers"]]):
+        outputs = self.config["output_layers"]
+        outputs = [outputs] if isinstance(outputs[0], str) else outputs
+        for reference in [*_references([layer["inbound_nodes"] for layer in self.layers.values()]), *outputs]:
             self.uses[reference[0]].append(reference)
 
     def build(self) -> keras.Model:
@@ -113,30 +131,61 @@ class _Graph:
 
     def fold(self, name: str) -> None:
         """Folds a layer into the convolution before it or makes it one, if it scales and shifts channels."""
-        shape = self.layers[name].get("build_config", {}).get("input_shape")
-        affine = _affine(self.objects[name], shape)
+        affine = _affine(self.objects[name], self._input_shape(name))
         if affine is None:
             return
         scale, shift = affine
-        calls = list(_references(self.layers[name]["inbound_nodes"]))
-        target = self._target(calls[0][0], shift) if len(calls) == 1 else None
+        sources = self._sources(name)
+        target = self._target(sources[0], shift) if len(sources) == 1 else None
         if target is not None:
             self._absorb(target, scale, shift)
-            self._remove(name, calls[0][0])
-        elif len(shape) == 4 and self.reads_floats:
-            self._make_depthwise(name, scale, shift)
+            self._remove(name)
+        elif len(self._input_shape(name)) == 4 and self.reads_floats:
+            convolution = keras.layers.DepthwiseConv2D(1, name=name)
+            self._replace(name, convolution, [scale.reshape(1, 1, -1, 1), shift])
+
+    def append_channels_by_convolution(self, name: str) -> None:
+        """Makes a layer that appends channels behind a subsampling one convolution with it."""
+        layer = self.objects[name]
+        if not isinstance(layer, keras.layers.ZeroPadding2D) or layer.data_format != "channels_first":
+            return
+        source = self._sources(name)[0]
+        if _subsamples(self.objects[source]) and len(self.uses[source]) == 1:
+            channels = self._input_shape(source)[-1]
+            before, after = layer.padding[1]
+            strides = self.objects[source].strides
+            kernel = np.pad(np.eye(channels), ((0, 0), (before, after)))[None, None]
+            convolution = keras.layers.Conv2D(kernel.shape[-1], 1, strides=strides, use_bias=False, name=name)
+            self._replace(name, convolution, [kernel])
+            self._remove(source)
+
+    def subsample_by_convolution(self, name: str) -> None:
+        """Makes a pooling over one pixel a depthwise convolution."""
+        layer = self.objects[name]
+        if _subsamples(layer):
+            channels = self._input_shape(name)[-1]
+            convolution = keras.layers.DepthwiseConv2D(1, strides=layer.strides, use_bias=False, name=name)
+            self._replace(name, convolution, [np.ones((1, 1, channels, 1))])
+
+    def _sources(self, name: str) -> list[str]:
+        """Returns the layers that a layer reads, in all its calls."""
+        return [source for source, *_ in _references(self.layers[name]["inbound_nodes"])]
+
+    def _input_shape(self, name: str) -> list[int | None]:
+        """Returns the shape of what a layer reads in its first call, the batch first; [] if it reads nothing."""
+        return next(_tensors(self.layers[name]["inbound_nodes"]), {"shape": []})["shape"]
 
     def _target(self, name: str, shift: np.ndarray) -> str | None:
         """Returns the layer that can absorb what follows `name`, which is it or stands before it."""
-        calls = list(_references(self.layers[name]["inbound_nodes"]))
-        if len(self.uses[name]) != 1 or len(calls) != 1:
+        sources = self._sources(name)
+        if len(self.uses[name]) != 1 or len(sources) != 1:
             return None
         layer = self.objects[name]
         if isinstance(layer, _ABSORBING):
             return name if layer.activation is keras.activations.linear else None
         padding = isinstance(layer, keras.layers.ZeroPadding2D) and layer.data_format == "channels_last"
         if isinstance(layer, _TRANSPARENT) or (padding and not shift.any()):
-            return self._target(calls[0][0], shift)
+            return self._target(sources[0], shift)
         return None
 
     def _absorb(self, name: str, scale: np.ndarray, shift: np.ndarray) -> None:
@@ -147,18 +196,21 @@ class _Graph:
         self.weights[name] = [kernel * scale.reshape(ending), bias * scale + shift]
         self.layers[name]["config"]["use_bias"] = True
 
-    def _remove(self, name: str, source: str) -> None:
+    def _remove(self, name: str) -> None:
+        """Connects whatever reads a layer to the only source of it."""
+        (own,) = _references(self.layers[name]["inbound_nodes"])
         for reference in self.uses[name]:
-            reference[0] = source
-        self.uses[source] = self.uses[name]
+            reference[0] = own[0]
+        others = [reference for reference in self.uses[own[0]] if reference is not own]
+        self.uses[own[0]] = others + self.uses[name]
         del self.layers[name], self.uses[name]
 
-    def _make_depthwise(self, name: str, scale: np.ndarray, shift: np.ndarray) -> None:
-        layer = keras.layers.DepthwiseConv2D(1, name=name, dtype="float32")
+    def _replace(self, name: str, layer: keras.layers.Layer, weights: list[np.ndarray]) -> None:
+        layer.dtype_policy = "float32"
+        self.objects[name], self.weights[name] = layer, weights
         self.layers[name] |= json.loads(json.dumps(keras.saving.serialize_keras_object(layer)))
         for call in self.layers[name]["inbound_nodes"]:
             call["kwargs"] = {}
-        self.weights[name] = [scale.reshape(1, 1, -1, 1), shift]
 
 
 #: Layers with a kernel and a bias that can take a scale and a shift.
@@ -172,19 +224,26 @@ _TRANSPARENT = (
 )
 
 
-def _references(structure) -> Iterator[list]:
-    """Yields every `[name, call, output]` in a part of a config."""
-    if isinstance(structure, dict):
-        structure = list(structure.values())
-    if isinstance(structure, list):
-        if list(map(type, structure)) == [str, int, int]:
-            yield structure
-        else:
-            for part in structure:
-                yield from _references(part)
+def _tensors(structure) -> Iterator[dict]:
+    """Yields the description of every tensor in a part of a config."""
+    if isinstance(structure, dict) and "keras_history" in structure:
+        yield structure
+    elif isinstance(structure, dict | list):
+        for part in structure.values() if isinstance(structure, dict) else structure:
+            yield from _tensors(part)
 
 
-def _affine(layer: keras.layers.Layer, shape: list | None) -> tuple[np.ndarray, np.ndarray] | None:
+def _references(calls: list) -> Iterator[list]:
+    """Yields `[name, call, output]` of every tensor that some calls of layers read."""
+    return (tensor["keras_history"] for tensor in _tensors(calls))
+
+
+def _subsamples(layer: keras.layers.Layer) -> bool:
+    """Says whether a layer keeps every n-th pixel and nothing else."""
+    return isinstance(layer, keras.layers.MaxPooling2D) and layer.pool_size == (1, 1) and layer.strides != (1, 1)
+
+
+def _affine(layer: keras.layers.Layer, shape: list[int | None]) -> tuple[np.ndarray, np.ndarray] | None:
     """Returns by what a layer multiplies each channel and what it adds, in float64; None if it does not.
 
     Args:

@@ -1,0 +1,91 @@
+"""What phones are given: operations and delegate partitions of each family as TFLite, ours and keras.applications'.
+
+    python benchmarks/tflite_graphs.py [--size 96] [--time] [names …]
+
+A line for each graph: as built and converted, and as exported (`rewrite_for_phones`). "whole" says whether XNNPACK
+takes everything from input to output in one partition. With --time also the median time of an image on one
+thread, all graphs of one family interleaved.
+"""
+
+import argparse
+import collections
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+import keras
+import numpy as np
+from ai_edge_litert.interpreter import Interpreter
+from keras import applications
+
+import keras_resdense
+from keras_resdense.export import EXPORTERS
+from keras_resdense.folding import rewrite_for_phones
+
+FAMILIES = (
+    "resnet18 resnet50 resnet50v1 resnet18d resnext50_32x4d seresnet18 resnet50v2 resnet50v2_keras plainnet18 "
+    "densenet121 resnet20 preactresnet110 densenet40_12 densenetbc100_12"
+).split()
+PEERS = {
+    "resnet50v1": applications.ResNet50,
+    "resnet50v2_keras": applications.ResNet50V2,
+    "densenet121": applications.DenseNet121,
+}
+ROUNDS = 30
+
+
+def convert(model: keras.Model) -> Interpreter:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.tflite"
+        EXPORTERS["tflite"].write(model, path, None)
+        interpreter = Interpreter(model_content=path.read_bytes(), num_threads=1)
+    interpreter.allocate_tensors()
+    (source,) = interpreter.get_input_details()
+    interpreter.set_tensor(source["index"], np.random.default_rng(0).random(source["shape"], "float32"))
+    return interpreter
+
+
+def describe(interpreter: Interpreter) -> str:
+    details = interpreter._get_ops_details()
+    kinds = collections.Counter(operation["op_name"] for operation in details)
+    partitions = [operation for operation in details if operation["op_name"] == "DELEGATE"]
+    (source,), (target,) = interpreter.get_input_details(), interpreter.get_output_details()
+    reached = [source["index"] in p["inputs"] and target["index"] in p["outputs"] for p in partitions]
+    whole = "whole" if reached == [True] else "in parts"
+    del kinds["DELEGATE"]
+    counts = " ".join(f"{name}:{count}" for name, count in sorted(kinds.items()))
+    return f"{len(partitions)} partitions, {whole:8} {counts}"
+
+
+def milliseconds(interpreters: list[Interpreter]) -> list[float]:
+    times = [[] for _ in interpreters]
+    for _ in range(ROUNDS):
+        for interpreter, mine in zip(interpreters, times, strict=True):
+            start = time.perf_counter()
+            interpreter.invoke()
+            mine.append(1000 * (time.perf_counter() - start))
+    return [statistics.median(mine[2:]) for mine in times]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("names", nargs="*", default=FAMILIES)
+    parser.add_argument("--size", type=int, default=96, help="side of the images, in pixels")
+    parser.add_argument("--time", action="store_true")
+    options = parser.parse_args()
+    shape = (options.size, options.size, 3)
+    for name in options.names:
+        keras.backend.clear_session()
+        model = keras_resdense.create_model(name, input_shape=shape)
+        graphs = {"as built": convert(model), "as exported": convert(rewrite_for_phones(model))}
+        if name in PEERS:
+            graphs["keras.applications"] = convert(PEERS[name](weights=None, input_shape=shape))
+        times = milliseconds(list(graphs.values())) if options.time else [None] * len(graphs)
+        for (label, interpreter), median in zip(graphs.items(), times, strict=True):
+            timed = f"{median:8.2f} ms  " if median else ""
+            print(f"{name:18}{label:20}{timed}{describe(interpreter)}", flush=True)
+
+
+if __name__ == "__main__":
+    main()

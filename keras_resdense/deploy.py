@@ -1,0 +1,99 @@
+"""From a run to one more format: `export` with the images that the run was trained and tested on."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from keras_resdense import inference, pipeline, recipes
+from keras_resdense.data import Examples, load_data
+from keras_resdense.export import Export, Exporter, check_target, export
+from keras_resdense.recipes import RECIPE_FILE
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Images:
+    """Which images the exports of a run are made and measured with.
+
+    Attributes:
+        calibration: Data set or folder whose training images set the ranges of quantised activations, as
+            `load_data` takes it; "" for what the run was trained on.
+        calibration_images: How many of them.
+        compared_images: How many of the run's images held out an export is compared on, at most.
+        data_dir: Folder where TFDS keeps its data sets; "" for TFDS's own.
+    """
+
+    calibration: str = ""
+    calibration_images: int = 256
+    compared_images: int = 1024
+    data_dir: str = ""
+
+    def __post_init__(self):
+        for name in ("calibration_images", "compared_images"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1.")
+
+
+def export_run(
+    run: Path,
+    exporters: Sequence[Exporter],
+    chosen: Images | None = None,
+    folder: Path | None = None,
+    overwrite: bool = False,
+) -> list[Export]:
+    """Exports the model of a run.
+
+    Args:
+        run: Its folder.
+        exporters: Rows of `EXPORTERS`, or others made of them.
+        chosen: Images to use; default `Images()`.
+        folder: Where the artefacts are written; default the run's.
+        overwrite: Whether artefacts of the same names may be replaced.
+
+    Returns:
+        What was measured.
+
+    Raises:
+        ValueError: If there is no such run, or as `keras_resdense.export`.
+    """
+    chosen = chosen or Images()
+    if not (run / RECIPE_FILE).is_file():
+        raise ValueError(f"{run} is not the folder of a run: it holds no {RECIPE_FILE}.")
+    paths = [(folder or run) / exporter.file_name for exporter in exporters]
+    for path in paths:
+        check_target(path, overwrite)
+    model = inference.load_keras(run)
+    recipe, _ = recipes.read(run / RECIPE_FILE)
+    data = load_data(recipe.data, chosen.data_dir or None)
+    plan = pipeline.Plan(recipe=recipe, size=model.input_shape[1:3], classes=len(data.class_names))
+    images, labels = _draw(data.test, plan, chosen.compared_images)
+    calibration = None
+    if any(exporter.calibrated for exporter in exporters):
+        source = load_data(chosen.calibration, chosen.data_dir or None) if chosen.calibration else data
+        calibration, _ = _draw(source.train, plan, chosen.calibration_images)
+    return [
+        export(
+            model,
+            path,
+            exporter,
+            images,
+            labels,
+            calibration=calibration,
+            class_names=data.class_names,
+            overwrite=overwrite,
+        )
+        for exporter, path in zip(exporters, paths, strict=True)
+    ]
+
+
+def _draw(examples: Examples, plan: pipeline.Plan, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Returns some images `(images, height, width, channels)` and their classes, the same ones always."""
+    images, labels = [], []
+    for handle in examples.order((0, 0)).take(count):
+        image, label, _ = examples.read(handle)
+        images.append(pipeline.test_image(image, plan).numpy())
+        labels.append(int(label))
+    return np.stack(images), np.array(labels)

@@ -1,0 +1,307 @@
+"""Exports: read back by the runtimes themselves, not only by the exporter that wrote them."""
+
+import collections
+import dataclasses
+import json
+import subprocess
+import sys
+import warnings
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from ai_edge_litert.interpreter import Interpreter
+
+import keras_resdense
+from keras_resdense.export import EXPORTERS, ONNX, TFLite, export, format_table
+from tests.test_folding import ROWS, WHOLE, build
+
+TINY = dataclasses.replace(keras_resdense.VARIANTS["resnet20"], depths=(1, 1, 1), filters=(8, 16, 32))
+CLASSES = 3
+
+
+def tiny(channels=3, **options):
+    return build(TINY, channels, classes=CLASSES, classifier_activation="softmax", **options)
+
+
+def some_images(count=24, channels=3, seed=0):
+    """Smooth images of many colours: the mean of a network over plain noise hardly varies."""
+    corners = np.random.default_rng(seed).uniform(0, 255, (count, 3, 3, channels))
+    return np.asarray(tf.image.resize(corners, (32, 32), "bicubic")).clip(0, 255).round().astype("uint8")
+
+
+def write(model, path, format, images=None, **options):
+    """Exports with calibration images, whose missing classes are of no interest here."""
+    images = some_images(channels=model.input_shape[-1]) if images is None else images
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The model sees")
+        return export(model, path, format, images, calibration=images, **options)
+
+
+def operations(path):
+    """Returns a TFLite file's operations, counted, and whether one delegate takes all of them."""
+    interpreter = Interpreter(model_path=str(path))
+    interpreter.allocate_tensors()
+    details = interpreter._get_ops_details()
+    delegates = [operation for operation in details if operation["op_name"] == "DELEGATE"]
+    (source,), (target,) = interpreter.get_input_details(), interpreter.get_output_details()
+    whole = (
+        len(delegates) == 1 and source["index"] in delegates[0]["inputs"] and target["index"] in delegates[0]["outputs"]
+    )
+    return collections.Counter(operation["op_name"] for operation in details) - collections.Counter(["DELEGATE"]), whole
+
+
+@pytest.mark.parametrize("format", EXPORTERS)
+def test_every_format_is_measured_and_described(format, tmp_path):
+    model, images = tiny(), some_images()
+    labels = model.predict(images.astype("float32"), verbose=0).argmax(-1)
+    path = tmp_path / "made" / EXPORTERS[format].file_name
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The model sees")
+        made = export(model, path, format, images, labels, calibration=images, class_names=["a", "b", "ü"])
+    assert made.path == path and path.exists()
+    assert made.accuracy == made.agreement >= 0.9
+    assert made.size > (TINY_PARAMETERS if format in ("tflite_dynamic", "tflite_int8", "tflite_int16x8") else 1)
+    described = json.loads((path.parent / f"{path.name}.json").read_text())
+    assert described["difference"] == made.difference and described["latency"] == made.latency
+    assert described["input_shape"] == [None, 32, 32, 3]
+    assert (path.parent / "labels.txt").read_text(encoding="utf-8").split() == ["a", "b", "ü"]
+    assert {file.name for file in path.parent.iterdir()} == {path.name, f"{path.name}.json", "labels.txt"}
+    assert len(format_table([made]).splitlines()) == 2
+
+
+TINY_PARAMETERS = 20_000
+
+
+def test_float_formats_are_exact(tmp_path):
+    for format in ("keras", "saved_model", "tflite", "onnx"):
+        assert write(tiny(), tmp_path / format / EXPORTERS[format].file_name, format).difference < 1e-5
+
+
+SERVE = """
+import sys, numpy, keras
+assert "keras_resdense" not in sys.modules
+layer = keras.layers.TFSMLayer(sys.argv[1], call_endpoint="serving_default")
+images = numpy.load(sys.argv[2])
+numpy.save(sys.argv[3], layer(images)["outputs"])
+"""
+
+
+def test_saved_model_serves_pixels_and_files_and_is_a_layer_without_this_package(tmp_path):
+    model, images = tiny(), some_images(4)
+    expected = model.predict(images.astype("float32"), verbose=0)
+    write(model, tmp_path / "saved_model", "saved_model", images)
+    serve = tf.saved_model.load(str(tmp_path / "saved_model")).signatures
+    outputs = serve["serving_default"](images=tf.constant(images, tf.float32))["outputs"]
+    np.testing.assert_allclose(outputs, expected, atol=1e-5)
+    encoded = [tf.io.encode_png(image).numpy() for image in images]
+    outputs = serve["serve_images"](encoded=tf.constant(encoded))["outputs"]
+    np.testing.assert_allclose(outputs, expected, atol=1e-5)
+    larger = [tf.io.encode_jpeg(np.kron(image, np.ones((2, 2, 1), "uint8")), quality=100).numpy() for image in images]
+    outputs = serve["serve_images"](encoded=tf.constant(larger))["outputs"]
+    np.testing.assert_allclose(outputs, expected, atol=0.2)
+
+    np.save(tmp_path / "images.npy", images.astype("float32"))
+    arguments = [tmp_path / "saved_model", tmp_path / "images.npy", tmp_path / "outputs.npy"]
+    subprocess.run([sys.executable, "-c", SERVE, *arguments], check=True, cwd=tmp_path)
+    np.testing.assert_allclose(np.load(tmp_path / "outputs.npy"), expected, atol=1e-5)
+
+
+def test_saved_model_without_a_fixed_size(tmp_path):
+    model = keras_resdense.create_model(TINY, include_top=False, pooling="avg", input_shape=(None, None, 1))
+    images = some_images(3, channels=1)
+    write(model, tmp_path / "saved_model", "saved_model", images)
+    serve = tf.saved_model.load(str(tmp_path / "saved_model")).signatures["serve_images"]
+    outputs = serve(encoded=tf.constant([tf.io.encode_png(image).numpy() for image in images]))["outputs"]
+    np.testing.assert_allclose(outputs, model.predict(images.astype("float32"), verbose=0), rtol=1e-4, atol=1e-4)
+
+
+def test_tflite_names_its_input_and_output_and_runs_alone(tmp_path):
+    model, images = tiny(), some_images(4)
+    write(model, tmp_path / "model.tflite", "tflite", images)
+    run = Interpreter(model_path=str(tmp_path / "model.tflite"), num_threads=2).get_signature_runner("serving_default")
+    outputs = [run(images=image[None].astype("float32"))["outputs"][0] for image in images]
+    np.testing.assert_allclose(outputs, model.predict(images.astype("float32"), verbose=0), atol=1e-5)
+
+
+@pytest.mark.parametrize("pixels, dtype", [("float32", np.int8), ("uint8", np.uint8)])
+def test_int8_takes_and_gives_bytes(pixels, dtype, tmp_path):
+    write(tiny(), tmp_path / "m.tflite", dataclasses.replace(EXPORTERS["tflite_int8"], pixels=pixels))
+    interpreter = Interpreter(model_path=str(tmp_path / "m.tflite"))
+    (source,), (target,) = interpreter.get_input_details(), interpreter.get_output_details()
+    assert source["dtype"] is dtype and target["dtype"] is np.int8
+    # Pixels are their own quantisation, so that a camera's bytes go in as they are, but for a sign.
+    assert source["quantization"] == (pytest.approx(1.0), 0 if pixels == "uint8" else -128)
+    kinds = {detail["dtype"] for detail in interpreter.get_tensor_details()}
+    assert np.float32 not in kinds
+
+
+@pytest.mark.parametrize(
+    "format, change, tolerance",
+    [
+        ("tflite", {"batch": None}, 1e-4),
+        ("tflite", {"pixels": "uint8"}, 1e-4),
+        ("tflite_int8", {"batch": None, "pixels": "uint8"}, 0.2),
+    ],
+)
+def test_tflite_of_other_batches_and_pixels(format, change, tolerance, tmp_path):
+    exporter = dataclasses.replace(EXPORTERS[format], **change)
+    model, images = tiny(), some_images(8)
+    write(model, tmp_path / "m.tflite", exporter, images)
+    outputs = exporter.read(tmp_path / "m.tflite")(images)
+    np.testing.assert_allclose(outputs, model.predict(images.astype("float32"), verbose=0), atol=tolerance)
+    (source,) = Interpreter(model_path=str(tmp_path / "m.tflite")).get_input_details()
+    assert source["shape_signature"][0] == (-1 if "batch" in change else 1)
+    assert source["dtype"] is (np.uint8 if "pixels" in change else np.float32)
+
+
+def test_onnx_is_current_and_runs_alone(tmp_path):
+    import onnx
+    import onnxruntime
+
+    model, images = tiny(), some_images(4).astype("float32")
+    write(model, tmp_path / "model.onnx", "onnx")
+    assert {entry.domain: entry.version for entry in onnx.load(tmp_path / "model.onnx").opset_import}[""] == ONNX.opset
+    session = onnxruntime.InferenceSession(tmp_path / "model.onnx")
+    np.testing.assert_allclose(
+        session.run(["outputs"], {"images": images})[0], model.predict(images, verbose=0), atol=1e-5
+    )
+
+
+@pytest.mark.parametrize("variant", ROWS + WHOLE)
+def test_a_phone_runs_every_network_in_one_piece(variant, tmp_path):
+    model = build(variant)
+    write(model, tmp_path / "m.tflite", "tflite", some_images(2))
+    kinds, whole = operations(tmp_path / "m.tflite")
+    assert whole
+    gates = any(isinstance(layer, keras.layers.Multiply) for layer in model.layers)
+    allowed = {"CONV_2D", "DEPTHWISE_CONV_2D", "PAD", "ADD", "CONCATENATION", "MAX_POOL_2D", "AVERAGE_POOL_2D", "MEAN"}
+    # A mean over a single pixel is a new shape and nothing more.
+    allowed |= {"FULLY_CONNECTED", "RESHAPE"} | ({"MUL", "LOGISTIC"} if gates else set())
+    assert set(kinds) <= allowed
+
+
+@pytest.mark.parametrize("variant", WHOLE)
+def test_every_variant_converts_to_int8(variant, tmp_path):
+    exporter = dataclasses.replace(EXPORTERS["tflite_int8"], tolerance=np.inf)
+    write(build(variant), tmp_path / "m.tflite", exporter, some_images(2))
+
+
+@pytest.mark.parametrize("format", ["tflite", "tflite_int8", "saved_model", "onnx"])
+def test_other_channels_without_top_and_frozen(format, tmp_path):
+    for channels in (1, 4):
+        model = build(TINY, channels, include_top=False, pooling="avg")
+        model.trainable = False
+        write(model, tmp_path / f"{channels}" / "m", format)
+
+
+def test_from_mixed_precision_training_under_a_mirrored_strategy(tmp_path):
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    try:
+        with tf.distribute.MirroredStrategy(["/cpu:0", "/cpu:1"]).scope():
+            model = tiny()
+            model.compile("sgd", "sparse_categorical_crossentropy")
+        images = some_images(8).astype("float32")
+        model.fit(images, np.arange(8) % CLASSES, batch_size=4, verbose=0)
+    finally:
+        keras.config.set_dtype_policy("float32")
+    for format in ("keras", "saved_model", "tflite", "tflite_int8"):
+        write(model, tmp_path / EXPORTERS[format].file_name, format)
+
+
+def test_a_model_of_others(tmp_path):
+    L = keras.layers
+    model = keras.Sequential(
+        [keras.Input((32, 32, 3)), L.SeparableConv2D(4, 3), L.LayerNormalization(), L.Flatten(), L.Dense(2)]
+    )
+    for format in ("tflite", "onnx"):
+        assert write(model, tmp_path / format, format).difference < 1e-3
+
+
+def test_wrong_numbers_are_an_error_and_nothing_stays_behind(tmp_path):
+    exporter = dataclasses.replace(EXPORTERS["tflite_float16"], tolerance=0.0)
+    (tmp_path / "m.tflite").write_bytes(b"before")
+    with pytest.raises(RuntimeError, match="tflite_float16 differs from the model: largest_difference is"):
+        write(tiny(), tmp_path / "m.tflite", exporter, overwrite=True)
+    assert (tmp_path / "m.tflite").read_bytes() == b"before"
+    assert [file.name for file in tmp_path.iterdir()] == ["m.tflite"]
+
+
+def test_overwriting_is_asked_for(tmp_path):
+    model, path = tiny(), tmp_path / "saved_model"
+    write(model, path, "saved_model")
+    before = (path / "saved_model.pb").stat().st_mtime_ns
+    with pytest.raises(ValueError, match="exists: choose another path, or overwrite it"):
+        write(model, path, "saved_model")
+    assert (path / "saved_model.pb").stat().st_mtime_ns == before
+    write(model, path, "saved_model", overwrite=True)
+    assert (path / "saved_model.pb").stat().st_mtime_ns > before
+
+
+BAD = {
+    "There is no format 'tflight'. Closest: tflite. There are keras,": {"format": "tflight"},
+    "int8 needs calibration images": {"format": "tflite_int8"},
+    r"images has shape \(2, 32, 32, 1\); the model takes": {"images": np.zeros((2, 32, 32, 1))},
+    r"images has shape \(0, 32, 32, 3\)": {"images": np.zeros((0, 32, 32, 3))},
+    r"images has shape \(32, 32, 3\)": {"images": np.zeros((32, 32, 3))},
+    "kind is 'int4'; it must be one of float32, float16": {"format": TFLite(file_name="m", kind="int4")},
+    "pixels is 'rgb'; it must be": {"format": TFLite(file_name="m", pixels="rgb")},
+}
+
+
+@pytest.mark.parametrize("message, change", BAD.items(), ids=[str(i) for i in range(len(BAD))])
+def test_bad_input(message, change, tmp_path):
+    options = {"format": "tflite", "images": some_images(2), **change}
+    with pytest.raises(ValueError, match=message):
+        export(tiny(), tmp_path / "m", **options)
+    assert not list(tmp_path.iterdir())
+
+
+def test_bad_models(tmp_path):
+    class Own(keras.Model):
+        pass
+
+    images = keras.Input((32, 32, 3))
+    for model, message in [
+        (
+            keras_resdense.create_model(TINY, include_top=False, input_shape=(None, None, 3)),
+            "TFLite needs images of one",
+        ),
+        (keras.Sequential([keras.layers.Dense(1)]), "only functional and built sequential models can"),
+        (Own(name="own"), "'own' is a Own; only functional"),
+        (keras.Model(images, [images, images]), "an exporter takes one input"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            export(model, tmp_path / "m", "tflite_int8", some_images(2), calibration=some_images(2))
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_unwritable_target_is_said_before_any_work(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match="cannot be written: .* Choose a path in a folder of yours"):
+        export(tiny(), tmp_path / "file" / "m.tflite", "tflite", some_images(2))
+
+
+def test_missing_packages_are_named(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "tf2onnx", None)
+    with pytest.raises(ValueError, match=r"ONNX needs tf2onnx: install keras-resdense\[onnx\]"):
+        export(tiny(), tmp_path / "m.onnx", "onnx", some_images(2))
+
+
+@pytest.mark.parametrize("format", EXPORTERS)
+def test_damaged_files_are_refused(format, tmp_path):
+    path = tmp_path / EXPORTERS[format].file_name
+    path.write_bytes(b"no model at all")
+    with pytest.raises(ValueError, match="or it is damaged"):
+        EXPORTERS[format].read(path)
+
+
+def test_poor_calibration_images_are_warned_of(tmp_path):
+    images = some_images(3)
+    images[0] = 7
+    with (
+        pytest.warns(UserWarning, match="1 of 3 calibration images are of one colour"),
+        pytest.warns(UserWarning, match="of its 50 classes in none of the 3 calibration images"),
+    ):
+        export(build(TINY, classes=50), tmp_path / "m", "tflite_int8", images, calibration=images)

@@ -131,15 +131,15 @@ def _from_hub(repository: str) -> Path:
 def _from_keras(location: str) -> Path:
     file, md5 = location.split("#")
     url = f"{os.environ.get(KERAS_MIRROR, KERAS_BASE).rstrip('/')}/{file}"
-    for attempt in range(1, ATTEMPTS + 1):
+    failure = None
+    for attempt in range(ATTEMPTS):
+        time.sleep(attempt)
         try:
             return Path(keras.utils.get_file(origin=url, cache_subdir="models", file_hash=md5))
         except Exception as error:  # get_file raises no narrower class where the network fails
-            if attempt == ATTEMPTS:
-                home = Path(os.environ.get("KERAS_HOME", Path.home() / ".keras"))
-                raise OSError(
-                    f"{url} could not be had ({error}). Download it where there is a network and put it at "
-                    f"{home / 'models' / Path(file).name}, or name a mirror in {KERAS_MIRROR}."
-                ) from error
-            time.sleep(attempt)
-    raise AssertionError("unreachable: the last attempt returns or raises")
+            failure = error
+    home = Path(os.environ.get("KERAS_HOME", Path.home() / ".keras"))
+    raise OSError(
+        f"{url} could not be had ({failure}). Download it where there is a network and put it at "
+        f"{home / 'models' / Path(file).name}, or name a mirror in {KERAS_MIRROR}."
+    ) from failure

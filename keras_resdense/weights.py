@@ -223,9 +223,9 @@ def _read_keras_applications(path: Path) -> dict[str, np.ndarray]:
     with h5py.File(path) as file:
         layers = file["model_weights"] if "model_weights" in file else file
         return {
-            f"{layer}/{name.decode().rsplit('/', 1)[-1].split(':')[0]}": np.asarray(group[name])
+            f"{layer}/{name.rsplit('/', 1)[-1].split(':')[0]}": np.asarray(group[name])
             for layer, group in layers.items()
-            for name in group.attrs.get("weight_names", ())
+            for name in np.asarray(group.attrs.get("weight_names", ()), dtype=str)
         }
 
 

@@ -4,7 +4,7 @@ import os
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
-import keras_resdense  # noqa: I001  # first: it chooses TensorFlow's kernels
+import keras_resdense  # noqa: F401, I001  # first: it chooses TensorFlow's kernels
 import keras
 import pytest
 import tensorflow as tf

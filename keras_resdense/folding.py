@@ -42,19 +42,19 @@ def fold_batch_norm(model: keras.Model) -> keras.Model:
 
 
 def rewrite_for_phones(model: keras.Model) -> keras.Model:
-    """Rewrites a network as `fold_batch_norm` does, and further into operations that phones' runtimes take in one go.
+    """Rewrites a network as `fold_batch_norm` does, and further into what phones' runtimes do fast and in one go.
 
-    XNNPACK, LiteRT's kernels for CPUs, does not know max pooling over one pixel, which keeps every n-th: a
-    depthwise 1×1 convolution with that stride does the same, and where channels of zeros are appended behind
-    it (shortcut A), a 1×1 convolution does both.
+    * Max pooling over one pixel, which keeps every n-th, becomes a depthwise 1×1 convolution with that stride; XNNPACK,
+      LiteRT's kernels for CPUs, does not know the former. Where channels of zeros are appended behind it (shortcut A),
+      one 1×1 convolution does both.
+    * A 1×1 convolution before an average pooling (dense networks' transitions) goes behind it: both are linear, and it
+      then computes only the pixels that are left.
+    * Average pooling without padding becomes a depthwise convolution, which XNNPACK has for bytes, too.
     """
     graph = _Graph(model, rewrite_for_phones)
-    for name in list(graph.layers):
-        graph.fold(name)
-    for name in list(graph.layers):
-        graph.append_channels_by_convolution(name)
-    for name in list(graph.layers):
-        graph.subsample_by_convolution(name)
+    for rewrite in (graph.fold, graph.append_channels, graph.subsample, graph.pool_first, graph.average):
+        for name in list(graph.layers):
+            rewrite(name)
     return graph.build()
 
 
@@ -144,7 +144,7 @@ class _Graph:
             convolution = keras.layers.DepthwiseConv2D(1, name=name)
             self._replace(name, convolution, [scale.reshape(1, 1, -1, 1), shift])
 
-    def append_channels_by_convolution(self, name: str) -> None:
+    def append_channels(self, name: str) -> None:
         """Makes a layer that appends channels behind a subsampling one convolution with it."""
         layer = self.objects[name]
         if not isinstance(layer, keras.layers.ZeroPadding2D) or layer.data_format != "channels_first":
@@ -159,13 +159,45 @@ class _Graph:
             self._replace(name, convolution, [kernel])
             self._remove(source)
 
-    def subsample_by_convolution(self, name: str) -> None:
+    def subsample(self, name: str) -> None:
         """Makes a pooling over one pixel a depthwise convolution."""
         layer = self.objects[name]
         if _subsamples(layer):
             channels = self._input_shape(name)[-1]
             convolution = keras.layers.DepthwiseConv2D(1, strides=layer.strides, use_bias=False, name=name)
             self._replace(name, convolution, [np.ones((1, 1, channels, 1))])
+
+    def pool_first(self, name: str) -> None:
+        """Puts an average pooling before the 1×1 convolution that it reads."""
+        if not isinstance(self.objects[name], keras.layers.AveragePooling2D):
+            return
+        convolution = self._sources(name)[0]
+        layer = self.objects[convolution]
+        pointwise = isinstance(layer, keras.layers.Conv2D) and layer.kernel_size == layer.strides == (1, 1)
+        if not pointwise or self._target(convolution, np.zeros(1)) is None:
+            return
+        (pool_reads,) = _tensors(self.layers[name]["inbound_nodes"])
+        (convolution_reads,) = _tensors(self.layers[convolution]["inbound_nodes"])
+        between = pool_reads["keras_history"]
+        pool_reads |= convolution_reads
+        pooled = self.objects[name].compute_output_shape(pool_reads["shape"])
+        convolution_reads |= {"shape": [*pooled], "keras_history": between}
+        between[0] = name
+        for reference in self.uses[name]:
+            reference[0] = convolution
+        self.uses[convolution], self.uses[name] = self.uses[name], [between]
+
+    def average(self, name: str) -> None:
+        """Makes an average pooling without padding a depthwise convolution."""
+        layer = self.objects[name]
+        if not isinstance(layer, keras.layers.AveragePooling2D):
+            return
+        _, *sides, channels = self._input_shape(name)
+        tiles = layer.pool_size == layer.strides and all(side and side % layer.strides[0] == 0 for side in sides)
+        if layer.padding == "valid" or tiles:
+            size = layer.pool_size
+            convolution = keras.layers.DepthwiseConv2D(size, strides=layer.strides, use_bias=False, name=name)
+            self._replace(name, convolution, [np.full((*size, channels, 1), 1 / np.prod(size))])
 
     def _sources(self, name: str) -> list[str]:
         """Returns the layers that a layer reads, in all its calls."""

@@ -15,7 +15,7 @@ from ai_edge_litert.interpreter import Interpreter
 
 import keras_resdense
 from keras_resdense.export import EXPORTERS, ONNX, TFLite, export, format_table
-from tests.test_folding import ROWS, WHOLE, build
+from tests.test_folding import ROWS, WHOLE, build, shrunk
 
 TINY = dataclasses.replace(keras_resdense.VARIANTS["resnet20"], depths=(1, 1, 1), filters=(8, 16, 32))
 CLASSES = 3
@@ -176,10 +176,17 @@ def test_a_phone_runs_every_network_in_one_piece(variant, tmp_path):
     kinds, whole = operations(tmp_path / "m.tflite")
     assert whole
     gates = any(isinstance(layer, keras.layers.Multiply) for layer in model.layers)
-    allowed = {"CONV_2D", "DEPTHWISE_CONV_2D", "PAD", "ADD", "CONCATENATION", "MAX_POOL_2D", "AVERAGE_POOL_2D", "MEAN"}
+    allowed = {"CONV_2D", "DEPTHWISE_CONV_2D", "PAD", "ADD", "CONCATENATION", "MAX_POOL_2D", "MEAN"}
     # A mean over a single pixel is a new shape and nothing more.
     allowed |= {"FULLY_CONNECTED", "RESHAPE"} | ({"MUL", "LOGISTIC"} if gates else set())
     assert set(kinds) <= allowed
+
+
+@pytest.mark.parametrize("name", ["resnet50v2", "densenetbc100_12"])
+def test_bytes_run_in_one_piece_and_are_never_requantised(name, tmp_path):
+    write(build(shrunk(name)), tmp_path / "m.tflite", dataclasses.replace(EXPORTERS["tflite_int8"], tolerance=1))
+    kinds, whole = operations(tmp_path / "m.tflite")
+    assert whole and "QUANTIZE" not in kinds
 
 
 @pytest.mark.parametrize("variant", WHOLE)

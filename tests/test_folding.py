@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 import keras_resdense
-from keras_resdense.folding import fold_batch_norm, in_float32
+from keras_resdense import count_macs
+from keras_resdense.folding import fold_batch_norm, in_float32, rewrite_for_phones
 from keras_resdense.resnet import ORDERS
 
 REPRESENTATIVES = [
@@ -164,6 +165,27 @@ def test_layers_between_convolution_and_norm():
     folded = fold_batch_norm(model)
     assert [type(layer).__name__ for layer in folded.layers[1:]] == ["Conv2D", "Dropout", "AveragePooling2D"]
     assert_same(model, folded)
+
+
+def test_phones_pool_before_a_convolution_and_by_one():
+    L = keras.layers
+    images = keras.Input((8, 8, 3))
+    x = L.Conv2D(6, 1)(images)
+    pooled = L.AveragePooling2D(2)(L.Conv2D(4, 1)(x))
+    strided = L.Conv2D(4, 1, strides=2)(x)
+    model = keras.Model(images, L.Add()([pooled, strided]))
+    rewritten = rewrite_for_phones(model)
+    assert_same(model, rewritten)
+    assert count_macs(model) - count_macs(rewritten) == 6 * 4 * (8 * 8 - 4 * 4)
+    assert not any(isinstance(layer, L.AveragePooling2D) for layer in rewritten.layers)
+    uneven = small(L.AveragePooling2D(2, padding="same"), L.AveragePooling2D(3, strides=2), shape=(5, 7, 3))
+    assert_same(uneven, rewrite_for_phones(uneven))
+
+
+@pytest.mark.parametrize("variant", ROWS + WHOLE)
+def test_what_phones_run_computes_the_same(variant):
+    model = build(variant)
+    assert_same(model, rewrite_for_phones(model))
 
 
 def test_zero_padding_between_them_only_where_nothing_is_added():

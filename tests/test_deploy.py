@@ -1,0 +1,57 @@
+"""`keras-resdense export`: a run's model in more formats, with the run's own images."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+import keras_resdense
+from keras_resdense import recipes
+from keras_resdense.__main__ import main
+from keras_resdense.export import EXPORTERS
+from keras_resdense.recipes import RECIPE_FILE, Recipe, Settings
+
+ROW = dataclasses.replace(keras_resdense.VARIANTS["resnet20"], depths=(1, 1), filters=(8, 16))
+
+
+@pytest.fixture
+def run(tmp_path):
+    """Returns the folder of a run on the digits, with what `export` reads of it."""
+    folder = tmp_path / "run"
+    folder.mkdir()
+    keras_resdense.create_model(ROW, input_shape=(8, 8, 1), classes=10).save(folder / "model.keras")
+    (folder / RECIPE_FILE).write_text(recipes.describe(Recipe(data="digits"), Settings()))
+    return folder
+
+
+def export(run, *options):
+    return main(["export", str(run), "--compared-images", "40", "--calibration-images", "200", *map(str, options)])
+
+
+@pytest.mark.filterwarnings("ignore:The model sees")
+def test_formats_in_one_table(run, capsys):
+    formats = ["tflite", "tflite_int8"]
+    assert export(run, "--uint8-pixels", "--any-batch", "--format", *formats) == 0
+    header, *lines = capsys.readouterr().out.strip().splitlines()[-3:]
+    assert [line.split()[0] for line in [header, *lines]] == ["format", *formats]
+    for name in formats:
+        read = EXPORTERS[name].read(run / EXPORTERS[name].file_name)
+        assert read(np.zeros((3, 8, 8, 1), "uint8")).shape == (3, 10)
+    assert (run / "labels.txt").read_text().split() == [str(digit) for digit in range(10)]
+    assert export(run, "--format", "tflite") == 1
+    assert "exists: choose another path, or overwrite it" in capsys.readouterr().err
+
+
+def test_into_another_folder(run, tmp_path):
+    assert export(run, "--format", "tflite", "--folder", tmp_path / "phone") == 0
+    assert {file.name for file in (tmp_path / "phone").iterdir()} == {"model.tflite", "model.tflite.json", "labels.txt"}
+
+
+def test_bad_input(run, tmp_path, capsys):
+    assert export(tmp_path / "none", "--format", "tflite") == 1
+    assert "is not the folder of a run" in capsys.readouterr().err
+    assert export(run, "--format", "tflite", "--compared-images", "0") == 1
+    assert "compared_images is 0; it must be at least 1" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        export(run, "--format", "tflight")
+    assert "invalid choice: 'tflight'" in capsys.readouterr().err

@@ -1,10 +1,11 @@
 """Transfer learning: what a backbone learned on five kinds of clothes helps to tell the other five apart.
 
-Trains a ResNet-20 on all images of classes 0–4 of Fashion-MNIST, then learns classes 5–9 from 20 images
-each: with the backbone frozen, with it fine-tuned, and from scratch. Prints the mean accuracy of three seeds on
-the 5,000 test images of classes 5–9.
+Trains a ResNet-20 on the 30,000 images of the even classes of Fashion-MNIST (T-shirt, pullover, coat, shirt,
+bag), then learns the odd ones (trouser, dress, sandal, sneaker, boot) from 20 images each: with the backbone
+frozen, with it fine-tuned, and from scratch. Prints the mean accuracy of three seeds on the 5,000 test images
+of the odd classes.
 
-    python examples/transfer_learning.py [--epochs 3] [--seeds 3]
+    python examples/transfer_learning.py [--epochs 2] [--seeds 3]
 
 Fashion-MNIST comes through TFDS, which downloads it unless it is there. About ten minutes on two cores.
 """
@@ -21,10 +22,13 @@ LABELS_PER_CLASS = 20
 FEW_EPOCHS = 40
 
 
-def load(split: str, classes: range) -> tuple[np.ndarray, np.ndarray]:
+EVEN, ODD = 0, 1
+
+
+def load(split: str, parity: int) -> tuple[np.ndarray, np.ndarray]:
     images, labels = tfds.as_numpy(tfds.load("fashion_mnist", split=split, batch_size=-1, as_supervised=True))
-    chosen = np.isin(labels, classes)
-    return images[chosen].astype("float32"), labels[chosen] - classes.start
+    chosen = labels % 2 == parity
+    return images[chosen].astype("float32"), labels[chosen] // 2
 
 
 def classifier(backbone: keras.Model) -> keras.Model:
@@ -46,12 +50,12 @@ def backbone() -> keras.Model:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--epochs", type=int, default=3, help="on the first five classes; default %(default)s")
+    parser.add_argument("--epochs", type=int, default=2, help="on the even classes; default %(default)s")
     parser.add_argument("--seeds", type=int, default=3, help="default %(default)s")
     options = parser.parse_args()
-    many, many_labels = load("train", range(0, 5))
-    rest, rest_labels = load("train", range(5, 10))
-    test, test_labels = load("test", range(5, 10))
+    many, many_labels = load("train", EVEN)
+    rest, rest_labels = load("train", ODD)
+    test, test_labels = load("test", ODD)
     accuracies = {"from scratch": [], "frozen backbone": [], "fine-tuned": []}
     for seed in range(options.seeds):
         keras.utils.set_random_seed(seed)

@@ -7,6 +7,7 @@ A builder takes the arguments of keras.applications with their meanings and defa
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import difflib
 import fnmatch
 import inspect
@@ -21,6 +22,16 @@ from keras_resdense import densenet, layers, resnet, resnet_v2
 from keras_resdense.catalogue import download, find_weights
 from keras_resdense.preprocessing import add_preprocessing
 from keras_resdense.weights import load
+
+_KNOBS_BESIDE_WEIGHTS = (
+    "output_stride",
+    "weight_decay",
+    "drop_path",
+    "dropout",
+    "head_dropout",
+    "batch_norm_momentum",
+    "zero_init_last_gamma",
+)
 
 #: Every variant: its name and its row. Change one with `dataclasses.replace(row, field=…)`.
 VARIANTS: dict[str, layers.Network] = resnet.RESNETS | resnet_v2.RESNETS_V2 | densenet.DENSENETS
@@ -128,10 +139,18 @@ def _find_weights(variant, weights: str | None, include_top: bool) -> tuple[Path
         return None, "torch"
     if Path(weights).is_file():
         return Path(weights), "torch"
-    if not isinstance(variant, str):
-        raise ValueError(f"weights is {weights!r}: a row takes None or the path of a file; there is no such file.")
-    found = find_weights(variant, weights)
+    found = find_weights(variant if isinstance(variant, str) else _variant_of(variant), weights)
     return download(found, include_top), found.preprocessing
+
+
+def _variant_of(row: layers.Network) -> str:
+    """Names the variant whose weights fit a row: the one that differs in no knob that shapes them."""
+    for name, published in VARIANTS.items():
+        if isinstance(row, type(published)):
+            same = {knob: getattr(published, knob) for knob in _KNOBS_BESIDE_WEIGHTS if hasattr(published, knob)}
+            if dataclasses.replace(row, **same) == published:
+                return name
+    raise ValueError("No published weights fit this row: it is none of VARIANTS but for knobs that shape no weights.")
 
 
 @contextlib.contextmanager

@@ -1,5 +1,6 @@
 """Published weights: rows against Keras's sources, and downloads from a server on this machine."""
 
+import dataclasses
 import hashlib
 import http.server
 import json
@@ -57,6 +58,14 @@ def test_unknown_sets_are_refused_with_those_there_are(variant, name):
         ValueError, match=f"weights is '{name}': no file, and no published set of {variant}. There are:"
     ):
         keras_resdense.create_model(variant, weights=name)
+
+
+def test_a_row_takes_the_weights_of_the_variant_it_comes_from():
+    row = dataclasses.replace(keras_resdense.VARIANTS["resnet50"], output_stride=8, weight_decay=1e-4, drop_path=0.1)
+    with pytest.raises(ValueError, match="no published set of resnet50. There are: a1_in1k"):
+        keras_resdense.create_model(row, weights="nothing")
+    with pytest.raises(ValueError, match="No published weights fit this row"):
+        keras_resdense.create_model(dataclasses.replace(row, groups=2), weights="imagenet")
 
 
 class Server(http.server.BaseHTTPRequestHandler):

@@ -11,6 +11,7 @@ import keras_resdense
 from keras_resdense import feature_extractor, freeze, weights
 from tests.golden import rule
 from tests.test_parity import ALWAYS, GOLDEN, TORCH
+from tests.zoo_facts import sweep
 
 FEATURES = np.load(GOLDEN / "torch_features.npz")
 IMAGENET = [
@@ -31,6 +32,14 @@ def test_maps_are_those_of_timm(variant):
         assert found.shape[1:] == tuple(FEATURES[f"{golden}/shape"])
         means = FEATURES[golden]
         np.testing.assert_allclose(found.mean((0, 1, 2)), means, rtol=0, atol=1e-4 * np.abs(means).max())
+
+
+@pytest.mark.parametrize(
+    "variant", sweep(v for v, row in keras_resdense.VARIANTS.items() if row.stem.image_size == 224)
+)
+def test_every_imagenet_variant_has_maps_of_every_stride(variant):
+    maps = feature_extractor(keras_resdense.create_model(variant), ("P1", "P2", "P3", "P4", "P5")).output
+    assert [maps[level].shape[1] for level in sorted(maps)] == [112, 56, 28, 14, 7]
 
 
 def test_default_levels():

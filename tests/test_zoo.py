@@ -2,6 +2,7 @@
 
 import dataclasses
 import inspect
+import re
 import subprocess
 import sys
 
@@ -12,6 +13,7 @@ import tensorflow as tf
 
 import keras_resdense
 from keras_resdense import VARIANTS, create_model, list_models
+from tests.test_densenet import derived_count
 from tests.zoo_facts import CIFAR_PARAMETERS, QUICK, TORCH, facts, sweep
 
 #: Their counts are checked always.
@@ -36,6 +38,29 @@ BOTTLENECK = {
 @pytest.mark.parametrize("variant", sweep(GOLDEN, COUNTED))
 def test_parameters_are_the_published_ones(variant):
     assert facts(variant).parameters == GOLDEN[variant]
+
+
+def residual_count(depth):
+    """Counts the parameters of a CIFAR network with 6n + 2 layers by 1512.03385, section 4.2."""
+    channels, total = 16, 9 * 3 * 16 + 2 * 16
+    for filters in (16, 32, 64):
+        for _ in range((depth - 2) // 6):
+            total += 9 * channels * filters + 2 * filters + 9 * filters * filters + 2 * filters
+            channels = filters
+    return total + 10 * channels + 10
+
+
+@pytest.mark.parametrize("variant", CIFAR_PARAMETERS)
+def test_golden_counts_of_cifar_networks_follow_from_the_papers(variant):
+    numbers = [int(number) for number in re.findall(r"\d+", variant)]
+    if not variant.startswith("dense"):
+        assert CIFAR_PARAMETERS[variant] == residual_count(*numbers)
+        return
+    depth, growth = numbers
+    compressed = variant.startswith("densenetbc")
+    layers = (depth - 4) // (6 if compressed else 3)
+    knobs = (True, 0.5, 2 * growth) if compressed else (False, 1.0, 16)
+    assert CIFAR_PARAMETERS[variant] == derived_count((layers,) * 3, growth, *knobs)
 
 
 def preactivation_count(variant):
@@ -223,8 +248,8 @@ def test_rows_can_be_changed_without_editing_the_package():
 def test_builders_have_keras_applications_signature():
     theirs = inspect.signature(keras.applications.ResNet50).parameters
     ours = inspect.signature(keras_resdense.ResNet50).parameters
-    shared = list(ours)[: len(ours) - 1]
-    assert shared == [name for name in theirs if name in ours] and list(ours)[-1] == "layer_prefix"
+    shared = [name for name in theirs if name in ours]
+    assert list(ours) == [*shared, "layer_prefix", "include_preprocessing"]
     defaults = {name: ours[name].default for name in shared if name not in ("weights", "name")}
     assert defaults == {name: theirs[name].default for name in defaults}
     assert ours["weights"].default is None
@@ -245,7 +270,7 @@ def test_list_models():
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        ({"variant": "resnet5O"}, "no variant 'resnet5O'. Closest: resnet50.*list_models"),
+        ({"variant": "resnet5O"}, "no variant 'resnet5O'. Closest: .*resnet50.*list_models"),
         ({"variant": 50}, "variant is 50"),
         ({"classes": 0}, "classes is 0"),
         ({"classes": 2.5}, "classes is 2.5"),

@@ -287,7 +287,7 @@ EXPORTERS: dict[str, Exporter] = {
     "tflite_float16": TFLite(file_name="model_float16.tflite", kind="float16", tolerance=0.02),
     "tflite_dynamic": _tflite_quantised(file_name="model_dynamic.tflite", kind="dynamic", tolerance=0.2),
     "tflite_int8": _tflite_quantised(file_name="model_int8.tflite", kind="int8", tolerance=0.3),
-    "tflite_int16x8": _tflite_quantised(file_name="model_int16x8.tflite", kind="int16x8", tolerance=0.05),
+    "tflite_int16x8": _tflite_quantised(file_name="model_int16x8.tflite", kind="int16x8", tolerance=0.1),
     "onnx": ONNX(file_name="model.onnx"),
 }
 
@@ -353,6 +353,10 @@ def export(
     path = Path(path)
     _check_model(model)
     _check_images(images, model, "images")
+    if labels is not None and np.shape(labels) != np.shape(images)[:1]:
+        raise ValueError(f"labels has shape {np.shape(labels)}; there are {len(images)} images, so ({len(images)},).")
+    if class_names and len(class_names) != model.output_shape[-1]:
+        raise ValueError(f"class_names has {len(class_names)} names; the model tells {model.output_shape[-1]} classes.")
     check_target(path, overwrite)
     exporter.check(model, calibration)
     with staged(path) as temporary:

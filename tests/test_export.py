@@ -252,6 +252,8 @@ BAD = {
     r"images has shape \(2, 32, 32, 1\); the model takes": {"images": np.zeros((2, 32, 32, 1))},
     r"images has shape \(0, 32, 32, 3\)": {"images": np.zeros((0, 32, 32, 3))},
     r"images has shape \(32, 32, 3\)": {"images": np.zeros((32, 32, 3))},
+    r"labels has shape \(3,\); there are 2 images": {"labels": np.zeros(3)},
+    "class_names has 2 names; the model tells 3 classes": {"class_names": ["a", "b"]},
     "kind is 'int4'; it must be one of float32, float16": {"format": TFLite(file_name="m", kind="int4")},
     "pixels is 'rgb'; it must be": {"format": TFLite(file_name="m", pixels="rgb")},
 }

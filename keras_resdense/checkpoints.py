@@ -52,8 +52,14 @@ def save(folder: Path, model: keras.Model, position: Position, write: bool = Tru
 
     Raises:
         OSError: If the file cannot be written. The checkpoints before it stay as they were.
+        FloatingPointError: If the weights are not finite. Nothing is written.
     """
     arrays = {f"{index:05}": keras.ops.convert_to_numpy(v) for index, v in enumerate(_variables(model))}
+    if not all(np.isfinite(array).all() for array in arrays.values()):
+        raise FloatingPointError(
+            f"The weights are no longer finite after step {position.step}. The last good ones are in {folder}."
+            " A lower learning rate or a longer warm-up often helps."
+        )
     if not write:
         return
     path = folder / f"step-{position.step:09}.npz"
@@ -81,7 +87,7 @@ def restore(folder: Path, model: keras.Model, phase: int) -> Position | None:
         if position.phase != phase:
             return None
         variables = _variables(model)
-        with _reporting_damage(path), np.load(path) as file:
+        with _reporting_damage(path), open(path, "rb") as opened, np.load(opened) as file:
             values = [file[f"{index:05}"] for index in range(len(variables))]
             for variable, value in zip(variables, values, strict=True):
                 variable.assign(value)
@@ -117,7 +123,7 @@ def _newest_first(folder: Path) -> list[Path]:
 
 def _readable(folder: Path) -> Iterator[tuple[Path, Position]]:
     for path in _newest_first(folder):
-        with _reporting_damage(path), np.load(path) as file:
+        with _reporting_damage(path), open(path, "rb") as opened, np.load(opened) as file:
             if file.zip.testzip():
                 raise zipfile.BadZipFile("a checksum does not fit")
             position = json.loads(str(file["position"]))

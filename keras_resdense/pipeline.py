@@ -130,7 +130,8 @@ def test_batches(examples: Examples, plan: Plan, strategy=None):
     Returns:
         The data set, and the steps of one pass over the images. It holds images
         `(batch, height, width, channels)` float32, pixels 0–255, classes `(batch, classes)` float32, and
-        weights `(batch,)`: all batches are full, and what fills up the last weighs 0, the rest 1.
+        weights `(batch,)`: all batches are full, and what fills up the last weighs 0, the rest so much that
+        Keras's loss, which it divides by the filled batches, is the mean over the images.
     """
     import tensorflow as tf
 
@@ -142,7 +143,7 @@ def test_batches(examples: Examples, plan: Plan, strategy=None):
 
     def load(handle):
         image, label, _ = examples.read(handle)
-        return crop(image), tf.one_hot(label, plan.classes), 1.0
+        return crop(image), tf.one_hot(label, plan.classes), steps * batch * replicas / examples.count
 
     def share(context):
         workers = context.num_input_pipelines

@@ -117,7 +117,7 @@ def train(
     with _precision(settings.precision):
         keras.utils.set_random_seed(settings.seed)
         normalisation = pipeline.pixel_statistics(data.train, plan)
-        with devices.scope():
+        with devices.scope(), synchronised_statistics():
             model = build_classifier(row, plan, normalisation, data.image_shape[2])
             if recipe.accumulation > 1:
                 model = accumulation.Accumulating(model, recipe.accumulation)
@@ -186,6 +186,23 @@ def build_classifier(row, plan: pipeline.Plan, normalisation, channels: int) -> 
         classifier_activation="sigmoid" if recipe.loss == "binary" else "softmax",
         name=recipe.model,
     )
+
+
+@contextlib.contextmanager
+def synchronised_statistics() -> Iterator[None]:
+    """Lets the replicas of a model that is built here keep one moving average of batch statistics, their mean.
+
+    Each replica would otherwise keep its own, and only that of the first would be evaluated and saved.
+    """
+    import tensorflow as tf
+
+    def create(next_creator, **options):
+        if options.get("trainable") is False and tf.as_dtype(options["dtype"]).is_floating:
+            options["aggregation"] = tf.VariableAggregation.MEAN
+        return next_creator(**options)
+
+    with tf.variable_creator_scope(create):
+        yield
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

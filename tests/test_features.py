@@ -1,6 +1,7 @@
 """Backbones: feature maps against timm's, and freezing."""
 
 import dataclasses
+import json
 
 import keras
 import numpy as np
@@ -32,6 +33,15 @@ def test_maps_are_those_of_timm(variant):
         assert found.shape[1:] == tuple(FEATURES[f"{golden}/shape"])
         means = FEATURES[golden]
         np.testing.assert_allclose(found.mean((0, 1, 2)), means, rtol=0, atol=1e-4 * np.abs(means).max())
+
+
+KERASHUB = json.loads((GOLDEN / "kerashub_shapes.json").read_text())
+
+
+@pytest.mark.parametrize("variant", sweep(KERASHUB))
+def test_shapes_are_those_of_kerashubs_pyramids(variant):
+    maps = feature_extractor(keras_resdense.create_model(variant)).output
+    assert {level: list(found.shape[1:]) for level, found in maps.items()} == KERASHUB[variant]
 
 
 @pytest.mark.parametrize(

@@ -179,7 +179,8 @@ def test_a_run_s_folder(tmp_path):
     }
     assert {path.name for path in run.folder.iterdir()} - {"tensorboard"} == expected
     for name in ("curves.png", "confusion.png"):
-        assert min(Image.open(run.folder / name).size) >= 400
+        with Image.open(run.folder / name) as image:
+            assert min(image.size) >= 400
     results = json.loads((run.folder / "run.json").read_text())
     assert results["accuracy"] == run.accuracy and sum(map(sum, results["confusion"])) == 360
     rows = history_of(run)

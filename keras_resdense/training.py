@@ -196,12 +196,11 @@ def synchronised_statistics() -> Iterator[None]:
     """
     import tensorflow as tf
 
-    def create(next_creator, **options):
-        if options.get("trainable") is False and tf.as_dtype(options["dtype"]).is_floating:
-            options["aggregation"] = tf.VariableAggregation.MEAN
-        return next_creator(**options)
+    def averaged(options: dict) -> dict:
+        statistic = options.get("trainable") is False and tf.as_dtype(options["dtype"]).is_floating
+        return options | {"aggregation": tf.VariableAggregation.MEAN} if statistic else options
 
-    with tf.variable_creator_scope(create):
+    with tf.variable_creator_scope(lambda create, **options: create(**averaged(options))):
         yield
 
 

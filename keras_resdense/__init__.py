@@ -3,15 +3,18 @@
 from keras_resdense import startup  # noqa: F401, I001  # before TensorFlow is loaded
 from keras_resdense.analysis import count_macs, count_parameters
 from keras_resdense.catalogue import list_weights
+from keras_resdense.data import load_data
 from keras_resdense.densenet import DenseNet, DenseStyle, dense_block, dense_layer, transition_layer
 from keras_resdense.export import export
 from keras_resdense.folding import fold_batch_norm
 from keras_resdense.features import feature_extractor, freeze
 from keras_resdense.layers import BatchNormalization, Convolution
 from keras_resdense.preprocessing import decode_predictions, preprocess_input
+from keras_resdense.recipes import RECIPES, Recipe, Settings
 from keras_resdense.resnet import ORDERS, ResidualStyle, ResNet, basic_block, bottleneck_block
 from keras_resdense.resnet import identity_block, projection_block, residual_unit
 from keras_resdense.resnet_v2 import preactivation_unit
+from keras_resdense.training import Run, strategy, train
 from keras_resdense.zoo import (
     VARIANTS,
     DenseNet100_12,
@@ -104,6 +107,8 @@ __all__ = [
     "PreActResNet1001",
     "PreActResNet110",
     "PreActResNet164",
+    "RECIPES",
+    "Recipe",
     "ResNeXt101_32x8d",
     "ResNeXt101_64x4d",
     "ResNeXt50_32x4d",
@@ -139,11 +144,13 @@ __all__ = [
     "ResNet50V2_Keras",
     "ResNet56",
     "ResidualStyle",
+    "Run",
     "SEResNet101",
     "SEResNet152",
     "SEResNet18",
     "SEResNet34",
     "SEResNet50",
+    "Settings",
     "VARIANTS",
     "WideResNet101_2",
     "WideResNet50_2",
@@ -155,16 +162,19 @@ __all__ = [
     "decode_predictions",
     "dense_block",
     "dense_layer",
-    "feature_extractor",
     "export",
+    "feature_extractor",
     "fold_batch_norm",
     "freeze",
     "identity_block",
     "list_models",
     "list_weights",
+    "load_data",
     "preactivation_unit",
     "preprocess_input",
     "projection_block",
     "residual_unit",
+    "strategy",
+    "train",
     "transition_layer",
 ]

@@ -137,7 +137,9 @@ class DenseNet(DenseStyle, Network):
         after_stem = ("bn", "relu") if self.stem.pool else ()
         filters = self.stem_filters or 2 * self.growth_rate
         x = layers.add_stem(x, self.stem, filters, self, after_stem, f"{prefix}stem")
-        for stage, (depth, (stride, dilation, _)) in enumerate(zip(self.depths, self.stage_steps(), strict=True), start=2):
+        for stage, (depth, (stride, dilation, _)) in enumerate(
+            zip(self.depths, self.stage_steps(), strict=True), start=2
+        ):
             if stage > 2:
                 x = transition_layer(
                     x, self.compression, stride=stride, style=self, name=f"{prefix}stage{stage - 1}_transition"

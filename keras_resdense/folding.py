@@ -8,13 +8,13 @@ and runtimes fuse the ReLU behind it; scale and shift alone would be two.
 
 from __future__ import annotations
 
-import contextlib
 import json
-import sys
 from collections.abc import Callable, Iterator
 
 import keras
 import numpy as np
+
+from keras_resdense.layers import deep_recursion
 
 
 def fold_batch_norm(model: keras.Model) -> keras.Model:
@@ -66,17 +66,6 @@ def in_float32(model: keras.Model) -> keras.Model:
 def is_graph(model: keras.Model) -> bool:
     """Says whether the graph of a model's layers is known: functional models, and sequential ones once built."""
     return bool(model.built) if isinstance(model, keras.Sequential) else "input_layers" in model.get_config()
-
-
-@contextlib.contextmanager
-def deep_recursion() -> Iterator[None]:
-    """Lets Keras, which walks a model's graph by recursion, reach the first layer of the deepest networks."""
-    limit = sys.getrecursionlimit()
-    sys.setrecursionlimit(max(limit, 10_000))
-    try:
-        yield
-    finally:
-        sys.setrecursionlimit(limit)
 
 
 class _Graph:

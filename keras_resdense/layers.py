@@ -19,11 +19,13 @@ Choices on which model zoos disagree, and ours:
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import math
 import statistics
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 
 import keras
 import numpy as np
@@ -337,6 +339,17 @@ def apply_steps(x, steps: tuple[str, ...], style: Style, name: str, index: int |
         layer_name = f"{name}_{step}{index}"
         x = relu(x, layer_name) if step == "relu" else batch_norm(x, style, layer_name, zero_init)
     return x
+
+
+@contextlib.contextmanager
+def deep_recursion() -> Iterator[None]:
+    """Lets Keras, which walks a model's graph by recursion, reach the first layer of the deepest networks."""
+    limit = sys.getrecursionlimit()
+    sys.setrecursionlimit(max(limit, 10_000))
+    try:
+        yield
+    finally:
+        sys.setrecursionlimit(limit)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

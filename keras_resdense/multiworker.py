@@ -40,7 +40,7 @@ def multi_worker_strategy():
         raise ValueError(
             "Several workers are asked for, but neither TF_CONFIG nor SLURM names them. For two on this machine, set"
             ' TF_CONFIG=\'{"cluster": {"worker": ["127.0.0.1:5001", "127.0.0.1:5002"]}, "task": {"type": "worker",'
-            " \"index\": 0}}' for one and index 1 for the other."
+            ' "index": 0}}\' for one and index 1 for the other.'
         )
     mend()
     resolver = None if "TF_CONFIG" in os.environ else tf.distribute.cluster_resolver.SlurmClusterResolver()

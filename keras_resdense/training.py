@@ -70,7 +70,7 @@ def strategy(name: str = "auto"):
     gpus = tf.config.list_logical_devices("GPU")
     if name == "mirrored":
         return tf.distribute.MirroredStrategy([device.name for device in gpus or tf.config.list_logical_devices("CPU")])
-    if name == "auto" and len(gpus) > 1:
+    if name == "auto" and gpus:
         return tf.distribute.MirroredStrategy()
     if name in ("auto", "none"):
         return tf.distribute.OneDeviceStrategy("/gpu:0" if gpus else "/cpu:0")

@@ -6,12 +6,10 @@ A builder takes the arguments of keras.applications with their meanings and defa
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import difflib
 import fnmatch
 import inspect
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec
@@ -126,7 +124,7 @@ def create_model(
         x = keras.layers.GlobalMaxPooling2D(name=f"{layer_prefix}max_pool")(x)
     sources = keras.utils.get_source_inputs(images)
     inputs = sources[0] if len(sources) == 1 else sources
-    with _deep_recursion():
+    with layers.deep_recursion():
         model = keras.Model(inputs, x, name=name)
     if file:
         load(model, file, layer_prefix)
@@ -151,17 +149,6 @@ def _variant_of(row: layers.Network) -> str:
             if dataclasses.replace(row, **same) == published:
                 return name
     raise ValueError("No published weights fit this row: it is none of VARIANTS but for knobs that shape no weights.")
-
-
-@contextlib.contextmanager
-def _deep_recursion():
-    """Lets Keras, which walks a model's graph by recursion, reach the first layer of the deepest variants."""
-    limit = sys.getrecursionlimit()
-    sys.setrecursionlimit(max(limit, 10_000))
-    try:
-        yield
-    finally:
-        sys.setrecursionlimit(limit)
 
 
 def _images(input_tensor, input_shape, row: layers.Network, prefix: str):

@@ -12,7 +12,13 @@ import keras_resdense
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "keras_resdense"
 TREES = {path.stem: ast.parse(path.read_text()) for path in PACKAGE.rglob("*.py")}
-FLOORS = [{"startup"}, {"layers"}, {"resnet", "resnet_v2", "densenet"}, {"weights"}, {"zoo"}]
+FLOORS = [
+    {"startup"},
+    {"layers"},
+    {"resnet", "resnet_v2", "densenet"},
+    {"weights", "catalogue", "preprocessing"},
+    {"zoo"},
+]
 MODELS = {"resnet", "resnet_v2", "densenet", "zoo"}
 BLOCKS = "basic_block bottleneck_block identity_block projection_block residual_unit preactivation_unit"
 BLOCKS += " dense_layer dense_block transition_layer"

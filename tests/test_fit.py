@@ -54,16 +54,29 @@ def test_mixed_precision_trains_and_predicts_in_float32(policy):
         keras.config.set_dtype_policy("float32")
 
 
-@pytest.mark.parametrize("family", ["resnet", "preactivation", "densenet"])
+# Pre-activation lets float32's rounding grow above any tolerance worth the name within three steps.
+PRECISE = {"resnet": "float32", "densenet": "float32", "preactivation": "float64"}
+
+
+@pytest.mark.parametrize("family", PRECISE)
 def test_two_devices_give_the_weights_of_one(family):
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(PRECISE[family])
+    try:
+        assert_two_devices_give_the_weights_of_one(TINY[family])
+    finally:
+        keras.config.set_dtype_policy(before)
+
+
+def assert_two_devices_give_the_weights_of_one(row):
     # Both halves of a batch hold the same images, so that batch statistics are those of the whole.
     images, labels = (np.concatenate([part, part]) for part in (IMAGES[:4], LABELS[:4]))
     batches = tf.data.Dataset.from_tensors((images, labels)).repeat(3)
-    one = compiled(TINY[family])
+    one = compiled(row)
     # Collectives of two strategies in one process get in each other's way; this reduction has none.
     reduction = tf.distribute.ReductionToOneDevice()
     with tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"], reduction).scope():
-        two = compiled(TINY[family])
+        two = compiled(row)
     two.set_weights(one.get_weights())
     for model in (one, two):
         model.fit(batches, epochs=1, shuffle=False, verbose=0)

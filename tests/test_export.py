@@ -206,7 +206,7 @@ def test_other_channels_without_top_and_frozen(format, tmp_path):
 def test_from_mixed_precision_training_under_a_mirrored_strategy(tmp_path):
     keras.config.set_dtype_policy("mixed_bfloat16")
     try:
-        with tf.distribute.MirroredStrategy(["/cpu:0", "/cpu:1"]).scope():
+        with tf.distribute.MirroredStrategy(["/cpu:0", "/cpu:1"], tf.distribute.ReductionToOneDevice()).scope():
             model = tiny()
             model.compile("sgd", "sparse_categorical_crossentropy")
         images = some_images(8).astype("float32")

@@ -9,8 +9,10 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import fnmatch
+import functools
 import inspect
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec
 
@@ -176,6 +178,9 @@ def _images(input_tensor, input_shape, row: layers.Network, prefix: str):
 Arguments = ParamSpec("Arguments")
 
 
+_signature = functools.cache(partial(inspect.signature, eval_str=True))
+
+
 def _builder(create: Callable[Concatenate[str, Arguments], keras.Model], name: str) -> Callable[Arguments, keras.Model]:
     """Returns `create` for one variant, with a signature and documentation of its own."""
     variant = name.lower()
@@ -184,7 +189,7 @@ def _builder(create: Callable[Concatenate[str, Arguments], keras.Model], name: s
     def build(*args: Arguments.args, **kwargs: Arguments.kwargs) -> keras.Model:
         return create(variant, *args, **kwargs)
 
-    signature = inspect.signature(create, eval_str=True)
+    signature = _signature(create)
     _, *parameters = signature.parameters.values()
     build.__signature__ = signature.replace(
         parameters=[p.replace(default=classes, annotation=int) if p.name == "classes" else p for p in parameters]

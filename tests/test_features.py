@@ -11,13 +11,11 @@ import tensorflow as tf
 import keras_resdense
 from keras_resdense import feature_extractor, freeze, weights
 from tests.golden import rule
-from tests.test_parity import ALWAYS, GOLDEN, TORCH
-from tests.zoo_facts import sweep
+from tests.test_parity import ALWAYS, GOLDEN
+from tests.zoo_facts import TORCH, sweep
 
 FEATURES = np.load(GOLDEN / "torch_features.npz")
-IMAGENET = [
-    name if name in ALWAYS else pytest.param(name, marks=pytest.mark.sweep) for name in TORCH if "@" not in name
-]
+IMAGENET = sweep([name for name in TORCH if "@" not in name], ALWAYS)
 RANDOM = np.random.default_rng(0)
 IMAGES = RANDOM.normal(size=(8, 32, 32, 3)).astype("float32")
 LABELS = RANDOM.integers(0, 10, 8)

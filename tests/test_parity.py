@@ -5,8 +5,6 @@ that recorded it; weights and images follow a rule that both sides recompute.
 """
 
 import dataclasses
-import gzip
-import json
 from pathlib import Path
 
 import keras
@@ -17,29 +15,14 @@ from keras import applications
 import keras_resdense
 from keras_resdense import weights
 from tests.golden import rule
+from tests.zoo_facts import KERAS, TORCH, sweep
 
 GOLDEN = Path(__file__).parent / "golden"
-TORCH = json.loads(gzip.decompress((GOLDEN / "torch_parameters.json.gz").read_bytes()))
 LOGITS = np.load(GOLDEN / "torch_logits.npz")
-KERAS = {
-    "resnet50v1": applications.ResNet50,
-    "resnet101v1": applications.ResNet101,
-    "resnet152v1": applications.ResNet152,
-    "resnet50v2_keras": applications.ResNet50V2,
-    "resnet101v2_keras": applications.ResNet101V2,
-    "resnet152v2_keras": applications.ResNet152V2,
-    "densenet121": applications.DenseNet121,
-    "densenet169": applications.DenseNet169,
-    "densenet201": applications.DenseNet201,
-}
 SIZES = (224, 161)
 #: One of each family and of each way to dilate; all others are in the sweep.
 ALWAYS = {"resnet18", "resnet50d", "seresnet18", "resnet18v2", "resnet50v2@8", "densenet121", "resnet50@16"}
 ALWAYS |= {"resnet50v1", "resnet50v2_keras", "resnext50_32x4d"}
-
-
-def representatives(names):
-    return [name if name in ALWAYS else pytest.param(name, marks=pytest.mark.sweep) for name in names]
 
 
 def assert_same_logits(ours, theirs):
@@ -52,7 +35,7 @@ def build(variant):
     return keras_resdense.create_model(row, input_shape=(None, None, 3), classifier_activation=None)
 
 
-@pytest.mark.parametrize("variant", representatives(TORCH))
+@pytest.mark.parametrize("variant", sweep(TORCH, ALWAYS))
 def test_logits_are_those_of_timm_and_torchvision(variant):
     model = build(variant)
     weights.assign(model, {name: rule.array(name, tuple(shape)) for name, shape in TORCH[variant]["tensors"]}, "torch")
@@ -72,10 +55,10 @@ def randomised(peer: keras.Model) -> keras.Model:
     return peer
 
 
-@pytest.mark.parametrize("variant", representatives(KERAS))
+@pytest.mark.parametrize("variant", sweep(KERAS, ALWAYS))
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_features_are_those_of_keras_applications(variant):
-    peer = randomised(KERAS[variant](weights=None, include_top=False, pooling="avg"))
+    peer = randomised(getattr(applications, KERAS[variant])(weights=None, include_top=False, pooling="avg"))
     tensors = {f"{layer.name}/{weight.name}": np.asarray(weight) for layer in peer.layers for weight in layer.weights}
     model = keras_resdense.create_model(variant, include_top=False, pooling="avg")
     weights.assign(model, tensors, "keras")

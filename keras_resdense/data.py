@@ -8,6 +8,7 @@ anywhere and spread over any number of workers.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -31,11 +32,13 @@ class Examples:
         order: From a key, two whole numbers, to a `tf.data.Dataset` of handles in an order that depends on
             the key alone; from None to their own order.
         read: From a handle to an image `(height, width, channels)` uint8, its class and its number.
+        uniform: Whether all images are of one size and `read` takes many handles at once, too.
     """
 
     count: int
     order: Callable[[Any], Any]
     read: Callable[[Any], tuple[Any, Any, Any]]
+    uniform: bool = False
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -81,13 +84,13 @@ def load_data(name: str = "digits", data_dir: str | None = None, on_bad_image: s
     return _tfds(name, data_dir)
 
 
-def in_memory(handles, labels: np.ndarray, decode: Callable[[Any], Any]) -> Examples:
+def in_memory(handles, labels: np.ndarray, decode: Callable[[Any], Any] | None = None) -> Examples:
     """Makes examples of what fits in memory.
 
     Args:
         handles: Pixels, encoded images or paths, `(examples, ...)`.
         labels: Their classes, `(examples,)`.
-        decode: From one handle to an image `(height, width, channels)` uint8.
+        decode: From one handle to an image `(height, width, channels)` uint8; None if handles are pixels.
     """
     import tensorflow as tf
 
@@ -101,7 +104,11 @@ def in_memory(handles, labels: np.ndarray, decode: Callable[[Any], Any]) -> Exam
             numbers = tf.random.experimental.stateless_shuffle(numbers, key)
         return tf.data.Dataset.from_tensor_slices(numbers)
 
-    return Examples(count=count, order=order, read=lambda number: (decode(handles[number]), labels[number], number))
+    def read(numbers):
+        image = tf.gather(handles, numbers)
+        return decode(image) if decode else image, tf.gather(labels, numbers), numbers
+
+    return Examples(count=count, order=order, read=read, uniform=decode is None)
 
 
 def split_stratified(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -134,7 +141,7 @@ def _digits() -> ImageData:
     digits = load_digits()
     pixels = np.round(digits.images[..., None] * (255 / 16)).astype("uint8")
     parts = split_stratified(digits.target)
-    train, test = (in_memory(pixels[part], digits.target[part], lambda pixels: pixels) for part in parts)
+    train, test = (in_memory(pixels[part], digits.target[part]) for part in parts)
     names = tuple(map(str, digits.target_names))
     return ImageData(name="digits", train=train, test=test, class_names=names, image_shape=pixels.shape[1:])
 
@@ -177,14 +184,15 @@ def _held_in_memory(builder, split: str) -> Examples:
     import tensorflow as tf
     import tensorflow_datasets as tfds
 
-    examples = builder.as_dataset(split=split, decoders={"image": tfds.decode.SkipDecoding()})
-    encoded, labels = zip(*((row["image"], row["label"]) for row in tfds.as_numpy(examples)), strict=True)
-    channels = builder.info.features["image"].shape[-1] or 3
+    image, count = builder.info.features["image"], builder.info.splits[split].num_examples
+    uniform = None not in image.shape and image.dtype == np.uint8 and count * math.prod(image.shape) <= MEMORY_LIMIT
+    decoders = {} if uniform else {"image": tfds.decode.SkipDecoding()}
+    examples = builder.as_dataset(split=split, batch_size=-1, decoders=decoders)
 
-    def decode(image):
-        return tf.io.decode_image(image, channels=channels, expand_animations=False)
+    def decode(encoded):
+        return tf.io.decode_image(encoded, channels=image.shape[-1] or 3, expand_animations=False)
 
-    return in_memory(np.array(encoded, object), np.array(labels), decode)
+    return in_memory(examples["image"], examples["label"], None if uniform else decode)
 
 
 def _streamed(builder, split: str) -> Examples:

@@ -1,13 +1,16 @@
-"""From examples to batches: augmentation by Keras's layers, whose chances hang on the image, not on the machine.
+"""From examples to batches: augmentation by Keras's layers, whose chances hang on the place, not on the machine.
 
-The seeds of an image are drawn from (seed, epoch, number of the image, number of its repetition) and from
-nothing else. Batch b of an epoch holds the same images, augmented alike, on any number of replicas and
-workers, and after a training was resumed at any step.
+An image is cropped, and goes through RandAugment, alone, with seeds from (seed, epoch, number of the image,
+number of its repetition). Whatever a layer of Keras does to each image of a batch on its own is done to
+`GROUP` images at once, which costs a fraction of their time one by one; its seeds come from (seed, epoch,
+place of the group in the epoch). Batch b of an epoch therefore holds the same images, augmented alike, on any
+number of replicas and workers, and after a training was resumed at any step.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 
 import keras
@@ -16,8 +19,11 @@ import numpy as np
 from keras_resdense.data import Examples
 from keras_resdense.recipes import Recipe
 
-#: Images that mixup and cutmix mix with one another; a worker's share of a batch is a multiple of it.
-MIX_GROUP = 8
+#: Images that are augmented together, and that mixup and cutmix mix with one another; where the batch is no
+#: multiple of it, groups are smaller.
+GROUP = 8
+#: Seeds that an image or a group has in an epoch.
+DRAWS = 2**10
 #: Images of a batch in evaluation, of each replica.
 TEST_BATCH = 256
 #: Images that the normalisation of pixels is measured on.
@@ -78,43 +84,43 @@ def training_batches(examples: Examples, plan: Plan, strategy, first_step: int =
             f" of {replicas * recipe.accumulation}."
         )
     first_epoch, skipped = divmod(first_step, steps)
-    augment, mix = _augmentation(plan), _mixing(recipe)
+    group = GROUP if recipe.mixup or recipe.cutmix else math.gcd(batch, GROUP)
+    alone, together = _augmentation_alone(plan), _augmentation_together(plan)
 
     def epoch_examples(epoch):
-        order = examples.order(tf.stack([tf.constant(plan.seed, tf.int64), epoch]))
-        repeated = order.flat_map(
-            lambda *handle: tf.data.Dataset.range(recipe.repeats).map(lambda time: (epoch, time, handle[0]))
-        )
-        return repeated.take(steps * batch)
+        handles = examples.order(tf.stack([tf.constant(plan.seed, tf.int64), epoch]))
+        if recipe.repeats > 1:
+            handles = handles.flat_map(lambda handle: tf.data.Dataset.from_tensors(handle).repeat(recipe.repeats))
+        placed = tf.data.Dataset.zip(tf.data.Dataset.from_tensors(epoch).repeat(), handles.enumerate())
+        return placed.take(steps * batch)
 
-    def load(epoch, time, handle):
+    def load(epoch, placed):
+        place, handle = placed
         image, label, number = examples.read(handle)
-        key = tf.random.experimental.stateless_fold_in(tf.stack([tf.constant(plan.seed, tf.int64), epoch]), number)
-        key = tf.random.experimental.stateless_fold_in(key, time)
-        return augment(image, key), tf.one_hot(label, plan.classes), key
+        image = alone(image, _key(plan.seed, epoch, number * recipe.repeats + place % recipe.repeats))
+        return image, tf.one_hot(label, plan.classes), epoch, place
 
-    def smooth(images, labels, *_):
-        return images, labels * (1 - recipe.label_smoothing) + recipe.label_smoothing / plan.classes
+    def augment(images, labels, epochs, places):
+        return together(images, labels, _key(plan.seed, epochs[0], -1 - places[0]))
 
     def share(context):
         mine = batch // context.num_input_pipelines
-        if mix and mine % MIX_GROUP:
+        if mine % group:
             raise ValueError(
-                f"mixup and cutmix mix {MIX_GROUP} images at a time, but a worker's share of a step is {mine} images:"
+                f"{group} images at a time are augmented together, but a worker's share of a step is {mine} images:"
                 " change batch_size."
             )
         elements = tf.data.Dataset.counter(first_epoch).flat_map(epoch_examples).skip(skipped * batch)
         if context.num_input_pipelines > 1:
             elements = elements.enumerate()
-            elements = elements.filter(lambda place, _: place % batch // mine == context.input_pipeline_id)
+            elements = elements.filter(lambda count, _: count % batch // mine == context.input_pipeline_id)
             elements = elements.map(lambda _, element: element)
-        elements = elements.map(load, tf.data.AUTOTUNE, deterministic=True)
-        if mix:
-            elements = elements.batch(MIX_GROUP, drop_remainder=True).map(mix, tf.data.AUTOTUNE, deterministic=True)
-            elements = elements.rebatch(batch // replicas, drop_remainder=True)
+        if examples.uniform and recipe.crop == "none" and not recipe.rand_augment:
+            elements = elements.batch(group, drop_remainder=True).map(load, tf.data.AUTOTUNE, deterministic=True)
         else:
-            elements = elements.batch(batch // replicas, drop_remainder=True)
-        return elements.map(smooth).prefetch(tf.data.AUTOTUNE)
+            elements = elements.map(load, tf.data.AUTOTUNE, deterministic=True).batch(group, drop_remainder=True)
+        elements = elements.map(augment, tf.data.AUTOTUNE, deterministic=True)
+        return elements.rebatch(batch // replicas, drop_remainder=True).prefetch(tf.data.AUTOTUNE)
 
     return strategy.distribute_datasets_from_function(share)
 
@@ -176,7 +182,7 @@ def pixel_statistics(examples: Examples, plan: Plan) -> tuple[list[float], list[
 
 
 class _KeyedSeeds(keras.random.SeedGenerator):
-    """Draws seeds from a key, for layers that ask for one after another."""
+    """Counts seeds up from a key, for layers that ask for one after another; TensorFlow scrambles them."""
 
     def __init__(self):
         super().__init__(seed=0)
@@ -189,35 +195,82 @@ class _KeyedSeeds(keras.random.SeedGenerator):
         import tensorflow as tf
 
         self.draws += 1
-        return tf.random.experimental.stateless_fold_in(self.key, self.draws)
+        return self.key + tf.constant([0, self.draws], tf.int64)
 
 
-def _augmentation(plan: Plan):
-    """Returns a function from an image of any size and a key to an augmented image of the network's size."""
+def _key(seed: int, epoch, number):
+    """Returns a key of its own, with room for `DRAWS` seeds, for what has this number in an epoch."""
     import tensorflow as tf
 
-    recipe, (height, width) = plan.recipe, plan.size
-    seeds = _KeyedSeeds()
-    layers = []
-    if recipe.padding:
-        layers += [keras.layers.ZeroPadding2D(recipe.padding), keras.layers.RandomCrop(height, width)]
-    if recipe.flip:
-        layers.append(keras.layers.RandomFlip("horizontal"))
+    return tf.stack([tf.constant(seed * 2**32, tf.int64) + epoch, number * DRAWS])
+
+
+def _augmentation_alone(plan: Plan):
+    """Returns a function from an image of any size and a key to an image of the network's size."""
+    import tensorflow as tf
+
+    recipe, seeds, layers = plan.recipe, _KeyedSeeds(), []
     if recipe.rand_augment:
+        # It would choose the same operations for all images of a group.
         layers.append(keras.layers.RandAugment(value_range=(0, 255), num_ops=2, factor=recipe.rand_augment / 10))
-    if recipe.erasing:
-        layers.append(keras.layers.RandomErasing(factor=1.0, scale=(0.02, 0.33), value_range=(0, 255)))
-    for layer in layers:
-        layer.generator = seeds
+        layers[0].generator = seeds
 
     def augment(image, key):
         seeds.restart(key)
         image = _CROPS[recipe.crop](image, plan.size, seeds)
         for layer in layers:
             image = layer(image[None], training=True)[0]
-        return tf.ensure_shape(image, (height, width, image.shape[-1]))
+        return image
 
     return augment
+
+
+def _augmentation_together(plan: Plan):
+    """Returns a function from a group of images, their classes and a key to augmented images and targets."""
+    import tensorflow as tf
+
+    recipe, (height, width), seeds = plan.recipe, plan.size, _KeyedSeeds()
+    layers, mixing = [], []
+    if recipe.padding:
+        # A crop of a padded image is a move; half a pixel more gives all whole moves the same chance.
+        moves = [(recipe.padding + 0.5) / side for side in (height, width)]
+        layers.append(keras.layers.RandomTranslation(*moves, fill_mode="constant", interpolation="nearest"))
+    if recipe.flip:
+        layers.append(keras.layers.RandomFlip("horizontal"))
+    if recipe.erasing:
+        layers.append(keras.layers.RandomErasing(factor=1.0, scale=(0.02, 0.33), value_range=(0, 255)))
+    if recipe.mixup:
+        mixing.append(keras.layers.MixUp(alpha=recipe.mixup))
+    if recipe.cutmix:
+        mixing.append(keras.layers.CutMix(factor=(recipe.cutmix, recipe.cutmix)))
+    for layer in (*layers, *mixing):
+        layer.generator = seeds
+
+    def augment(images, labels, key):
+        seeds.restart(key)
+        for layer in layers:
+            images = layer(images, training=True)
+        if mixing:
+            images, labels = _mixed(mixing, images, labels, seeds)
+        if recipe.loss == "binary":
+            # 2110.00476, section 3.2: all classes seen in an image count as present; timm asks for 0.2 of it.
+            labels = tf.cast(labels > 0.2, tf.float32)
+        return images, labels * (1 - recipe.label_smoothing) + recipe.label_smoothing / plan.classes
+
+    return augment
+
+
+def _mixed(layers: list, images, labels, seeds: _KeyedSeeds):
+    """Mixes the images of a group by one of the layers, chosen by chance."""
+    import tensorflow as tf
+
+    def mix(layer):
+        mixed = layer({"images": images, "labels": labels}, training=True)
+        return mixed["images"], mixed["labels"]
+
+    branches = [functools.partial(mix, layer) for layer in layers]
+    chosen = tf.random.stateless_uniform((), seeds.next(), maxval=len(branches), dtype=tf.int32)
+    return tf.switch_case(chosen, branches)
 
 
 def _crop_none(image, size, seeds):
@@ -256,10 +309,10 @@ _CROPS = {"none": _crop_none, "scale": _crop_scale, "area": _crop_area}
 def _resized(image, size):
     import tensorflow as tf
 
-    if tuple(image.shape[:2]) == tuple(size):
+    if tuple(image.shape[-3:-1]) == tuple(size):
         return tf.cast(image, tf.float32)
     channels = image.shape[-1]
-    return tf.ensure_shape(tf.image.resize(image, size, antialias=True), (*size, channels))
+    return tf.ensure_shape(tf.image.resize(image, size, antialias=True), (*image.shape[:-3], *size, channels))
 
 
 def _shorter_side_resized(image, size, scale):
@@ -287,31 +340,3 @@ def _test_crop(plan: Plan):
         return tf.image.crop_to_bounding_box(image, top, left, height, width)
 
     return crop
-
-
-def _mixing(recipe: Recipe):
-    """Returns a function that mixes the images and classes of a group, or None."""
-    import tensorflow as tf
-
-    if not (recipe.mixup or recipe.cutmix):
-        return None
-    layers = [keras.layers.MixUp(alpha=recipe.mixup)] if recipe.mixup else []
-    layers += [keras.layers.CutMix(factor=(recipe.cutmix, recipe.cutmix))] if recipe.cutmix else []
-    seeds = _KeyedSeeds()
-    for layer in layers:
-        layer.generator = seeds
-
-    def apply(layer, images, labels):
-        mixed = layer({"images": images, "labels": labels}, training=True)
-        labels = mixed["labels"]
-        # 2110.00476, section 3.2: all classes seen in an image count as present; timm asks for 0.2 of it.
-        return mixed["images"], tf.cast(labels > 0.2, tf.float32) if recipe.loss == "binary" else labels
-
-    def mix(images, labels, keys):
-        seeds.restart(keys[0])
-        if len(layers) == 1:
-            return apply(layers[0], images, labels)
-        mixup = tf.random.stateless_uniform((), seeds.next()) < 0.5
-        return tf.cond(mixup, lambda: apply(layers[0], images, labels), lambda: apply(layers[1], images, labels))
-
-    return mix

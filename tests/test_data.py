@@ -73,7 +73,7 @@ def test_digits_are_split_alike_in_every_class():
 def test_batches_do_not_depend_on_replicas_or_on_resumption(options):
     plan = plan_of(Recipe(batch_size=32, **options))
     pixels = np.random.default_rng(0).integers(0, 256, (100, 8, 8, 1), "uint8")
-    examples = data.in_memory(pixels, np.arange(100) % 10, lambda pixels: pixels)
+    examples = data.in_memory(pixels, np.arange(100) % 10)
     two = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
     steps = pipeline.steps_per_epoch(examples, plan.recipe)
     alone = drawn(pipeline.training_batches(examples, plan, ONE), steps + 3)
@@ -115,7 +115,7 @@ def test_an_epoch_sees_every_image_once_and_another_seed_another_order():
 
 def test_cutmix_weighs_classes_by_area():
     pixels = np.repeat(np.arange(64, dtype="uint8"), 32 * 32).reshape(64, 32, 32, 1)
-    examples = data.in_memory(pixels, np.arange(64), lambda pixels: pixels)
+    examples = data.in_memory(pixels, np.arange(64))
     plan = plan_of(Recipe(batch_size=64, padding=0, cutmix=1.0), (32, 32), 64)
     ((mixed, labels),) = drawn(pipeline.training_batches(examples, plan, ONE), 1)
     seen = (mixed.astype(int) == np.arange(64)).mean((1, 2))
@@ -155,7 +155,7 @@ def test_evaluation_sees_every_image_once_with_full_batches():
 @pytest.mark.parametrize("size", [(40, 60), (60, 40), (32, 32), (5, 90)])
 @pytest.mark.parametrize("crop", ["none", "scale", "area"])
 def test_images_of_any_size_become_the_network_s(crop, size):
-    examples = data.in_memory(colours(size=size)[None].repeat(4, 0), np.zeros(4), lambda pixels: pixels)
+    examples = data.in_memory(colours(size=size)[None].repeat(4, 0), np.zeros(4))
     plan = plan_of(Recipe(batch_size=4, crop=crop, padding=0), (32, 32), 1)
     ((images, _),) = drawn(pipeline.training_batches(examples, plan, ONE), 1)
     batches, _ = pipeline.test_batches(examples, plan)
@@ -166,14 +166,14 @@ def test_the_middle_is_evaluated():
     pixels = np.zeros((1, 64, 128, 3), "uint8")
     pixels[:, :, 64 - 28 : 64 + 28] = 200
     plan = plan_of(Recipe(crop="area", test_crop=0.875), (56, 56), 1)
-    batches, _ = pipeline.test_batches(data.in_memory(pixels, np.zeros(1), lambda pixels: pixels), plan)
+    batches, _ = pipeline.test_batches(data.in_memory(pixels, np.zeros(1)), plan)
     assert next(iter(batches))[0].numpy().min() > 195
 
 
 def test_pixels_are_measured():
     pixels = np.random.default_rng(0).integers(0, 256, (50, 8, 8, 2), "uint8")
     pixels[..., 1] = 7
-    examples = data.in_memory(pixels, np.zeros(50), lambda pixels: pixels)
+    examples = data.in_memory(pixels, np.zeros(50))
     mean, deviation = pipeline.pixel_statistics(examples, plan_of(Recipe()))
     np.testing.assert_allclose(mean, pixels.mean((0, 1, 2)), rtol=1e-4)
     np.testing.assert_allclose(deviation, [pixels[..., 0].std(), 1], rtol=1e-4)

@@ -6,6 +6,8 @@ import math
 
 import keras
 
+from keras_resdense.layers import all_layers
+
 
 def count_parameters(model: keras.Model) -> int:
     """Counts the trainable parameters of a model."""
@@ -24,7 +26,7 @@ def count_macs(model: keras.Model) -> int:
     if None in model.input_shape[1:]:
         raise ValueError(f"The model takes {model.input_shape}; build it with a fixed input_shape to count its MACs.")
     total = 0
-    for layer in model.layers:
+    for layer in all_layers(model):
         if isinstance(layer, keras.layers.Conv2D):
             total += math.prod(layer.kernel.shape) * math.prod(layer.output.shape[1:3])
         elif isinstance(layer, keras.layers.Dense):

@@ -7,8 +7,10 @@ import re
 
 import keras
 
+from keras_resdense.layers import all_layers
+
 _STRIDED = r"(stem_conv\d|stem_pool|stage\d_block\d+_conv\d|stage\d_transition_pool)"
-_CANDIDATES = r"(stem_relu\d|stem_conv\d|stage\d_(block|layer)\d+_out)"
+_CANDIDATES = r"(stem_relu\d|stem_conv\d|stage\d_((block|layer)\d+_)?out)"
 
 
 def feature_extractor(model: keras.Model, levels: tuple[str, ...] | None = None, prefix: str = "") -> keras.Model:
@@ -28,7 +30,7 @@ def feature_extractor(model: keras.Model, levels: tuple[str, ...] | None = None,
         Functional model from images to a dict from level to `(batch, height, width, channels)`.
 
     Raises:
-        ValueError: If the network has no such level.
+        ValueError: If the network has no such level, or is a layer of the model.
     """
     found = feature_levels(model, prefix)
     if levels is None:
@@ -36,6 +38,8 @@ def feature_extractor(model: keras.Model, levels: tuple[str, ...] | None = None,
     missing = [level for level in levels if level not in found]
     if missing:
         raise ValueError(f"{model.name} has no level {', '.join(missing)}; it has {', '.join(found)}.")
+    if not set(found.values()) <= {layer.name for layer in model.layers}:
+        raise ValueError(f"{model.name} holds its network as a layer: pass that layer instead.")
     outputs = {level: model.get_layer(found[level]).output for level in levels}
     inputs = model.inputs[0] if len(model.inputs) == 1 else model.inputs
     return keras.Model(inputs, outputs, name=f"{model.name}_features")
@@ -79,7 +83,7 @@ def freeze(model: keras.Model, up_to: str | int | None, prefix: str = "") -> Non
 
 def _own_layers(model: keras.Model, prefix: str) -> dict[str, keras.Layer]:
     """Maps names without the prefix to the layers that have it."""
-    return {layer.name.removeprefix(prefix): layer for layer in model.layers if layer.name.startswith(prefix)}
+    return {layer.name.removeprefix(prefix): layer for layer in all_layers(model) if layer.name.startswith(prefix)}
 
 
 def _stage(model: keras.Model, up_to: str | int | None, prefix: str) -> float:

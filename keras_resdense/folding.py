@@ -14,8 +14,6 @@ from collections.abc import Callable, Iterator
 import keras
 import numpy as np
 
-from keras_resdense.layers import deep_recursion
-
 
 def fold_batch_norm(model: keras.Model) -> keras.Model:
     """Rewrites a network for inference.
@@ -88,10 +86,9 @@ class _Graph:
                 f"{model.name!r} is a {type(model).__name__} whose graph of layers is not known; allowed are "
                 "functional models and sequential ones that start with keras.Input."
             )
-        with deep_recursion():
-            if isinstance(model, keras.Sequential):
-                model = keras.Model(model.inputs[0], model.outputs[0], name=model.name)
-            self.config = json.loads(model.to_json())["config"]
+        if isinstance(model, keras.Sequential):
+            model = keras.Model(model.inputs[0], model.outputs[0], name=model.name)
+        self.config = json.loads(model.to_json())["config"]
         self.layers = {layer["name"]: layer for layer in self.config["layers"]}
         self.objects = {layer.name: layer for layer in model.layers}
         for name, layer in self.objects.items():
@@ -112,8 +109,7 @@ class _Graph:
         """Returns the model that the graph now describes."""
         self.config["layers"] = list(self.layers.values())
         classes = {type(layer).__name__: type(layer) for layer in self.objects.values()}
-        with deep_recursion():
-            model = keras.Model.from_config(self.config, custom_objects=classes)
+        model = keras.Model.from_config(self.config, custom_objects=classes)
         for layer in model.layers:
             layer.set_weights(self.weights[layer.name])
         return model

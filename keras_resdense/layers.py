@@ -24,7 +24,6 @@ import dataclasses
 import functools
 import math
 import statistics
-import sys
 from collections.abc import Callable, Iterator
 
 import keras
@@ -39,8 +38,15 @@ class BatchNormalization(keras.layers.BatchNormalization):
     apply: another backend, another rank or axis than `(batch, height, width, channels)`, masks,
     synchronised statistics, renormalisation, float64.
 
+    Under a `tf.distribute` strategy, replicas keep one moving average of batch statistics, the mean of all. Each
+    would otherwise keep its own, and only that of the first would be evaluated and saved.
+
     A saved model names Keras's class, so it opens without this package.
     """
+
+    def build(self, input_shape):
+        with _averaged_over_replicas():
+            super().build(input_shape)
 
     def call(self, inputs, training=None, mask=None):
         if mask is not None or not self._fits_fused_kernel(inputs):
@@ -101,6 +107,21 @@ def _normal_quantiles() -> np.ndarray:
 # Keras writes module and class name into a saved model: these make it name Keras's own classes.
 BatchNormalization.__module__ = "keras.layers"
 RandomNormal.__module__ = "keras.initializers"
+
+
+@contextlib.contextmanager
+def _averaged_over_replicas() -> Iterator[None]:
+    """Lets replicas hold the mean of what each of them assigns to the variables made here that are not trained."""
+    if keras.backend.backend() != "tensorflow":
+        yield
+        return
+    import tensorflow as tf
+
+    def averaged(options: dict) -> dict:
+        return options if options["trainable"] else options | {"aggregation": tf.VariableAggregation.MEAN}
+
+    with tf.variable_creator_scope(lambda create, **options: create(**averaged(options))):
+        yield
 
 
 def _decayed(average, value, momentum: float):
@@ -341,15 +362,28 @@ def apply_steps(x, steps: tuple[str, ...], style: Style, name: str, index: int |
     return x
 
 
-@contextlib.contextmanager
-def deep_recursion() -> Iterator[None]:
-    """Lets Keras, which walks a model's graph by recursion, reach the first layer of the deepest networks."""
-    limit = sys.getrecursionlimit()
-    sys.setrecursionlimit(max(limit, 10_000))
-    try:
-        yield
-    finally:
-        sys.setrecursionlimit(limit)
+def nest(add: Callable, x, name: str):
+    """Adds layers as one, a model in the model, and behind it `{name}_out`, whose output is the outer model's.
+
+    Args:
+        add: Takes a Keras tensor and returns one.
+        x: What it is to take.
+        name: Of the inner model.
+
+    Returns:
+        Keras tensor like the one that `add` returns.
+    """
+    inputs = keras.Input(batch_shape=x.shape, name=f"{name}_input")
+    return keras.layers.Identity(name=f"{name}_out")(keras.Model(inputs, add(inputs), name=name)(x))
+
+
+def all_layers(model: keras.Model) -> Iterator[keras.Layer]:
+    """Yields a model's layers, and in the place of those that are models themselves the layers of these."""
+    for layer in model.layers:
+        if isinstance(layer, keras.Model):
+            yield from all_layers(layer)
+        else:
+            yield layer
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -266,6 +266,8 @@ class ResNet(ResidualStyle, Network):
             first block (1603.09382, section 3).
         activated_first_identity: Whether the first activation stands before the first split
             (1603.05027, appendix), not behind it as in timm.
+        nested_stages: Whether each stage is a model in the model. Keras walks a model's layers by recursion,
+            which Python ends at a depth of 1,000.
     """
 
     block: Callable = basic_block
@@ -273,6 +275,7 @@ class ResNet(ResidualStyle, Network):
     strided_block: str = "first"
     drop_path: float = 0.0
     activated_first_identity: bool = False
+    nested_stages: bool = False
 
     def __post_init__(self):
         super().__post_init__()
@@ -284,29 +287,34 @@ class ResNet(ResidualStyle, Network):
     def body(self, x, prefix: str):
         order = ORDERS[self.order]
         x = layers.add_stem(x, self.stem, self.filters[0], self, order.stem, f"{prefix}stem")
-        style = dataclasses.replace(self, activated_identity=self.activated_identity or self.activated_first_identity)
-        for index, (stage, block, stride, dilations) in enumerate(self._blocks()):
+        for stage in range(len(self.depths)):
+            add = partial(self._add_stage, stage=stage, prefix=prefix)
+            x = layers.nest(add, x, f"{prefix}stage{stage + 2}") if self.nested_stages else add(x)
+        return layers.apply_steps(x, order.before, self, f"{prefix}final", "")
+
+    def _add_stage(self, x, stage: int, prefix: str):
+        before, last = sum(self.depths[:stage]), max(1, sum(self.depths) - 1)
+        first = dataclasses.replace(self, activated_identity=self.activated_identity or self.activated_first_identity)
+        for index, (stride, dilations) in enumerate(self._block_steps(stage)):
             x = self.block(
                 x,
                 self.filters[stage],
                 stride=stride,
                 dilations=dilations,
-                drop_path=self.drop_path * index / max(1, sum(self.depths) - 1),
-                style=style if index == 0 else self,
-                name=f"{prefix}stage{stage + 2}_block{block}",
+                drop_path=self.drop_path * (before + index) / last,
+                style=self if before + index else first,
+                name=f"{prefix}stage{stage + 2}_block{index + 1}",
             )
-        return layers.apply_steps(x, order.before, self, f"{prefix}final", "")
+        return x
 
-    def _blocks(self):
-        """Yields of each block: its stage (from 0), number in it (from 1), stride and dilations."""
+    def _block_steps(self, stage: int) -> list[tuple[int, tuple[int, int]]]:
+        """Of each block of a stage: its stride and dilations."""
         steps = [*self.stage_steps(), (1, 1, 1)]
-        for stage, depth in enumerate(self.depths):
-            stride, dilation, before = steps[stage]
-            for block in range(1, depth + 1):
-                if self.strided_block == "first":
-                    yield stage, block, stride if block == 1 else 1, (before if block == 1 else dilation, dilation)
-                else:
-                    yield stage, block, steps[stage + 1][0] if block == depth else 1, (dilation, dilation)
+        stride, dilation, before = steps[stage]
+        same = [(1, (dilation, dilation))] * (self.depths[stage] - 1)
+        if self.strided_block == "first":
+            return [(stride, (before, dilation)), *same]
+        return [*same, (steps[stage + 1][0], (dilation, dilation))]
 
 
 _bottleneck = partial(ResNet, block=bottleneck_block)
@@ -331,7 +339,7 @@ RESNETS = {
     "resnet44": _cifar(depths=(7, 7, 7)),
     "resnet56": _cifar(depths=(9, 9, 9)),
     "resnet110": _cifar(depths=(18, 18, 18)),
-    "resnet1202": _cifar(depths=(200, 200, 200)),
+    "resnet1202": _cifar(depths=(200, 200, 200), nested_stages=True),
 }
 
 #: The conventions of keras.applications and, for the stride, of the 2015 paper.

@@ -20,6 +20,8 @@ from pathlib import Path
 import keras
 import numpy as np
 
+from keras_resdense.layers import all_layers
+
 Rules = tuple[tuple[str, str], ...]
 
 _TORCH_BLOCK = (
@@ -139,7 +141,7 @@ def own_variables(model: keras.Model, prefix: str = "") -> dict[str, keras.Varia
     kinds = (keras.layers.Conv2D, keras.layers.BatchNormalization, keras.layers.Dense)
     return {
         f"{layer.name.removeprefix(prefix)}/{variable.name}": variable
-        for layer in model.layers
+        for layer in all_layers(model)
         if isinstance(layer, kinds) and layer.name.startswith(prefix)
         for variable in layer.weights
     }
@@ -231,7 +233,7 @@ def _read_keras_applications(path: Path) -> dict[str, np.ndarray]:
 
 def _read_keras(path: Path) -> dict[str, np.ndarray]:
     saved = keras.saving.load_model(path, compile=False)
-    (stem,) = (layer.name for layer in saved.layers if layer.name.endswith("stem_conv1"))
+    (stem,) = (layer.name for layer in all_layers(saved) if layer.name.endswith("stem_conv1"))
     variables = own_variables(saved, stem.removesuffix("stem_conv1"))
     return {name: np.asarray(variable) for name, variable in variables.items()}
 
@@ -277,6 +279,8 @@ def assign(model: keras.Model, tensors: Mapping[str, np.ndarray], layout: str, p
     if layout == "keras":
         tensors = _without_biases(tensors, names)
     head = _translate("predictions", LAYOUTS[layout][_family(variables)])
+    norms = (layer for layer in all_layers(model) if isinstance(layer, keras.layers.BatchNormalization))
+    epsilons = {layer.name.removeprefix(prefix): layer.epsilon for layer in norms}
     left_over = [name for name in tensors.keys() - set(names.values()) if not name.startswith(head)]
     values, faults = {}, [f"{name} {tensors[name].shape} is left over" for name in sorted(left_over)]
     for name, variable in variables.items():
@@ -288,7 +292,7 @@ def assign(model: keras.Model, tensors: Mapping[str, np.ndarray], layout: str, p
         if name == "stem_conv1/kernel" and value.ndim == 4 and value.shape[2] == 3:
             value = adapt_channels(value, variable.shape[2])
         if layout == "keras" and variable.name == "moving_variance":
-            value = value + (_KERAS_EPSILON - model.get_layer(f"{prefix}{name.split('/')[0]}").epsilon)
+            value = value + (_KERAS_EPSILON - epsilons[name.split("/")[0]])
         if value.shape == tuple(variable.shape):
             values[name] = value
         elif not _other_head(name, value.shape, variable.shape):

@@ -126,8 +126,7 @@ def create_model(
         x = keras.layers.GlobalMaxPooling2D(name=f"{layer_prefix}max_pool")(x)
     sources = keras.utils.get_source_inputs(images)
     inputs = sources[0] if len(sources) == 1 else sources
-    with layers.deep_recursion():
-        model = keras.Model(inputs, x, name=name)
+    model = keras.Model(inputs, x, name=name)
     if file:
         load(model, file, layer_prefix)
     return model

@@ -315,10 +315,18 @@ for path in sys.argv[1:]:
 """
 
 
-def test_saved_files_open_in_plain_keras(tmp_path):
+OPENED = ["resnet20", "resnet18d", "seresnet18", "preactresnet110", "densenet40_12"]
+
+
+@pytest.mark.parametrize("variants", [OPENED, pytest.param(["resnet1202"], marks=pytest.mark.sweep)])
+def test_saved_files_open_in_plain_keras(variants, tmp_path):
     expected = {}
-    for variant in ("resnet20", "resnet18d", "seresnet18", "preactresnet110", "densenet40_12"):
+    for variant in variants:
         model = create_model(variant, input_shape=(32, 32, 3))
+        for weight in model.weights:
+            # Without training, every residual unit doubles the variance: 600 of them pass float32's limits.
+            if variant == "resnet1202" and weight.name == "gamma":
+                weight.assign(weight * 0.1)
         path = str(tmp_path / f"{variant}.keras")
         images = np.random.default_rng(0).normal(size=(2, 32, 32, 3)).astype("float32")
         model.save(path)
@@ -326,4 +334,5 @@ def test_saved_files_open_in_plain_keras(tmp_path):
         expected[path] = model.predict_on_batch(images)
     subprocess.run([sys.executable, "-c", PLAIN, *expected], check=True)
     for path, outputs in expected.items():
+        assert np.isfinite(outputs).all()
         np.testing.assert_allclose(np.load(path + ".npy"), outputs, rtol=1e-5, atol=1e-6)

@@ -15,6 +15,7 @@ import keras
 import pytest
 
 import keras_resdense
+from keras_resdense.layers import all_layers
 
 ROOT = Path(__file__).parent.parent
 TORCH = json.loads(gzip.decompress((ROOT / "tests/golden/torch_parameters.json.gz").read_bytes()))
@@ -83,7 +84,7 @@ def facts(variant: str) -> Facts:
         macs=keras_resdense.count_macs(model),
         side=model.input_shape[1],
         classes=model.output_shape[1],
-        names=tuple(layer.name for layer in model.layers),
+        names=tuple(layer.name for layer in all_layers(model)),
     )
 
 

@@ -10,13 +10,16 @@ import sys
 import time
 from pathlib import Path
 
-from keras_resdense import deploy, inference, recipes, training, zoo
+from keras_resdense import deploy, inference, multiworker, recipes, training, zoo
 from keras_resdense.export import EXPORTERS, TFLite, format_table
 from keras_resdense.recipes import Recipe, Settings
 
 #: What a process returns that was asked to terminate: 128 and the number of SIGTERM.
 INTERRUPTED = 143
+#: What it returns after Ctrl-C: 128 and the number of SIGINT.
+STOPPED = 130
 
+_MODELS = "a run's folder, a .keras, a SavedModel, a .tflite or an .onnx"
 _TRAIN_EXAMPLES = """examples:
   keras-resdense train
       ResNet-20 on the embedded digits
@@ -49,13 +52,19 @@ _SUMMARY_EXAMPLES = """examples:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Runs a command; returns its exit code: 0, 1 with a message where something went wrong, or 143 on SIGTERM."""
+    """Runs a command; returns its exit code: 0, 1 with a message where something went wrong, 130 or 143 if stopped."""
     options = _parser().parse_args(arguments)
     try:
         options.run(options)
     except training.Interrupted as stop:
         print(f"\nkeras-resdense: {stop}", file=sys.stderr)
         return INTERRUPTED
+    except multiworker.WorkerLost as lost:
+        print(f"\nkeras-resdense: {lost} Starting again, to wait for it.", file=sys.stderr)
+        multiworker.start_again()
+    except KeyboardInterrupt:
+        print("\nkeras-resdense: stopped by the keyboard", file=sys.stderr)
+        return STOPPED
     except Exception as error:
         if options.debug:
             raise
@@ -87,12 +96,13 @@ def _parser() -> argparse.ArgumentParser:
             _add_field(group, field)
 
     evaluate = _command(commands, "evaluate", "measure a model on the images held out", _evaluate, _EVALUATE_EXAMPLES)
-    evaluate.add_argument("model", type=Path, help="a run's folder, a .keras, a SavedModel or a .tflite")
+    evaluate.add_argument("model", type=Path, help=_MODELS)
     evaluate.add_argument("--data", help="default: what the run was trained on")
-    evaluate.add_argument("--data-dir", help="folder where TFDS keeps its data sets")
+    evaluate.add_argument("--data-dir", help="folder where TFDS keeps its data sets; default the run's")
+    evaluate.add_argument("--on-bad-image", help="error, to list them all and stop, or skip; default the run's")
 
     predict = _command(commands, "predict", "classify images", _predict, _PREDICT_EXAMPLES)
-    predict.add_argument("model", type=Path, help="a run's folder, a .keras, a SavedModel or a .tflite")
+    predict.add_argument("model", type=Path, help=_MODELS)
     predict.add_argument("images", type=Path, nargs="+", help="files, or folders of them")
     predict.add_argument("--labels", type=Path, help="file of class names, one a line; default labels.txt beside it")
     predict.add_argument("--format", choices=("text", "csv", "json"), default="text", help="default %(default)s")
@@ -159,7 +169,7 @@ def _overridden(row, options: argparse.Namespace):
 
 
 def _evaluate(options: argparse.Namespace) -> None:
-    measured = inference.evaluate(options.model, options.data, options.data_dir)
+    measured = inference.evaluate(options.model, options.data, options.data_dir, options.on_bad_image)
     print(f"{measured['accuracy']:.2%} of {measured['images']:,} held-out images right; loss {measured['loss']:.4f}")
 
 

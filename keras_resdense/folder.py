@@ -10,6 +10,7 @@ from __future__ import annotations
 import concurrent.futures
 import io
 import os
+import unicodedata
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -129,10 +130,13 @@ def _find(root: Path) -> tuple[dict[str, list[Path]], list[str]]:
         if not folder.is_dir() or folder.name.startswith("."):
             continue
         files = sorted(path for path in _walk(folder, faults) if path.suffix.lower() in SUFFIXES)
-        if files:
-            found[_printable(folder.name)] = files
-        else:
+        name = unicodedata.normalize("NFC", _printable(folder.name))
+        if not files:
             faults.append(f"{_printable(folder)}: a class without images")
+        elif name in found:
+            faults.append(f"{_printable(folder)}: a class whose name looks like another's")
+        else:
+            found[name] = files
     return found, faults
 
 
@@ -151,8 +155,8 @@ def _walk(folder: Path, faults: list[str], above: tuple[str, ...] = ()) -> Itera
 
 
 def _printable(name: Path | str) -> str:
-    """Names of files need not be text: what is not is shown as �."""
-    return os.fsencode(name).decode("utf-8", "replace")
+    """Names of files need not be text: what is not, or would break a line, is shown as �."""
+    return "�".join(os.fsencode(name).decode("utf-8", "replace").splitlines())
 
 
 def _flatten(found: dict[str, list[Path]], names: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray]:

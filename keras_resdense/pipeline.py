@@ -207,7 +207,6 @@ def _key(seed: int, epoch, number):
 
 def _augmentation_alone(plan: Plan):
     """Returns a function from an image of any size and a key to an image of the network's size."""
-    import tensorflow as tf
 
     recipe, seeds, layers = plan.recipe, _KeyedSeeds(), []
     if recipe.rand_augment:
@@ -253,7 +252,7 @@ def _augmentation_together(plan: Plan):
         if mixing:
             images, labels = _mixed(mixing, images, labels, seeds)
         if recipe.loss == "binary":
-            # 2110.00476, section 3.2: all classes seen in an image count as present; timm asks for 0.2 of it.
+            # 2110.00476: all classes seen in an image count as present; its authors' timm asks for 0.2 of it.
             labels = tf.cast(labels > 0.2, tf.float32)
         return images, labels * (1 - recipe.label_smoothing) + recipe.label_smoothing / plan.classes
 

@@ -6,6 +6,7 @@ import csv
 import dataclasses
 import itertools
 import json
+import os
 import platform
 import shlex
 from collections.abc import Mapping, Sequence
@@ -22,7 +23,7 @@ from keras_resdense.recipes import RECIPE_FILE, Recipe, Settings
 
 #: The file that makes a run complete.
 RESULTS_FILE = "run.json"
-#: Classes up to which the cells of a confusion matrix are labelled.
+#: Classes up to which they are named in card and confusion matrix.
 LABELLED_CLASSES = 30
 
 
@@ -34,6 +35,7 @@ class Results:
         recipe: How it was made.
         settings: How that was carried out.
         class_names: In the order of the classes' numbers.
+        image_shape: Of the images that the model takes, `(height, width, channels)`.
         history: A row of measurements for each epoch.
         minutes: From the start, or the last resumption, to the end of evaluation.
         accuracy: Share of the held-out images classified rightly.
@@ -44,6 +46,7 @@ class Results:
     recipe: Recipe
     settings: Settings
     class_names: Sequence[str]
+    image_shape: tuple[int, int, int]
     history: Sequence[Mapping[str, float]]
     minutes: float
     accuracy: float
@@ -55,7 +58,7 @@ def predict(model: keras.Model, examples: Examples, plan: pipeline.Plan) -> dict
     """Evaluates a model on all images held out.
 
     Returns:
-        "accuracy", "loss" and "confusion", as in `Results`.
+        "image_shape", "accuracy", "loss" and "confusion", as in `Results`.
     """
     batches, steps = pipeline.test_batches(examples, plan)
     confusion, loss = np.zeros((plan.classes, plan.classes), int), 0.0
@@ -64,7 +67,12 @@ def predict(model: keras.Model, examples: Examples, plan: pipeline.Plan) -> dict
         np.add.at(confusion, (labels, probabilities.argmax(-1)), 1)
         loss -= np.log(np.maximum(probabilities[np.arange(len(labels)), labels], 1e-7)).sum()
     count = confusion.sum()
-    return {"accuracy": float(confusion.trace() / count), "loss": float(loss / count), "confusion": confusion}
+    return {
+        "image_shape": model.input_shape[1:],
+        "accuracy": float(confusion.trace() / count),
+        "loss": float(loss / count),
+        "confusion": confusion,
+    }
 
 
 def write_history(path: Path, history: Sequence[Mapping[str, float]]) -> None:
@@ -94,6 +102,7 @@ def environment() -> dict:
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),
+        "cores": os.cpu_count(),
         "keras": keras.__version__,
         "tensorflow": tf.__version__,
         "numpy": np.__version__,
@@ -120,13 +129,15 @@ def _words(value) -> list[str]:
 
 def _draw_curves(path: Path, history: Sequence[Mapping[str, float]]) -> None:
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     figure = Figure(figsize=(10, 4), layout="constrained")
     epochs = [row["epoch"] for row in history]
     for axes, measure in zip(figure.subplots(1, 2), ("loss", "accuracy"), strict=True):
-        axes.plot(epochs, [row[measure] for row in history], label="training")
-        axes.plot(epochs, [row[f"val_{measure}"] for row in history], label="held out")
-        axes.set(xlabel="epoch", ylabel=measure)
+        axes.plot(epochs, [row[measure] for row in history], ".-", label="training")
+        axes.plot(epochs, [row[f"val_{measure}"] for row in history], ".-", label="held out")
+        axes.set(xlabel="epoch", ylabel=f"{measure}, with weight decay" if measure == "loss" else measure)
+        axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
         axes.grid(alpha=0.3)
         axes.legend()
     figure.savefig(path, dpi=100)
@@ -139,11 +150,11 @@ def _draw_confusion(path: Path, results: Results) -> None:
     figure = Figure(figsize=(8, 7), layout="constrained")
     axes = figure.subplots()
     figure.colorbar(axes.imshow(shares, vmin=0, vmax=1, cmap="Blues"), label="share of the class")
-    axes.set(xlabel="predicted", ylabel="actual")
+    axes.set(xlabel="predicted", ylabel="actual", title=f"{results.accuracy:.2%} of {results.confusion.sum():,} right")
     if len(results.class_names) <= LABELLED_CLASSES:
-        places = range(len(results.class_names))
-        axes.set_xticks(places, results.class_names, rotation=90)
-        axes.set_yticks(places, results.class_names)
+        places, names = range(len(results.class_names)), _drawable(results.class_names)
+        axes.set_xticks(places, names, rotation=90, parse_math=False)
+        axes.set_yticks(places, names, parse_math=False)
         for actual, predicted in np.argwhere(results.confusion):
             colour = "white" if shares[actual, predicted] > 0.5 else "black"
             axes.text(
@@ -152,8 +163,22 @@ def _draw_confusion(path: Path, results: Results) -> None:
     figure.savefig(path, dpi=100)
 
 
+def _drawable(names: Sequence[str]) -> list[str]:
+    """Replaces names in scripts that Matplotlib's font lacks by their numbers."""
+    from matplotlib import font_manager
+
+    known = font_manager.get_font(font_manager.findfont("DejaVu Sans")).get_charmap()
+    return [
+        name if all(ord(letter) in known for letter in name) else f"class {number}" for number, name in enumerate(names)
+    ]
+
+
 def _card(name: str, results: Results, exports: Sequence[Export]) -> str:
-    recipe, count = results.recipe, int(results.confusion.sum())
+    recipe, (height, width, channels) = results.recipe, results.image_shape
+    classes = len(results.class_names)
+    named = ": " + ", ".join(results.class_names) if classes <= LABELLED_CLASSES else ""
+    seconds = sum(row["seconds"] for row in results.history)
+    known = environment()
     rows = "\n".join(
         f"| {made.format} | `{made.path.name}` | {made.size / 1e6:.2f} MB | {made.difference:.1e} |"
         f" {made.accuracy:.2%} |"
@@ -161,12 +186,25 @@ def _card(name: str, results: Results, exports: Sequence[Export]) -> str:
     )
     return f"""# {name}
 
-{recipe.model}, trained on {recipe.data}, tells {len(results.class_names)} classes apart (`labels.txt`). It takes images
-of pixels 0–255 and gives a probability for each class.
+`{recipe.model}`, trained on `{recipe.data}`, tells {classes} classes apart{named} (`labels.txt`).
+It takes images of {height} × {width} pixels with {channels} channel{"s" * (channels > 1)}, values 0–255, and gives a
+probability for each class.
+
+```shell
+keras-resdense predict {shlex.quote(name)} photo.png
+```
+
+```python
+import keras
+
+model = keras.saving.load_model("{name}/model.keras")
+probabilities = model.predict(images)  # from (images, {height}, {width}, {channels}) to (images, {classes})
+```
 
 ## How good it is
-{results.accuracy:.2%} of the {count:,} images held out are classified rightly; the mean cross-entropy is
-{results.loss:.4f}.
+
+{results.accuracy:.2%} of the {int(results.confusion.sum()):,} images held out are classified rightly; the mean
+cross-entropy is {results.loss:.4f}.
 
 ![curves](curves.png)
 ![confusion matrix](confusion.png)
@@ -178,12 +216,14 @@ of pixels 0–255 and gives a probability for each class.
 The last two columns compare with the model on up to 1,024 of these images.
 
 ## How it was made
-{len(results.history)} epochs; {results.minutes:.1f} minutes since the command was last given, on what
-`environment.json` says:
 
-    {command(recipe, results.settings)}
+```shell
+{command(recipe, results.settings)} --name {shlex.quote(name)}
+```
 
-`keras-resdense train --recipe {name}/{RECIPE_FILE}` makes it again. `history.csv` has a row for each epoch;
-`last.weights.h5` are the weights of this model, `best.weights.h5` those of the epoch that was best on the images held
-out, and therefore looks better than it is.
+Its {len(results.history)} epochs took {seconds / 60:.1f} minutes with Keras {known["keras"]} and TensorFlow
+{known["tensorflow"]} on {known["cores"]} cores and {", ".join(known["devices"])} (`environment.json`). The whole recipe
+is in `{RECIPE_FILE}`; from the folder above, `keras-resdense train --recipe {shlex.quote(name)}/{RECIPE_FILE}` makes
+the model again. `history.csv` has a row for each epoch; `last.weights.h5` are the weights of this model,
+`best.weights.h5` those of the epoch that was best on the images held out, and therefore looks better than it is.
 """

@@ -1,0 +1,259 @@
+"""The command line: what each command prints, its exit codes, and that its help and its errors help."""
+
+import csv
+import dataclasses
+import io
+import json
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image
+from sklearn.datasets import load_digits
+
+import keras_resdense
+from keras_resdense import inference, recipes, report, training, zoo
+from keras_resdense.__main__ import _overridden, _parser, main
+from keras_resdense.recipes import RECIPES, Settings
+
+COMMANDS = ("train", "evaluate", "predict", "export", "list", "summary")
+MODELS = (".", "model.keras", "saved_model", "model.tflite", "model.onnx")
+PIXELS = np.round(load_digits().images[:3] * (255 / 16)).astype("uint8")
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """Returns the folder of a run that the command line has made of a small network and the digits."""
+    folder = tmp_path_factory.mktemp("runs")
+    with pytest.MonkeyPatch.context() as patch:
+        row = dataclasses.replace(zoo.VARIANTS["resnet20"], depths=(1, 1), filters=(8, 16))
+        patch.setitem(zoo.VARIANTS, "tiny", row)
+        assert main(["train", "--model", "tiny", "--epochs", "1", "--folder", str(folder), "--name", "run"]) == 0
+        assert main(["export", str(folder / "run"), "--format", "onnx", "--compared-images", "20"]) == 0
+        yield folder / "run"
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """Returns a folder of three digits and a file that is no image."""
+    (tmp_path / "deeper").mkdir()
+    paths = [tmp_path / "a.png", tmp_path / "b.png", tmp_path / "deeper" / "c.png"]
+    for path, pixels in zip(paths, PIXELS, strict=True):
+        Image.fromarray(pixels).save(path)
+    (tmp_path / "notes.txt").write_text("left alone")
+    return tmp_path
+
+
+@pytest.fixture
+def failing(capsys):
+    """Returns a function that runs a command which must fail, and returns its one message."""
+
+    def fail(*words):
+        capsys.readouterr()
+        assert main([str(word) for word in words]) == 1
+        message = capsys.readouterr().err.strip()
+        assert message.startswith("keras-resdense: ") and "Traceback" not in message
+        return message
+
+    return fail
+
+
+def test_a_run_s_card_says_how_to_use_and_to_make_it(run, monkeypatch):
+    card = (run / "README.md").read_text()
+    usage = card.split("```python\n")[1].split("```")[0]
+    names = {"images": PIXELS[..., None].astype("float32")}
+    monkeypatch.chdir(run.parent)
+    exec(usage, names)
+    assert names["probabilities"].shape == (3, 10)
+    making = next(line for line in card.splitlines() if line.startswith("keras-resdense train"))
+    assert making == "keras-resdense train --model tiny --epochs 1 --name run"
+    assert "8 × 8 pixels with 1 channel, values" in card and "10 classes apart: 0, 1, 2, 3, 4, 5, 6, 7, 8, 9 (" in card
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_every_format_predicts_alike(run, photos, model, capsys):
+    assert main(["predict", str(run / model), str(photos), "--top", "10", "--format", "json"]) == 0
+    answers = json.loads(capsys.readouterr().out)
+    expected = keras.saving.load_model(run / "model.keras").predict(PIXELS[..., None].astype("float32"), verbose=0)
+    assert [Path(answer["image"]).name for answer in answers] == ["a.png", "b.png", "c.png"]
+    for answer, probabilities in zip(answers, expected, strict=True):
+        assert list(answer["classes"].values()) == sorted(answer["classes"].values(), reverse=True)
+        found = [answer["classes"][str(digit)] for digit in range(10)]
+        np.testing.assert_allclose(found, probabilities, atol=1e-5)
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_every_format_is_evaluated_alike(run, model, capsys):
+    assert main(["evaluate", str(run / model)]) == 0
+    results = json.loads((run / "run.json").read_text())
+    expected = f"{results['accuracy']:.2%} of 360 held-out images right; loss {results['loss']:.4f}"
+    assert capsys.readouterr().out.strip() == expected
+
+
+def test_predictions_as_text_and_csv(run, photos, capsys):
+    labels = photos / "labels.txt"
+    labels.write_text("\n".join(f"chiffre {digit}, «{digit}»" for digit in range(10)), encoding="utf-8")
+    command = ["predict", str(run), str(photos / "a.png"), "--labels", str(labels), "--top", "2"]
+    assert main(command) == 0
+    path, first, second = capsys.readouterr().out.splitlines()
+    assert path == str(photos / "a.png") and "%  chiffre " in first and "%  chiffre " in second
+    assert main([*command, "--format", "csv"]) == 0
+    rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+    assert [row["rank"] for row in rows] == ["1", "2"] and rows[0]["class"] in first
+    assert float(rows[0]["probability"]) >= float(rows[1]["probability"])
+
+
+def test_what_cannot_be_predicted_is_named(run, photos, tmp_path, failing):
+    (photos / "letter.jpg").write_text("no image")
+    (photos / "empty").mkdir()
+    (photos / "short.txt").write_text("one\ntwo\n")
+    assert "letter.jpg: no image" in failing("predict", run, photos / "letter.jpg")
+    assert "There is no " in failing("predict", run, photos / "missing.png")
+    assert "There are no images in " in failing("predict", run, photos / "empty")
+    assert "2 names for 10 classes" in failing("predict", run, photos / "a.png", "--labels", photos / "short.txt")
+    assert "No such file" in failing("predict", run, photos / "a.png", "--labels", photos / "none.txt")
+    assert "top is 0; it must be at least 1" in failing("predict", run, photos / "a.png", "--top", "0")
+
+
+def test_what_is_no_model_is_refused(run, photos, failing):
+    model = photos / "model.tflite"
+    content = (run / "model.tflite").read_bytes()
+    for damaged in (content[: len(content) // 2], b"", b"no model at all"):
+        model.write_bytes(damaged)
+        assert "is not a TFLite model" in failing("predict", model, photos)
+    double = tf.function(lambda x: {"y": 2 * x}, input_signature=[tf.TensorSpec((1, 7), name="x")])
+    converter = tf.lite.TFLiteConverter.from_concrete_functions([double.get_concrete_function()], double)
+    model.write_bytes(converter.convert())
+    assert "takes inputs of shape (7,), not images" in failing("predict", model, photos)
+    for suffix, kind in ((".keras", "a Keras model"), (".onnx", "an ONNX model")):
+        (photos / f"model{suffix}").write_bytes(b"no model at all")
+        assert f"is not {kind}" in failing("predict", photos / f"model{suffix}", photos)
+    assert "is not a SavedModel" in failing("predict", photos, photos / "a.png")
+    assert "is no run's folder, no .keras" in failing("evaluate", photos / "notes.txt")
+    assert "say --data" in failing("evaluate", shutil.copy(run / "model.tflite", photos / "alone.tflite"))
+
+
+def test_onnx_without_its_runtime_names_the_extra(run, photos, failing, monkeypatch):
+    monkeypatch.setattr(inference.importlib.util, "find_spec", lambda name: None)
+    assert "install keras-resdense[onnx]" in failing("predict", run / "model.onnx", photos)
+
+
+def test_data_that_do_not_fit_the_model_are_refused(run, tmp_path, failing, capsys):
+    for name in ("left", "right"):
+        (tmp_path / name).mkdir()
+        for number in range(5):
+            Image.fromarray(np.full((8, 8, 3), 50 * number, "uint8")).save(tmp_path / name / f"{number}.png")
+    assert "takes images of 1 channels" in failing("evaluate", run, "--data", tmp_path)
+    row = dataclasses.replace(zoo.VARIANTS["resnet20"], depths=(1,), filters=(4,))
+    keras_resdense.create_model(row, input_shape=(8, 8, 3), classes=3).save(tmp_path / "three.keras")
+    assert "knows 3 classes" in failing("evaluate", tmp_path / "three.keras", "--data", tmp_path)
+    (tmp_path / "left" / "bad.png").write_bytes(b"")
+    assert "bad.png" in failing("evaluate", tmp_path / "three.keras", "--data", tmp_path)
+    keras_resdense.create_model(row, input_shape=(8, 8, 3), classes=2).save(tmp_path / "two.keras")
+    skipping = ["evaluate", str(tmp_path / "two.keras"), "--data", str(tmp_path), "--on-bad-image", "skip"]
+    assert main(skipping) == 0
+    assert "of 2 held-out images right" in capsys.readouterr().out
+
+
+def test_variants_and_recipes_are_listed(capsys, failing):
+    assert main(["list"]) == 0
+    assert capsys.readouterr().out.split() == keras_resdense.list_models()
+    assert main(["list", "densenet12*"]) == 0
+    assert capsys.readouterr().out.split() == ["densenet121"]
+    assert main(["list", "--recipes"]) == 0
+    listed = capsys.readouterr().out
+    for name, row in RECIPES.items():
+        assert f"\n{name}\n" in f"\n{listed}" and row.source in listed and row.measured in listed
+    assert "No variant matches 'alexnet'" in failing("list", "alexnet")
+
+
+def test_summary_of_a_variant_and_of_a_run(run, capsys, failing):
+    for model in ("resnet20", run, run / "model.keras"):
+        assert main(["summary", str(model)]) == 0
+        assert "stage1_block1" in capsys.readouterr().out
+    assert "resnet50" in failing("summary", "resnet5")
+
+
+def test_a_run_s_file_and_the_card_s_command_make_it_again(run, monkeypatch, capsys):
+    asked = []
+
+    def train(recipe, settings, **options):
+        asked.append((recipe, settings))
+        return training.Run(folder=run, model=None, accuracy=0.5, exports=[])
+
+    monkeypatch.setattr(training, "train", train)
+    assert main(["train", "--recipe", str(run / "recipe.json")]) == 0
+    assert asked.pop() == recipes.read(run / "recipe.json")
+    for row in RECIPES.values():
+        settings = Settings(seed=3, deterministic=True, data_dir="my data")
+        program, *words = shlex.split(report.command(row.recipe, settings))
+        assert program == "keras-resdense" and main(words) == 0
+        assert asked.pop() == (row.recipe, settings)
+
+
+def test_training_is_refused_before_it_begins(run, failing, tmp_path):
+    train = ["train", "--folder", tmp_path]
+    assert "no recipe 'slow'; there are digits, fast" in failing(*train, "--recipe", "slow")
+    assert "resnet20" in failing(*train, "--model", "resnet21")
+    assert "epochs is 0; it must be at least 1" in failing(*train, "--epochs", "0")
+    assert "There is no data set 'nonsense'" in failing(*train, "--data", "nonsense")
+    assert "choose another name" in failing("train", "--folder", run.parent, "--name", run.name)
+
+
+@pytest.mark.parametrize(
+    ("stop", "code", "message"),
+    [(training.Interrupted("saved at step 7"), 143, "saved at step 7"), (KeyboardInterrupt(), 130, "keyboard")],
+    ids=["SIGTERM", "Ctrl-C"],
+)
+def test_exit_codes_of_what_was_stopped(stop, code, message, monkeypatch, capsys):
+    def train(*_, **__):
+        raise stop
+
+    monkeypatch.setattr(training, "train", train)
+    assert main(["train"]) == code
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "words", [[], ["trane"], ["predict"], ["list", "--all"], ["predict", "a", "b", "--format", "x"]]
+)
+def test_what_cannot_be_parsed_ends_with_2(words, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(words.split())
+    assert stop.value.code == 2 and "usage: keras-resdense" in capsys.readouterr().err
+
+
+def test_debug_shows_where_an_error_comes_from():
+    with pytest.raises(ValueError, match="No variant matches"):
+        main(["list", "alexnet", "--debug"])
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_has_examples_that_can_be_parsed(command, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main([command, "--help"])
+    assert stop.value.code == 0
+    _, examples = capsys.readouterr().out.split("examples:\n")
+    lines = [line.split(">")[0] for line in examples.splitlines() if line.startswith("  keras-resdense")]
+    assert lines
+    for line in lines:
+        _, *words = shlex.split(line)
+        assert words[0] == command
+        options = _parser().parse_args(words)
+        if command == "train" and not options.recipe.endswith(".json"):
+            _overridden(recipes.get_recipe(options.recipe), options)
+
+
+def test_the_installed_program_fails_without_a_traceback():
+    """As a shell runs it; where the package is not installed, as Python does."""
+    script = shutil.which("keras-resdense", path=Path(sys.executable).parent)
+    program = [script] if script else [sys.executable, "-m", "keras_resdense"]
+    done = subprocess.run([*program, "summary", "resnet51"], capture_output=True, text=True)
+    assert done.returncode == 1 and done.stdout == ""
+    assert "\nkeras-resdense: " in done.stderr and "resnet50" in done.stderr and "Traceback" not in done.stderr

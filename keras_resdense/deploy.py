@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,8 +11,11 @@ import numpy as np
 
 from keras_resdense import inference, pipeline, recipes
 from keras_resdense.data import Examples, load_data
-from keras_resdense.export import Export, Exporter, check_target, export
+from keras_resdense.export import Export, Exporter, check_target, export, staged
 from keras_resdense.recipes import RECIPE_FILE
+
+#: What of a run's card goes where artefacts of it go, and under which name; a README.md may be there already.
+CARD = {"README.md": "card.md", "curves.png": "curves.png", "confusion.png": "confusion.png"}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -50,7 +54,7 @@ def export_run(
         run: Its folder.
         exporters: Rows of `EXPORTERS`, or others made of them.
         chosen: Images to use; default `Images()`.
-        folder: Where the artefacts are written; default the run's.
+        folder: Where the artefacts are written, and the run's card beside them; default the run's.
         overwrite: Whether artefacts of the same names may be replaced.
 
     Returns:
@@ -69,12 +73,12 @@ def export_run(
     recipe, _ = recipes.read(run / RECIPE_FILE)
     data = load_data(recipe.data, chosen.data_dir or None)
     plan = pipeline.Plan(recipe=recipe, size=model.input_shape[1:3], classes=len(data.class_names))
-    images, labels = _draw(data.test, plan, chosen.compared_images)
+    images, labels = draw(data.test, plan, chosen.compared_images)
     calibration = None
     if any(exporter.calibrated for exporter in exporters):
         source = load_data(chosen.calibration, chosen.data_dir or None) if chosen.calibration else data
-        calibration, _ = _draw(source.train, plan, chosen.calibration_images)
-    return [
+        calibration, _ = draw(source.train, plan, chosen.calibration_images)
+    exports = [
         export(
             model,
             path,
@@ -87,13 +91,23 @@ def export_run(
         )
         for exporter, path in zip(exporters, paths, strict=True)
     ]
+    if folder and folder.resolve() != run.resolve():
+        _copy_card(run, folder)
+    return exports
 
 
-def _draw(examples: Examples, plan: pipeline.Plan, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Returns some images `(images, height, width, channels)` and their classes, the same ones always."""
+def draw(examples: Examples, plan: pipeline.Plan, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Returns some images `(images, height, width, channels)` of pixels 0–255 and their classes; always the same."""
     images, labels = [], []
     for handle in examples.order((0, 0)).take(count):
         image, label, _ = examples.read(handle)
         images.append(pipeline.test_image(image, plan).numpy())
         labels.append(int(label))
     return np.stack(images), np.array(labels)
+
+
+def _copy_card(run: Path, folder: Path) -> None:
+    for name, target in CARD.items():
+        if (run / name).is_file():
+            with staged(folder / target) as temporary:
+                shutil.copyfile(run / name, temporary)

@@ -25,6 +25,7 @@ import keras
 import numpy as np
 
 from keras_resdense import folding
+from keras_resdense.quantisation import dequantise, quantise
 
 #: From images `(images, height, width, channels)` to outputs `(images, …)`, float32.
 Runner = Callable[[np.ndarray], np.ndarray]
@@ -130,13 +131,13 @@ class SavedModel(Exporter):
 
         with _reading(path, "a SavedModel with the signature serving_default"):
             artefact = tf.saved_model.load(str(path))
-            serve = artefact.signatures["serving_default"]
+            signature = artefact.signatures["serving_default"].structured_input_signature[1]
+            dtype = signature["images"].dtype.as_numpy_dtype
 
         def run(images: np.ndarray) -> np.ndarray:
             # A signature alone does not keep its variables alive: the artefact is asked for it.
             return artefact.signatures["serving_default"](images=tf.constant(images))["outputs"].numpy()
 
-        dtype = serve.structured_input_signature[1]["images"].dtype.as_numpy_dtype
         return _in_batches(lambda images: run(images.astype(dtype)), BATCH)
 
 
@@ -219,9 +220,9 @@ class TFLite(Exporter):
             if len(images) != interpreter.get_input_details()[0]["shape"][0]:
                 interpreter.resize_tensor_input(source["index"], images.shape)
                 interpreter.allocate_tensors()
-            interpreter.set_tensor(source["index"], _quantise(images, source))
+            interpreter.set_tensor(source["index"], quantise(images, source))
             interpreter.invoke()
-            return _dequantise(interpreter.get_tensor(target["index"]), target)
+            return dequantise(interpreter.get_tensor(target["index"]), target)
 
         batch = source["shape_signature"][0]
         return _in_batches(run, BATCH if batch == -1 else batch)
@@ -561,19 +562,3 @@ def _rename_output(graph, name: str) -> None:
     for node in graph.node:
         node.input[:] = [name if value == old else value for value in node.input]
         node.output[:] = [name if value == old else value for value in node.output]
-
-
-def _quantise(images: np.ndarray, details: dict) -> np.ndarray:
-    """Returns images as a TFLite input takes them."""
-    dtype, scales = details["dtype"], details["quantization_parameters"]["scales"]
-    if not scales.size:
-        return images.astype(dtype)
-    steps = np.round(images / scales) + details["quantization_parameters"]["zero_points"]
-    return np.clip(steps, np.iinfo(dtype).min, np.iinfo(dtype).max).astype(dtype)
-
-
-def _dequantise(outputs: np.ndarray, details: dict) -> np.ndarray:
-    scales = details["quantization_parameters"]["scales"]
-    if not scales.size:
-        return outputs.astype("float32")
-    return ((outputs.astype("float32") - details["quantization_parameters"]["zero_points"]) * scales).astype("float32")

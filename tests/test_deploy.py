@@ -42,9 +42,16 @@ def test_formats_in_one_table(run, capsys):
     assert "exists: choose another path, or overwrite it" in capsys.readouterr().err
 
 
-def test_into_another_folder(run, tmp_path):
-    assert export(run, "--format", "tflite", "--folder", tmp_path / "phone") == 0
-    assert {file.name for file in (tmp_path / "phone").iterdir()} == {"model.tflite", "model.tflite.json", "labels.txt"}
+def test_into_another_folder_with_the_card(run, tmp_path):
+    (run / "README.md").write_text("# digits")
+    folder = tmp_path / "phone"
+    folder.mkdir()
+    (folder / "README.md").write_text("of somebody else")
+    assert export(run, "--format", "tflite", "--folder", folder) == 0
+    made = {"model.tflite", "model.tflite.json", "labels.txt", "card.md"}
+    assert {file.name for file in folder.iterdir()} == made | {"README.md"}
+    assert (folder / "card.md").read_text() == "# digits"
+    assert (folder / "README.md").read_text() == "of somebody else"
 
 
 def test_bad_input(run, tmp_path, capsys):

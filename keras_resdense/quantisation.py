@@ -1,0 +1,84 @@
+"""What quantisation does to a TFLite model: values as steps, and how much of each layer's signal is noise."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+
+def quantise(values: np.ndarray, details: dict) -> np.ndarray:
+    """Returns values as a tensor of a TFLite model takes them; `details` are those that its interpreter gives."""
+    dtype, scales = details["dtype"], details["quantization_parameters"]["scales"]
+    if not scales.size:
+        return values.astype(dtype)
+    steps = np.round(values / scales) + details["quantization_parameters"]["zero_points"]
+    return np.clip(steps, np.iinfo(dtype).min, np.iinfo(dtype).max).astype(dtype)
+
+
+def dequantise(steps: np.ndarray, details: dict) -> np.ndarray:
+    """Returns what the steps of a tensor of a TFLite model stand for, float32."""
+    scales = details["quantization_parameters"]["scales"]
+    if not scales.size:
+        return steps.astype("float32")
+    return ((steps.astype("float32") - details["quantization_parameters"]["zero_points"]) * scales).astype("float32")
+
+
+def signal_to_noise(path: str | Path, reference: str | Path, images: np.ndarray) -> dict[str, float]:
+    """Measures where the noise of a quantised TFLite model arises.
+
+    The noise of a layer's output is its difference from that of the float model, with all that earlier layers
+    brought in: at the layer where it falls by many decibels, something is wrong.
+
+    Args:
+        path: Of the quantised model ("tflite_dynamic", "tflite_int8", "tflite_int16x8").
+        reference: Of the float model ("tflite"), of the same network and the same input size.
+        images: `(images, height, width, channels)`, pixels 0–255; some tens will do.
+
+    Returns:
+        Decibels, `10 · log10(signal / noise)` of the powers over all images, of each operation that both files
+        name alike, in the order of computation; infinite where nothing differs.
+
+    Raises:
+        ValueError: If the two have less than half of their operations in common.
+    """
+    signal, noise = {}, {}
+    quantised, exact = _Network(path), _Network(reference)
+    for image in images:
+        expected = exact.outputs(image)
+        for name, values in quantised.outputs(image).items():
+            if name in expected and values.shape == expected[name].shape:
+                signal[name] = signal.get(name, 0.0) + float(np.square(expected[name]).sum())
+                noise[name] = noise.get(name, 0.0) + float(np.square(values - expected[name]).sum())
+    if 2 * len(signal) < len(exact.tensors):
+        raise ValueError(
+            f"{path} and {reference} have {len(signal)} of {len(exact.tensors)} operations in common: export both, "
+            "the former with whole-number weights, from the same model."
+        )
+    return {name: 10 * float(np.log10(signal[name] / noise[name])) if noise[name] else np.inf for name in signal}
+
+
+class _Network:
+    """A TFLite model whose intermediate outputs can be read, which delegates would keep to themselves."""
+
+    def __init__(self, path: str | Path):
+        from ai_edge_litert.interpreter import Interpreter, OpResolverType
+
+        self.interpreter = Interpreter(
+            model_path=str(path),
+            experimental_op_resolver_type=OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES,
+            experimental_preserve_all_tensors=True,
+        )
+        self.interpreter.allocate_tensors()
+        written = {index for operation in self.interpreter._get_ops_details() for index in operation["outputs"]}
+        self.tensors = [details for details in self.interpreter.get_tensor_details() if details["index"] in written]
+
+    def outputs(self, image: np.ndarray) -> dict[str, np.ndarray]:
+        """Returns the outputs of all operations for an image, by the names in the file without what was fused in."""
+        (source,) = self.interpreter.get_input_details()
+        self.interpreter.set_tensor(source["index"], quantise(image[None], source))
+        self.interpreter.invoke()
+        return {
+            details["name"].split(";")[0]: dequantise(self.interpreter.get_tensor(details["index"]), details)
+            for details in self.tensors
+        }

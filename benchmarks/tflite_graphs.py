@@ -2,9 +2,9 @@
 
     python benchmarks/tflite_graphs.py [--size 96] [--time] [names …]
 
-A line for each graph: as built and converted, and as exported (`rewrite_for_phones`). "whole" says whether XNNPACK
-takes everything from input to output in one partition. With --time also the median time of an image on one
-thread, all graphs of one family interleaved.
+A line for each graph: as built and converted, and as exported (`rewrite_for_phones`), in float32 and in int8. "whole"
+says whether XNNPACK takes everything from input to output in one partition. With --time also the median time of an
+image on one thread, all graphs of one family interleaved.
 """
 
 import argparse
@@ -35,14 +35,15 @@ PEERS = {
 ROUNDS = 30
 
 
-def convert(model: keras.Model) -> Interpreter:
+def convert(model: keras.Model, format: str = "tflite") -> Interpreter:
+    random = np.random.default_rng(0)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.tflite"
-        EXPORTERS["tflite"].write(model, path, None)
+        EXPORTERS[format].write(model, path, random.uniform(0, 255, (2, *model.input_shape[1:])))
         interpreter = Interpreter(model_content=path.read_bytes(), num_threads=1)
     interpreter.allocate_tensors()
     (source,) = interpreter.get_input_details()
-    interpreter.set_tensor(source["index"], np.random.default_rng(0).random(source["shape"], "float32"))
+    interpreter.set_tensor(source["index"], random.integers(0, 100, source["shape"]).astype(source["dtype"]))
     return interpreter
 
 
@@ -78,13 +79,17 @@ def main() -> None:
     for name in options.names:
         keras.backend.clear_session()
         model = keras_resdense.create_model(name, input_shape=shape)
-        graphs = {"as built": convert(model), "as exported": convert(rewrite_for_phones(model))}
+        rewritten = rewrite_for_phones(model)
+        graphs = {"as built": convert(model), "as exported": convert(rewritten)}
+        graphs["as exported, int8"] = convert(rewritten, "tflite_int8")
         if name in PEERS:
-            graphs["keras.applications"] = convert(PEERS[name](weights=None, input_shape=shape))
+            peer = PEERS[name](weights=None, input_shape=shape)
+            graphs["keras.applications"] = convert(peer)
+            graphs["keras.applications, int8"] = convert(peer, "tflite_int8")
         times = milliseconds(list(graphs.values())) if options.time else [None] * len(graphs)
         for (label, interpreter), median in zip(graphs.items(), times, strict=True):
             timed = f"{median:8.2f} ms  " if median else ""
-            print(f"{name:18}{label:20}{timed}{describe(interpreter)}", flush=True)
+            print(f"{name:18}{label:26}{timed}{describe(interpreter)}", flush=True)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,9 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import math
 import os
+import shutil
 import tempfile
 import warnings
 import zipfile
@@ -22,6 +24,10 @@ import numpy as np
 
 #: Checkpoints kept: the newest, and one to fall back to.
 KEPT = 2
+#: Beginning of the names of folders in which files are written.
+WRITING = ".writing-"
+#: Bytes of an HDF5 file besides the values of a weight, at most.
+_HDF5_OVERHEAD = 8192
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -45,7 +51,7 @@ def save(folder: Path, model: keras.Model, position: Position, write: bool = Tru
     """Saves a compiled model with its optimiser, its seeds and its metrics.
 
     Args:
-        folder: Where checkpoints are; it is made where missing.
+        folder: Where checkpoints are.
         model: To save.
         position: Where its training stands.
         write: Whether to write the file. Replicas on other machines gather values for the one that does.
@@ -62,17 +68,8 @@ def save(folder: Path, model: keras.Model, position: Position, write: bool = Tru
         )
     if not write:
         return
-    path = folder / f"step-{position.step:09}.npz"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with replacing(path) as temporary, open(temporary, "wb") as file:
-            np.savez(file, position=json.dumps(dataclasses.asdict(position)), **arrays)
-    except OSError as error:
-        last = next(iter(_newest_first(folder)), None)
-        raise OSError(
-            f"The checkpoint {path} cannot be written ({error}). "
-            + (f"The last good one is {last}: the same command goes on from there." if last else "There is none yet.")
-        ) from error
+    with replacing(folder / f"step-{position.step:09}.npz") as temporary, open(temporary, "wb") as file:
+        np.savez(file, position=json.dumps(dataclasses.asdict(position)), **arrays)
     for old in _newest_first(folder)[KEPT:]:
         old.unlink()
 
@@ -100,15 +97,49 @@ def newest(folder: Path) -> Position | None:
     return next((position for _, position in _readable(folder)), None)
 
 
+def save_weights(path: Path, model: keras.Model) -> None:
+    """Writes a model's weights as Keras does.
+
+    Raises:
+        OSError: If they cannot be written. What the file was before, it still is.
+    """
+    size = sum(weight.value.dtype.size * math.prod(weight.shape) for weight in model.weights)
+    with replacing(path, size + _HDF5_OVERHEAD * len(model.weights)) as temporary:
+        model.save_weights(temporary)
+
+
 @contextlib.contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Gives a temporary name to write a file to, which takes the place of `path` once it is on the disk."""
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".writing-") as folder:
-        temporary = Path(folder) / path.name
-        yield temporary
-        with open(temporary, "rb") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
+def replacing(path: Path, size: int = 0) -> Iterator[Path]:
+    """Gives a temporary name to write a file to, which takes the place of `path` once it is on the disk.
+
+    Args:
+        path: Of the file; its folder is made where missing.
+        size: Bytes that the disk must have room for, asked for before libraries write that a full disk crashes.
+
+    Raises:
+        OSError: If it cannot be written. What `path` was before, it still is.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=WRITING) as folder:
+            temporary = Path(folder) / path.name
+            if size and hasattr(os, "posix_fallocate"):
+                with tempfile.TemporaryFile(dir=folder) as file:
+                    os.posix_fallocate(file.fileno(), 0, size)
+            yield temporary
+            with open(temporary, "rb") as file:
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+    except OSError as error:
+        raise OSError(
+            f"{path} cannot be written ({error}). What was written before is whole: the same command goes on from it."
+        ) from error
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Removes what a killed process was writing with `replacing`, anywhere in a folder."""
+    for leftover in list(folder.rglob(f"{WRITING}*")):
+        shutil.rmtree(leftover)
 
 
 def _variables(model: keras.Model) -> list[keras.Variable]:

@@ -1,4 +1,4 @@
-"""Several machines: which strategy they ask for, and what Keras's `fit` lacks for it.
+"""Several machines: which strategy they ask for, how they wait for one another, and what Keras's `fit` lacks for it.
 
 Keras 3's TensorFlow trainer has two faults under `MultiWorkerMirroredStrategy` (keras issue 20585):
 
@@ -8,14 +8,28 @@ Keras 3's TensorFlow trainer has two faults under `MultiWorkerMirroredStrategy` 
 
 `mend` corrects both for this strategy alone: every other runs Keras's own code. A Keras that no longer has
 the two functions, or has them mended, is left as it is.
+
+TensorFlow cannot take a worker back into a running job: where one is lost, all start anew.
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
 import json
 import os
+import socket
+import sys
+import time
+from collections.abc import Iterator, Mapping
+
+#: Seconds between messages while workers are waited for, and after which the waiting is given up.
+PATIENCE, LIMIT = 10, 3600
+
+
+class WorkerLost(ConnectionError):
+    """A worker no longer answers, so the others cannot go on without starting anew."""
 
 
 def worker_count() -> int:
@@ -33,6 +47,7 @@ def multi_worker_strategy():
 
     Raises:
         ValueError: If neither names several workers.
+        TimeoutError: If some of them have not started within an hour.
     """
     import tensorflow as tf
 
@@ -42,9 +57,67 @@ def multi_worker_strategy():
             ' TF_CONFIG=\'{"cluster": {"worker": ["127.0.0.1:5001", "127.0.0.1:5002"]}, "task": {"type": "worker",'
             ' "index": 0}}\' for one and index 1 for the other.'
         )
+    if "TF_CONFIG" not in os.environ:
+        _describe_slurm()
     mend()
-    resolver = None if "TF_CONFIG" in os.environ else tf.distribute.cluster_resolver.SlurmClusterResolver()
+    resolver = tf.distribute.cluster_resolver.TFConfigClusterResolver()
+    others = _addresses(resolver)
+    mine = others.pop(_name(resolver.task_type, resolver.task_id))
+    # TensorFlow waits, too, but without a word.
+    await_workers(others, int(mine.rpartition(":")[2]))
     return tf.distribute.MultiWorkerMirroredStrategy(resolver)
+
+
+def await_workers(others: Mapping[str, str], port: int) -> None:
+    """Waits until other workers answer, and says every ten seconds which of them do not.
+
+    Args:
+        others: Their names and addresses, such as `{"worker 1": "127.0.0.1:5002"}`.
+        port: Where this one lets the others find it.
+
+    Raises:
+        TimeoutError: If some of them do not answer within an hour.
+    """
+    start = time.monotonic()
+    spoken = start
+    with socket.create_server(("", port)):
+        while missing := _silent(others):
+            now = time.monotonic()
+            if now - start > LIMIT:
+                raise TimeoutError(f"Waited {LIMIT} s in vain for {missing}: start it, and this one again.")
+            if now - spoken > PATIENCE:
+                spoken = now
+                print(f"Waiting for {missing} to start.", file=sys.stderr, flush=True)
+            time.sleep(0.2)
+
+
+@contextlib.contextmanager
+def noticing_losses() -> Iterator[None]:
+    """Turns the errors that TensorFlow raises where a worker is gone into one that names it.
+
+    Raises:
+        WorkerLost: In their place.
+    """
+    import tensorflow as tf
+
+    errors = tf.errors
+    try:
+        yield
+    except (errors.UnavailableError, errors.AbortedError, errors.CancelledError, errors.DeadlineExceededError) as error:
+        if worker_count() < 2:
+            raise
+        gone = _silent(_addresses(tf.distribute.cluster_resolver.TFConfigClusterResolver()))
+        raise WorkerLost(
+            f"The connection to {gone or 'a worker that answers again'} is lost. The same command on every worker"
+            " goes on from the last checkpoint."
+        ) from error
+
+
+def start_again() -> None:
+    """Replaces this process by one of the same command."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 
 def is_chief(strategy) -> bool:
@@ -56,21 +129,72 @@ def is_chief(strategy) -> bool:
     return resolver.task_type == "chief" or ("chief" not in roles and resolver.task_id == 0)
 
 
+def mean(strategy, value: float) -> float:
+    """Returns the mean of all workers' values, once each of them has come here; alone, the value."""
+    import tensorflow as tf
+
+    if not _is_multi_worker(strategy):
+        return value
+    values = strategy.experimental_distribute_values_from_function(lambda _: tf.constant(float(value), tf.float64))
+    return float(strategy.reduce(tf.distribute.ReduceOp.MEAN, values, axis=None))
+
+
 def mend() -> None:
     """Corrects Keras's trainer for `MultiWorkerMirroredStrategy`, once, and only where it has the faults."""
     from keras.src.backend.tensorflow import trainer
 
     reduce, build = trainer.reduce_per_replica, trainer.TensorFlowTrainer._maybe_symbolic_build
-    if 'reduce("MEAN", v, axis=0)' in inspect.getsource(reduce):
+    if _has(reduce, 'reduce("MEAN", v, axis=0)'):
         trainer.reduce_per_replica = _reducing_scalars(reduce)
-    if "_is_multi_worker" not in vars(build) and '"MEAN"' in inspect.getsource(build):
+    if _has(build, '"MEAN"'):
         trainer.TensorFlowTrainer._maybe_symbolic_build = _building_locally(build)
+
+
+def _has(function, fault: str) -> bool:
+    return not hasattr(function, "__wrapped__") and fault in inspect.getsource(function)
+
+
+def _describe_slurm() -> None:
+    """Sets TF_CONFIG as SLURM describes the job.
+
+    TensorFlow's `SlurmClusterResolver` knows SLURM's names of machines, but fails where there are no GPUs, or where
+    SLURM has shared them out among the tasks: so it is told of one for each task, and does not touch them.
+    """
+    import tensorflow as tf
+
+    resolver = tf.distribute.cluster_resolver.SlurmClusterResolver(
+        gpus_per_node=worker_count(), gpus_per_task=1, auto_set_gpu=False
+    )
+    cluster = resolver.cluster_spec().as_dict()
+    role, index = resolver.get_task_info()
+    os.environ["TF_CONFIG"] = json.dumps({"cluster": cluster, "task": {"type": role, "index": index}})
 
 
 def _is_multi_worker(strategy) -> bool:
     import tensorflow as tf
 
     return isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy) and worker_count() > 1
+
+
+def _name(role: str, index: int) -> str:
+    return f"{role} {index}"
+
+
+def _addresses(resolver) -> dict[str, str]:
+    roles = resolver.cluster_spec().as_dict()
+    return {_name(role, index): roles[role][index] for role in roles for index in range(len(roles[role]))}
+
+
+def _silent(workers: Mapping[str, str]) -> str:
+    """Names those workers at whose address nobody answers; "" for none."""
+    silent = []
+    for name, address in workers.items():
+        host, _, port = address.rpartition(":")
+        try:
+            socket.create_connection((host, int(port)), timeout=1).close()
+        except OSError:
+            silent.append(f"{name} at {address}")
+    return ", ".join(silent)
 
 
 def _reducing_scalars(reduce):

@@ -10,6 +10,7 @@ import dataclasses
 import importlib.util
 import itertools
 import math
+import os
 import shutil
 import signal
 import threading
@@ -24,6 +25,7 @@ from keras_resdense import accumulation, checkpoints, multiworker, pipeline, rep
 from keras_resdense.checkpoints import Position
 from keras_resdense.data import ImageData, load_data
 from keras_resdense.export import EXPORTERS, Export, export
+from keras_resdense.layers import all_layers
 from keras_resdense.recipes import RECIPE_FILE, Recipe, Settings, describe
 
 #: Formats that every run is exported to.
@@ -77,6 +79,7 @@ def strategy(name: str = "auto"):
     raise ValueError(f"strategy is {name!r}; it must be one of auto, none, mirrored, multiworker.")
 
 
+@multiworker.noticing_losses()
 def train(
     recipe: Recipe | None = None,
     settings: Settings | None = None,
@@ -99,6 +102,8 @@ def train(
         ValueError: If the recipe makes no sense for the data, or another run has that name.
         FloatingPointError: If the loss is no longer a number.
         Interrupted: If the process was asked to terminate.
+        WorkerLost: If another worker is gone.
+        OSError: If a file cannot be written.
     """
     start = time.perf_counter()
     recipe, settings = recipe or Recipe(), settings or Settings()
@@ -112,41 +117,42 @@ def train(
         raise ValueError("XLA compiles the step of one device, not that of several replicas: leave out --xla.")
     chief = multiworker.is_chief(devices)
     target = _open_run(Path(folder), name, recipe, settings, chief)
-    data = load_data(recipe.data, settings.data_dir or None, settings.on_bad_image)
-    plan = _plan(recipe, data, row, settings.seed)
-    with _precision(settings.precision):
-        keras.utils.set_random_seed(settings.seed)
-        normalisation = pipeline.pixel_statistics(data.train, plan)
-        with devices.scope(), synchronised_statistics():
-            model = build_classifier(row, plan, normalisation, data.image_shape[2])
-            if recipe.accumulation > 1:
-                model = accumulation.Accumulating(model, recipe.accumulation)
-        keeper = _Keeper(target, chief, pipeline.steps_per_epoch(data.train, recipe), settings.save_every)
-        _fit(model, data, plan, settings, devices, keeper)
-    if not chief:
-        return Run(folder=target, model=model, accuracy=keeper.position.history[-1]["val_accuracy"], exports=[])
+    with _claimed(target) if chief else contextlib.nullcontext():
+        data = load_data(recipe.data, settings.data_dir or None, settings.on_bad_image)
+        plan = _plan(recipe, data, row, settings.seed)
+        with _precision(settings.precision):
+            keras.utils.set_random_seed(settings.seed)
+            normalisation = pipeline.pixel_statistics(data.train, plan)
+            with devices.scope():
+                model = build_classifier(row, plan, normalisation, data.image_shape[2])
+                if recipe.accumulation > 1:
+                    model = accumulation.Accumulating(model, recipe.accumulation)
+            keeper = _Keeper(target, chief, pipeline.steps_per_epoch(data.train, recipe), settings.save_every)
+            _fit(model, data, plan, settings, devices, keeper)
+        if not chief:
+            return Run(folder=target, model=model, accuracy=keeper.position.history[-1]["val_accuracy"], exports=[])
 
-    test_plan = dataclasses.replace(plan, size=_size(recipe, data, row, recipe.test_size))
-    final = build_classifier(row, test_plan, normalisation, data.image_shape[2])
-    final.set_weights(model.get_weights())
-    final.save_weights(target / "last.weights.h5")
-    predicted = report.predict(final, data.test, test_plan)
-    images, labels = _sample(data, test_plan)
-    exports = [
-        export(final, target / EXPORTERS[format].file_name, format, images, labels, overwrite=True)
-        for format in FORMATS
-    ]
-    results = report.Results(
-        recipe=recipe,
-        settings=settings,
-        class_names=data.class_names,
-        history=keeper.position.history,
-        minutes=(time.perf_counter() - start) / 60,
-        **predicted,
-    )
-    report.write(target, results, exports)
-    shutil.rmtree(target / "checkpoints", ignore_errors=True)
-    return Run(folder=target, model=final, accuracy=results.accuracy, exports=exports)
+        test_plan = dataclasses.replace(plan, size=_size(recipe, data, row, recipe.test_size))
+        final = build_classifier(row, test_plan, normalisation, data.image_shape[2])
+        final.set_weights(model.get_weights())
+        checkpoints.save_weights(target / "last.weights.h5", final)
+        predicted = report.predict(final, data.test, test_plan)
+        images, labels = _sample(data, test_plan)
+        exports = [
+            export(final, target / EXPORTERS[format].file_name, format, images, labels, overwrite=True)
+            for format in FORMATS
+        ]
+        results = report.Results(
+            recipe=recipe,
+            settings=settings,
+            class_names=data.class_names,
+            history=keeper.position.history,
+            minutes=(time.perf_counter() - start) / 60,
+            **predicted,
+        )
+        report.write(target, results, exports)
+        shutil.rmtree(target / "checkpoints", ignore_errors=True)
+        return Run(folder=target, model=final, accuracy=results.accuracy, exports=exports)
 
 
 def network(recipe: Recipe):
@@ -188,22 +194,6 @@ def build_classifier(row, plan: pipeline.Plan, normalisation, channels: int) -> 
     )
 
 
-@contextlib.contextmanager
-def synchronised_statistics() -> Iterator[None]:
-    """Lets the replicas of a model that is built here keep one moving average of batch statistics, their mean.
-
-    Each replica would otherwise keep its own, and only that of the first would be evaluated and saved.
-    """
-    import tensorflow as tf
-
-    def averaged(options: dict) -> dict:
-        statistic = options.get("trainable") is False and tf.as_dtype(options["dtype"]).is_floating
-        return options | {"aggregation": tf.VariableAggregation.MEAN} if statistic else options
-
-    with tf.variable_creator_scope(lambda create, **options: create(**averaged(options))):
-        yield
-
-
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Phase:
     """Epochs that are trained with one optimiser."""
@@ -236,10 +226,19 @@ class _Keeper(keras.callbacks.Callback):
         self.position, self.epoch_start, self.started, self.stopping = Position(), 0, 0.0, False
 
     def restore(self, phase: _Phase) -> int:
-        """Sets the model to the last checkpoint of a phase, if there is one; returns the steps made so far."""
+        """Sets the model to the last checkpoint of a phase, if there is one; returns the steps made so far.
+
+        Raises:
+            ValueError: If other workers stand elsewhere.
+        """
         found = checkpoints.restore(self.folder / "checkpoints", self.model, phase.number)
         begin = dataclasses.replace(self.position, phase=phase.number, step=phase.first * self.steps)
         self.position = found or begin
+        if multiworker.mean(self.model.distribute_strategy, self.position.step) != self.position.step:
+            raise ValueError(
+                f"The last checkpoint that this worker sees in {self.folder} is of step {self.position.step}, others"
+                " see another: give all workers one --folder, on a file system that they share."
+            )
         return self.position.step
 
     def on_epoch_begin(self, epoch, logs=None):
@@ -256,7 +255,8 @@ class _Keeper(keras.callbacks.Callback):
                 f"{self.folder / 'checkpoints'}. A lower learning rate or a longer warm-up often helps."
             )
         self.position = dataclasses.replace(self.position, step=step)
-        if self.stopping:
+        # Only together can workers save; one may hear of the end before the others.
+        if multiworker.mean(self.model.distribute_strategy, self.stopping):
             self._save()
             raise Interrupted(f"Stopped as asked, saved at step {step}: the same command goes on from there.")
         if self.save_every and step // self.save_every > before // self.save_every and step % self.steps:
@@ -266,8 +266,7 @@ class _Keeper(keras.callbacks.Callback):
         if logs["accuracy"] > self.position.best:
             self.position = dataclasses.replace(self.position, best=float(logs["accuracy"]))
             if self.chief:
-                with checkpoints.replacing(self.folder / "best.weights.h5") as temporary:
-                    self.model.save_weights(temporary)
+                checkpoints.save_weights(self.folder / "best.weights.h5", self.model)
 
     def on_epoch_end(self, epoch, logs=None):
         rate = float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate))
@@ -280,6 +279,8 @@ class _Keeper(keras.callbacks.Callback):
 
     def _save(self) -> None:
         checkpoints.save(self.folder / "checkpoints", self.model, self.position, write=self.chief)
+        # Until the chief has written it, no other worker reads the newest.
+        multiworker.mean(self.model.distribute_strategy, 0.0)
 
 
 def _fit(model: keras.Model, data: ImageData, plan: pipeline.Plan, settings: Settings, devices, keeper: _Keeper):
@@ -324,7 +325,7 @@ def _callbacks(recipe: Recipe, keeper: _Keeper) -> list[keras.callbacks.Callback
 
 
 def _compile(model: keras.Model, phase: _Phase, recipe: Recipe, settings: Settings, steps: int) -> None:
-    for layer in model.layers:
+    for layer in all_layers(model):
         layer.trainable = layer.name == "predictions" if phase.frozen else True
         if settings.sync_batch_norm and isinstance(layer, keras.layers.BatchNormalization):
             layer.synchronized = True
@@ -419,7 +420,8 @@ def _open_run(parent: Path, name: str | None, recipe: Recipe, settings: Settings
     described = describe(recipe, settings)
 
     def free(folder: Path) -> bool:
-        return not folder.exists() or not any(folder.iterdir()) or _unfinished(folder, described)
+        held = [path for path in folder.glob("*") if not path.name.startswith(checkpoints.WRITING)]
+        return not held or _unfinished(folder, described)
 
     if name is None:
         default = f"{recipe.model}_{Path(recipe.data).name}"
@@ -430,10 +432,35 @@ def _open_run(parent: Path, name: str | None, recipe: Recipe, settings: Settings
         if not free(folder):
             raise ValueError(f"{folder} holds another run, or this one complete: choose another name.")
     if chief:
-        folder.mkdir(parents=True, exist_ok=True)
         with checkpoints.replacing(folder / RECIPE_FILE) as temporary:
             temporary.write_text(described)
     return folder
+
+
+@contextlib.contextmanager
+def _claimed(folder: Path) -> Iterator[None]:
+    """Keeps other processes from training in a run's folder, and removes what a killed one was writing there.
+
+    Raises:
+        ValueError: If another process trains there.
+    """
+    try:
+        import fcntl
+    except ImportError:  # on Windows
+        yield
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ValueError(f"Another process trains in {folder}: let it, or choose another name.") from error
+        except OSError:
+            pass  # Not every file system has locks.
+        checkpoints.remove_leftovers(folder)
+        yield
+    finally:
+        os.close(handle)
 
 
 def _unfinished(folder: Path, described: str) -> bool:

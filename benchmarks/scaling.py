@@ -1,0 +1,70 @@
+"""Bytes that replicas exchange in a step, and the bandwidth at which that costs a tenth: reasoned, not measured.
+
+    python benchmarks/scaling.py [--replicas 8]
+
+docs/scaling.md says how.
+"""
+
+import argparse
+import dataclasses
+import math
+
+import keras_resdense
+
+#: Share of its time that a replica is to compute.
+EFFICIENCY = 0.9
+FLOAT = 4
+REFERENCE = "resnet50"
+NETWORKS = (REFERENCE, "densenet121")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Published:
+    """What one GPU does alone with ResNet-50 and XLA.
+
+    NVIDIA DeepLearningExamples, TensorFlow/Classification/ConvNets/resnet50v1.5, "Training performance results",
+    TensorFlow 20.06-tf1-py3.
+    """
+
+    gpu: str
+    precision: str
+    batch: int
+    images_per_second: float
+
+
+ROWS = (
+    Published(gpu="V100 16 GB", precision="float32", batch=128, images_per_second=412),
+    Published(gpu="V100 16 GB", precision="mixed", batch=256, images_per_second=1270),
+    Published(gpu="A100 40 GB", precision="TF32", batch=256, images_per_second=808),
+    Published(gpu="A100 40 GB", precision="mixed", batch=256, images_per_second=1770),
+)
+
+
+def bytes_sent(floats: int, replicas: int) -> float:
+    """Returns the bytes that each replica sends, and receives, in a ring all-reduce of so many floats."""
+    return 2 * (replicas - 1) / replicas * FLOAT * floats
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--replicas", type=int, default=8, help="that share the work; default %(default)s")
+    replicas = parser.parse_args().replicas
+
+    models = {name: keras_resdense.create_model(name) for name in NETWORKS}
+    macs = {name: keras_resdense.count_macs(model) for name, model in models.items()}
+    print(f"{replicas} replicas\n\n| network | GPU | images | step, ms | MB sent | GB/s for {EFFICIENCY:.0%} |")
+    print("|---|---|---:|---:|---:|---:|")
+    for name, model in models.items():
+        statistics = sum(math.prod(weight.shape) for weight in model.non_trainable_weights)
+        sent = bytes_sent(keras_resdense.count_parameters(model) + statistics, replicas)
+        for row in ROWS:
+            seconds = row.batch / row.images_per_second * macs[name] / macs[REFERENCE]
+            bandwidth = sent / seconds * EFFICIENCY / (1 - EFFICIENCY)
+            print(
+                f"| {name} | {row.gpu}, {row.precision} | {row.batch} | {seconds * 1e3:.0f} | {sent / 1e6:.0f}"
+                f" | {bandwidth / 1e9:.1f} |"
+            )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,188 @@
+"""What survives when a training is stopped at any moment, or finds no room for its files."""
+
+import contextlib
+import dataclasses
+import os
+import random
+import resource
+import signal
+import time
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from keras_resdense import checkpoints, training
+from keras_resdense.__main__ import main
+from keras_resdense.recipes import Settings
+from tests.tiny import RECIPE, newest_step, outcome, started, tiny, wait_for  # noqa: F401
+
+
+@pytest.mark.parametrize("kills", [1, pytest.param(20, marks=pytest.mark.sweep)])
+def test_killed_at_random_moments_a_training_ends_bit_identical(tmp_path, kills):
+    """Optimiser, averages, schedule, dropout, order and augmentation: all go on where they were."""
+    moments, run, halfway = random.Random(0), tmp_path / "killed", 0
+    with started(tmp_path, "whole") as whole:
+        for step in sorted(moments.sample(range(1, 70), kills)):
+            with started(tmp_path, "killed") as made:
+                if step < 5:
+                    time.sleep(moments.uniform(0, 5))
+                else:
+                    wait_for(made, lambda step=step: newest_step(run) >= step)
+                time.sleep(moments.uniform(0, 0.02))
+            assert made.returncode == -signal.SIGKILL
+            halfway += len(list(run.rglob(f"{checkpoints.WRITING}*")))
+        if kills > 1:
+            assert halfway > 0, "no kill came while a file was written"
+            with started(tmp_path, "killed") as made:
+                wait_for(made, (run / "last.weights.h5").exists)
+        with started(tmp_path, "killed") as made:
+            assert made.wait(600) == 0, (tmp_path / "killed.log").read_text()[-2000:]
+        assert whole.wait(600) == 0
+    expected, found = outcome(tmp_path / "whole"), outcome(run)
+    assert expected[1] == found[1] and set(expected[0]) == set(found[0])
+    for name in expected[0]:
+        np.testing.assert_array_equal(expected[0][name], found[0][name])
+    assert not list(run.rglob(f"{checkpoints.WRITING}*"))
+
+
+class KillAt(keras.callbacks.Callback):
+    """Stands for a crash: leaves `fit` by an exception that nobody handles."""
+
+    def __init__(self, batches):
+        super().__init__()
+        self.left = batches
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.left -= 1
+        if not self.left:
+            raise KeyboardInterrupt
+
+
+def killed(monkeypatch, batches, **options):
+    """Begins a training and kills it after so many batches."""
+    callbacks = training._callbacks
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "_callbacks", lambda *known: [*callbacks(*known), KillAt(batches)])
+        with pytest.raises(KeyboardInterrupt):
+            training.train(**options)
+
+
+def test_frozen_phase_survives_too(tmp_path, monkeypatch):
+    recipe = dataclasses.replace(RECIPE, frozen_epochs=1, frozen_learning_rate=0.1)
+    whole = training.train(recipe, folder=str(tmp_path), name="whole")
+    for batches in (7, 6):
+        killed(monkeypatch, batches, recipe=recipe, folder=str(tmp_path), name="killed")
+    resumed = training.train(recipe, folder=str(tmp_path), name="killed")
+    for expected, found in zip(whole.model.get_weights(), resumed.model.get_weights(), strict=True):
+        np.testing.assert_array_equal(expected, found)
+
+
+@pytest.mark.parametrize("steps", [1, pytest.param(5, marks=pytest.mark.sweep)])
+def test_sigterm_saves_and_the_same_command_goes_on(tmp_path, monkeypatch, steps):
+    class Terminate(keras.callbacks.Callback):
+        def on_train_batch_begin(self, batch, logs=None):
+            if batch == 2 or steps == 5:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    settings = Settings(steps_per_execution=steps)
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "_callbacks", lambda *_: [Terminate()])
+        with pytest.raises(training.Interrupted, match="saved at step [345]"):
+            training.train(RECIPE, settings, folder=str(tmp_path), name="run")
+    assert 3 <= checkpoints.newest(tmp_path / "run" / "checkpoints").step <= 5
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    run = training.train(RECIPE, settings, folder=str(tmp_path), name="run")
+    assert len(outcome(run.folder)[1]) == 3
+
+
+def test_damaged_newest_checkpoint_falls_back(tmp_path, monkeypatch):
+    killed(monkeypatch, 12, recipe=RECIPE, folder=str(tmp_path), name="run")
+    before, newest = sorted((tmp_path / "run" / "checkpoints").iterdir())
+    content = bytearray(newest.read_bytes())
+    for damage in (content[: len(content) // 2], content[:1000] + b"!" + content[1001:], b""):
+        newest.write_bytes(damage)
+        with pytest.warns(UserWarning, match=f"{newest.name} is damaged"):
+            assert checkpoints.newest(newest.parent).step == int(before.stem.split("-")[1])
+
+
+@contextlib.contextmanager
+def file_size_limit(size):
+    """Lets no file grow beyond so many bytes: as on a full disk, writing fails in the middle."""
+    _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
+
+
+def test_without_room_on_the_disk_the_last_checkpoint_stays(tmp_path, monkeypatch, capsys):
+    killed(monkeypatch, 6, recipe=RECIPE, folder=str(tmp_path), name="run")
+    (good,) = (tmp_path / "run" / "checkpoints").iterdir()
+    with file_size_limit(good.stat().st_size // 2):
+        with pytest.raises(OSError, match=r"cannot be written \(.*File too large.*the same command goes on"):
+            training.train(RECIPE, folder=str(tmp_path), name="run")
+    assert list((tmp_path / "run" / "checkpoints").iterdir()) == [good]
+    assert checkpoints.newest(good.parent).step == 5
+
+
+def test_weights_are_not_begun_without_room(tmp_path):
+    """HDF5 crashes the process where a disk is full."""
+    model = keras.Sequential([keras.Input((100,)), keras.layers.Dense(100)])
+    path = tmp_path / "model.weights.h5"
+    checkpoints.save_weights(path, model)
+    before = path.read_bytes()
+    with file_size_limit(len(before)), pytest.raises(OSError, match="model.weights.h5 cannot be written"):
+        checkpoints.save_weights(path, model)
+    assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
+
+
+def test_a_folder_that_cannot_be_made_is_said_before_any_work(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match="recipe.json cannot be written .*Not a directory"):
+        training.train(RECIPE, folder=str(tmp_path / "file"), name="run")
+
+
+def test_out_of_memory_is_said_and_leaves_the_last_checkpoint(tmp_path, monkeypatch, capsys):
+    class Exhaust(keras.callbacks.Callback):
+        def on_train_batch_begin(self, batch, logs=None):
+            if batch == 3:
+                tf.zeros((2**44,), tf.int8)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "_callbacks", lambda *_: [Exhaust()])
+        assert main(["train", "--model", "tiny", "--save-every", "1", "--folder", str(tmp_path), "--name", "run"]) == 1
+    assert "Out of memory" in capsys.readouterr().err
+    assert checkpoints.newest(tmp_path / "run" / "checkpoints").step == 3
+
+
+@pytest.mark.parametrize("steps", [1, pytest.param(5, marks=pytest.mark.sweep)])
+@pytest.mark.filterwarnings("ignore:invalid value")
+def test_nan_stops_and_keeps_the_last_good_weights(tmp_path, steps):
+    recipe = dataclasses.replace(RECIPE, learning_rate=1e18, ema=0.0, epochs=20)
+    settings = Settings(save_every=1, steps_per_execution=steps)
+    with pytest.raises(FloatingPointError, match="after step"):
+        training.train(recipe, settings, folder=str(tmp_path), name="run")
+    for path in (tmp_path / "run" / "checkpoints").iterdir():
+        with np.load(path) as file:
+            assert all(np.isfinite(file[name]).all() for name in file.files if name != "position")
+
+
+def test_what_a_killed_process_left_is_removed(tmp_path):
+    """Even where it was killed before it had written its recipe."""
+    leftovers = [tmp_path / "run" / f"{checkpoints.WRITING}abc", tmp_path / "run" / "checkpoints" / ".writing-def"]
+    leftovers[0].mkdir(parents=True)
+    target = training._open_run(tmp_path, "run", RECIPE, Settings(), True)
+    leftovers[1].mkdir(parents=True)
+    with training._claimed(target):
+        assert not any(path.exists() for path in leftovers)
+
+
+def test_two_processes_do_not_train_in_one_folder(tmp_path):
+    with training._claimed(tmp_path):
+        with pytest.raises(ValueError, match="Another process trains in"), training._claimed(tmp_path):
+            pass
+    with training._claimed(tmp_path):
+        pass

@@ -77,7 +77,7 @@ def _explain(error: Exception) -> str:
     """Says in words what went wrong; whatever nobody foresaw keeps its name."""
     if isinstance(error, (ValueError, RuntimeError, OSError, FloatingPointError)):
         return str(error)
-    if type(error).__name__ == "ResourceExhaustedError":
+    if type(error).__name__ == "ResourceExhaustedError" and "OOM" in str(error):
         return "Out of memory: try a smaller --batch-size, or --accumulation 4. The last checkpoint is good."
     return f"{type(error).__name__}: {error} (--debug shows where)"
 

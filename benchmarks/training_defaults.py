@@ -16,10 +16,11 @@ import tensorflow as tf
 
 import keras_resdense
 
+_DENSENET = dataclasses.replace(keras_resdense.VARIANTS["densenetbc100_12"], depths=(6, 6, 6))
 #: Network, side of its images, and images in a batch.
 CASES = {
     "ResNet-20": (keras_resdense.VARIANTS["resnet20"], 28, 128),
-    "DenseNet-BC-40, k = 12": (dataclasses.replace(keras_resdense.VARIANTS["densenetbc100_12"], depths=(6, 6, 6)), 32, 64),
+    "DenseNet-BC-40, k = 12": (_DENSENET, 32, 64),
     "ResNet-18": (keras_resdense.VARIANTS["resnet18"], 64, 32),
 }
 #: Whether XLA compiles the step, and whether all steps are one call.

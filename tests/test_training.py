@@ -5,6 +5,7 @@ import json
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from PIL import Image
 
 from keras_resdense import inference, report, training
@@ -28,6 +29,9 @@ def test_a_run_s_folder(tmp_path):
         *("history.csv", "labels.txt", "recipe.json", "run.json"),
     }
     assert {path.name for path in run.folder.iterdir()} - {"tensorboard"} == expected
+    events = sorted((run.folder / "tensorboard" / "train").glob("events.out.tfevents.*"))
+    logged = [event for path in events for event in tf.compat.v1.train.summary_iterator(str(path))]
+    assert sum(value.tag == "epoch_loss" for event in logged for value in event.summary.value) == 3
     for name in ("curves.png", "confusion.png"):
         with Image.open(run.folder / name) as image:
             assert min(image.size) >= 400

@@ -34,7 +34,7 @@ class WorkerLost(ConnectionError):
 
 def worker_count() -> int:
     """Counts the workers that `TF_CONFIG` or SLURM name; 1 where neither names any."""
-    if "TF_CONFIG" in os.environ:
+    if os.environ.get("TF_CONFIG"):
         cluster = json.loads(os.environ["TF_CONFIG"]).get("cluster", {})
         return max(1, sum(len(cluster.get(role, ())) for role in ("chief", "worker")))
     return int(os.environ.get("SLURM_STEP_NUM_TASKS", 1))
@@ -57,7 +57,7 @@ def multi_worker_strategy():
             ' TF_CONFIG=\'{"cluster": {"worker": ["127.0.0.1:5001", "127.0.0.1:5002"]}, "task": {"type": "worker",'
             ' "index": 0}}\' for one and index 1 for the other.'
         )
-    if "TF_CONFIG" not in os.environ:
+    if not os.environ.get("TF_CONFIG"):
         _describe_slurm()
     mend()
     resolver = tf.distribute.cluster_resolver.TFConfigClusterResolver()

@@ -221,7 +221,7 @@ def test_workers_share_batch_statistics(tmp_path, count):
 @pytest.mark.parametrize("victim", [0, 1])
 def test_a_killed_worker_that_is_started_again_lets_the_others_go_on(tmp_path, victim):
     with together(tmp_path, "whole", cluster(2)) as (one, two):
-        assert one.wait(600) == two.wait(600) == 0
+        assert one.wait(1800) == two.wait(1800) == 0
     described, run = cluster(2), tmp_path / "killed"
     with worker(tmp_path, "killed", described, 1 - victim) as survivor:
         with worker(tmp_path, "killed", described, victim) as made:
@@ -230,7 +230,7 @@ def test_a_killed_worker_that_is_started_again_lets_the_others_go_on(tmp_path, v
         wait_for(survivor, lambda: f"Waiting for worker {victim} at" in log.read_text())
         assert f"The connection to worker {victim} at" in log.read_text()
         with worker(tmp_path, "killed", described, victim) as made:
-            assert made.wait(600) == survivor.wait(600) == 0
+            assert made.wait(1800) == survivor.wait(1800) == 0
     expected, found = outcome(tmp_path / "whole"), outcome(run)
     assert len(expected[1]) == len(found[1]) == 4
     for name in expected[0]:
@@ -242,16 +242,16 @@ def test_sigterm_to_one_worker_stops_all_at_one_step(tmp_path):
     with together(tmp_path, "run", cluster(2)) as (one, two):
         wait_for(two, lambda: newest_step(tmp_path / "run") >= 3)
         two.send_signal(signal.SIGTERM)
-        assert one.wait(600) == two.wait(600) == INTERRUPTED
+        assert one.wait(1800) == two.wait(1800) == INTERRUPTED
     stops = [re.search(r"saved at step (\d+)", (tmp_path / f"run-{index}").read_text()) for index in range(2)]
     assert stops[0][1] == stops[1][1] == str(newest_step(tmp_path / "run"))
     with together(tmp_path, "run", cluster(2)) as (one, two):
-        assert one.wait(600) == two.wait(600) == 0
+        assert one.wait(1800) == two.wait(1800) == 0
 
 
 def worker(folder, name, described, index):
     """Starts the command line as one worker."""
-    return started(folder, name, ("--epochs", "4"), task(described, index), f"{name}-{index}")
+    return started(folder, name, 4, task(described, index), f"{name}-{index}")
 
 
 @contextlib.contextmanager

@@ -25,7 +25,7 @@ ROOT = Path(__file__).parent.parent
 #: Five steps an epoch.
 RECIPE = Recipe(model="tiny", epochs=3, batch_size=48, ema=0.9, flip=True, warmup_epochs=1)
 #: The same at the command line, with a checkpoint after each step.
-COMMAND = "train --model tiny --epochs 16 --batch-size 48 --ema 0.9 --flip --warmup-epochs 1".split()
+COMMAND = "train --model tiny --batch-size 48 --ema 0.9 --flip --warmup-epochs 1".split()
 COMMAND += ["--deterministic", "--save-every", "1"]
 
 
@@ -60,9 +60,10 @@ def install(set_item=operator.setitem, set_attribute=setattr):
 
 
 @contextlib.contextmanager
-def started(folder, name, options=(), environment=None, log="log"):
+def started(folder, name, epochs, environment=None, log="log"):
     """Starts the command line of a run in a folder; kills it at the end, if it is still there."""
-    command = [sys.executable, "-m", "tests.tiny", *COMMAND, *options, "--folder", str(folder), "--name", name]
+    command = [sys.executable, "-m", "tests.tiny", *COMMAND, "--folder", str(folder), "--name", name]
+    command += ["--epochs", str(epochs)]
     paths = os.pathsep.join(path for path in sys.path if path)
     environment = os.environ | {"PYTHONPATH": paths} | (environment or {})
     with open(folder / log, "a") as file:

@@ -68,30 +68,39 @@ function say(text, isError = false) {
   status.classList.toggle("error", isError);
 }
 
-async function openOrSay(file) {
-  await open(file).catch(() => say(`${file.name} is no image that this browser can read.`, true));
+async function openGiven([file]) {
+  if (file) {
+    await open(file).catch((error) => say(`${file.name}: ${error.message}`, true));
+  }
 }
 
-function startStroke({ offsetX, offsetY, pointerId }) {
-  canvas.setPointerCapture(pointerId);
-  context.beginPath();
-  context.moveTo(...toPixels(offsetX, offsetY));
+async function openSample(button) {
+  await open(await (await fetch(button.firstChild.src)).blob());
+}
+
+function startStroke(event) {
+  canvas.setPointerCapture(event.pointerId);
   canvas.addEventListener("pointermove", continueStroke);
-}
-
-function continueStroke({ offsetX, offsetY }) {
-  context.lineTo(...toPixels(offsetX, offsetY));
-  context.stroke();
-}
-
-async function endStroke(event) {
-  canvas.removeEventListener("pointermove", continueStroke);
+  context.beginPath();
+  context.moveTo(...toPixels(event));
   continueStroke(event);
+}
+
+function continueStroke(event) {
+  const point = toPixels(event);
+  context.lineTo(...point);
+  context.stroke();
+  context.beginPath();
+  context.moveTo(...point);
+}
+
+async function endStroke() {
+  canvas.removeEventListener("pointermove", continueStroke);
   await classify();
 }
 
-function toPixels(x, y) {
-  return [(x / canvas.clientWidth) * canvas.width, (y / canvas.clientHeight) * canvas.height];
+function toPixels({ offsetX, offsetY }) {
+  return [(offsetX / canvas.clientWidth) * canvas.width, (offsetY / canvas.clientHeight) * canvas.height];
 }
 
 function clear() {
@@ -111,20 +120,17 @@ canvas.width = classifier.width;
 canvas.height = classifier.height;
 Object.assign(context, { lineWidth: STROKE * canvas.width, lineCap: "round", lineJoin: "round", strokeStyle: "white" });
 canvas.addEventListener("pointerdown", startStroke);
-canvas.addEventListener("pointerup", endStroke);
-chooser.addEventListener("change", () => openOrSay(chooser.files[0]));
+canvas.addEventListener("lostpointercapture", endStroke);
+chooser.addEventListener("change", () => openGiven(chooser.files));
 invertButton.addEventListener("click", invert);
 clearButton.addEventListener("click", clear);
 for (const button of samples.children) {
-  button.addEventListener("click", async () => open(await (await fetch(button.firstChild.src)).blob()));
+  button.addEventListener("click", () => openSample(button));
 }
 document.addEventListener("dragover", (event) => event.preventDefault());
 document.addEventListener("drop", (event) => {
   event.preventDefault();
-  const [file] = event.dataTransfer.files;
-  if (file) {
-    openOrSay(file);
-  }
+  openGiven(event.dataTransfer.files);
 });
 document.querySelectorAll(":disabled").forEach((control) => (control.disabled = false));
-samples.lastElementChild.click();
+await openSample(samples.lastElementChild);

@@ -1,0 +1,164 @@
+"""The page of `examples/web`, in headless Chromium: its answers are Python's, and it can be used.
+
+Needs Chromium, npm and playwright.
+"""
+
+import re
+import shutil
+import subprocess
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import keras_resdense
+from examples.web import check
+from keras_resdense import inference, pipeline, recipes
+from keras_resdense.folder import decode_image
+from keras_resdense.recipes import RECIPE_FILE, Recipe, Settings
+
+pytestmark = pytest.mark.sweep
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """Returns the folder of a short run on the digits."""
+    subprocess.run(["npm", "ci"], cwd=check.WEB, check=True)
+    folder = tmp_path_factory.mktemp("runs")
+    return keras_resdense.train(Recipe(model="resnet20", epochs=1), folder=str(folder)).folder
+
+
+@pytest.fixture
+def page(run):
+    with check.opened_page(run) as page:
+        page.evaluate("import('./page.js')")
+        yield page
+
+
+@pytest.fixture
+def copy(run, tmp_path):
+    """Returns a folder with the run's files, to be changed."""
+    return shutil.copytree(run, tmp_path / "copy")
+
+
+def expect(found):
+    """Waits for what is expected of something on the page."""
+    # Not above: it is no part of the test extra, and without it all other tests must be found.
+    from playwright.sync_api import expect
+
+    return expect(found)
+
+
+def cleared(page):
+    page.get_by_role("button", name="Clear").click()
+    expect(page.get_by_role("listitem")).to_have_count(0)
+    return page
+
+
+def canvas(page):
+    """Returns the brightness of the canvas, `(8, 8)`."""
+    script = "canvas => [...canvas.getContext('2d').getImageData(0, 0, 8, 8).data]"
+    return np.reshape(page.locator("canvas").evaluate(script), (8, 8, 4))[..., 0]
+
+
+def assert_answered(page):
+    expect(page.get_by_role("listitem")).to_have_count(5)
+    expect(page.get_by_role("status")).to_have_text(re.compile(r"^\d, in \d+\.\d ms\.$"))
+    shares = [float(share) for share in page.locator("data").evaluate_all("shares => shares.map(share => share.value)")]
+    assert shares == sorted(shares, reverse=True)
+    assert 0.5 < sum(shares) <= 1 + 1e-6
+
+
+def test_answers_are_pythons(run, tmp_path):
+    made = check.compare(run, check.write_test_images(run, tmp_path))
+    assert made.difference < 1e-4
+    assert made.agreement == 1
+    assert check.IMAGES == 50
+
+
+@pytest.mark.parametrize("crop", ["none", "area"])
+@pytest.mark.parametrize(("mode", "size"), [("RGB", (301, 200)), ("RGBA", (90, 200)), ("L", (5, 6))])
+def test_images_are_prepared_as_in_evaluation(copy, tmp_path, crop, mode, size):
+    recipe = Recipe(crop=crop)
+    (copy / RECIPE_FILE).write_text(recipes.describe(recipe, Settings()))
+    noise = np.random.default_rng(0).integers(0, 256, (6, 5, len(mode)), "uint8")
+    file = tmp_path / "image.png"
+    Image.fromarray(noise.squeeze()).resize(size).save(file)
+    grey = np.rint(decode_image(file.read_bytes()) @ [0.299, 0.587, 0.114])[..., None]
+    expected = pipeline.test_image(grey, pipeline.Plan(recipe=recipe, size=(8, 8), classes=10))
+    with check.opened_page(copy) as page:
+        seen = np.reshape(check.open_file(page, file)["pixels"], (8, 8, 1))
+    assert np.abs(seen - expected).max() <= 1
+    assert seen.std() > 10
+
+
+def test_a_sample_by_keyboard(page):
+    cleared(page).get_by_role("button", name="Sneaker").focus()
+    page.keyboard.press("Enter")
+    assert_answered(page)
+    page.keyboard.press("Tab")
+    expect(page.get_by_role("button", name="Bag")).to_be_focused()
+
+
+def test_a_chosen_file(page):
+    cleared(page).get_by_label("Choose a file").set_input_files(check.WEB / "samples/bag.png")
+    assert_answered(page)
+
+
+def test_a_dropped_file(page):
+    dropped = """async (name) => {
+      const transfer = new DataTransfer();
+      transfer.items.add(new File([await (await fetch(name)).blob()], name));
+      return transfer;
+    }"""
+    for name in ("samples/bag.png", "page.js"):
+        transfer = page.evaluate_handle(dropped, name)
+        cleared(page).dispatch_event("body", "drop", {"dataTransfer": transfer})
+        if name.endswith(".png"):
+            assert_answered(page)
+    expect(page.get_by_role("status")).to_have_text(re.compile("^page.js: .*could not be decoded"))
+
+
+def test_a_drawing(page):
+    box = cleared(page).get_by_role("img", name="The image as the network sees it").bounding_box()
+    page.mouse.move(box["x"] + box["width"] / 2, box["y"] + 20)
+    page.mouse.down()
+    page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] - 20, steps=5)
+    page.mouse.up()
+    assert_answered(page)
+    drawn = canvas(page)
+    assert drawn[1:-1, 3:5].min() > 0
+    assert drawn[:, :2].max() == drawn[:, 6:].max() == 0
+    page.get_by_role("button", name="Invert").click()
+    assert (canvas(page) == 255 - drawn).all()
+
+
+def test_it_fits_a_phone_and_asks_nobody_else(page):
+    asked = []
+    page.on("request", lambda request: asked.append(request.url))
+    page.set_viewport_size({"width": 320, "height": 640})
+    page.reload()
+    expect(page.get_by_role("listitem")).to_have_count(5)
+    assert page.evaluate("document.documentElement.scrollWidth") <= 320
+    assert any(url.endswith(".wasm") for url in asked)
+    assert {url.split("/")[2] for url in asked if not url.startswith("data:")} == {page.url.split("/")[2]}
+
+
+@pytest.mark.parametrize(
+    ("content", "message"), [(None, "There is no /run/model.tflite"), (b"damaged", "is no .tflite, or it is damaged")]
+)
+def test_a_network_that_cannot_be_run(copy, content, message):
+    (copy / "model.tflite").unlink()
+    if content:
+        (copy / "model.tflite").write_bytes(content)
+    with check.opened_page(copy) as page:
+        expect(page.get_by_role("status")).to_contain_text(message)
+        expect(page.get_by_role("button", name="Sneaker")).to_be_disabled()
+
+
+def test_an_int8_network_is_refused(run, copy):
+    model = inference.load_keras(run)
+    images = keras_resdense.load_data().test.read(np.arange(200))[0].numpy()
+    keras_resdense.export(model, copy / "model.tflite", "tflite_int8", images, calibration=images, overwrite=True)
+    with check.opened_page(copy) as page:
+        expect(page.get_by_role("status")).to_contain_text("takes 1 channels of int8")

@@ -17,7 +17,8 @@ import numpy as np
 
 #: Share of the images held out where a data set has no split of its own.
 HELD_OUT = 0.2
-#: Encoded bytes of a data set that are kept in memory; a larger one is streamed from its files.
+#: Bytes of a data set that are kept in memory: as pixels if images are of one size and that is not more, else
+#: encoded; a larger one is streamed from its files.
 MEMORY_LIMIT = 4 * 2**30
 #: Examples of a streamed data set that are shuffled among one another, besides the order of its files.
 SHUFFLE_BLOCK = 16_384

@@ -202,7 +202,7 @@ def _key(seed: int, epoch, number):
     """Returns a key of its own, with room for `DRAWS` seeds, for what has this number in an epoch."""
     import tensorflow as tf
 
-    return tf.stack([tf.constant(seed * 2**32, tf.int64) + epoch, number * DRAWS])
+    return tf.stack([epoch * 2**32 + seed, number * DRAWS])
 
 
 def _augmentation_alone(plan: Plan):

@@ -117,14 +117,14 @@ def command(recipe: Recipe, settings: Settings) -> str:
         for field in dataclasses.fields(row):
             value = getattr(row, field.name)
             if value != field.default:
-                words += ["--" + field.name.replace("_", "-"), *_words(value)]
+                words += _words(field.name.replace("_", "-"), value)
     return shlex.join(words)
 
 
-def _words(value) -> list[str]:
-    if value is True:
-        return []
-    return [str(item) for item in value] if isinstance(value, tuple) else [str(value)]
+def _words(option: str, value) -> list[str]:
+    if isinstance(value, bool):
+        return [f"--{option}" if value else f"--no-{option}"]
+    return [f"--{option}", *(map(str, value) if isinstance(value, tuple) else [str(value)])]
 
 
 def _draw_curves(path: Path, history: Sequence[Mapping[str, float]]) -> None:
@@ -177,7 +177,7 @@ def _card(name: str, results: Results, exports: Sequence[Export]) -> str:
     recipe, (height, width, channels) = results.recipe, results.image_shape
     classes = len(results.class_names)
     named = ": " + ", ".join(results.class_names) if classes <= LABELLED_CLASSES else ""
-    seconds = sum(row["seconds"] for row in results.history)
+    epochs, minutes = len(results.history), sum(row["seconds"] for row in results.history) / 60
     known = environment()
     rows = "\n".join(
         f"| {made.format} | `{made.path.name}` | {made.size / 1e6:.2f} MB | {made.difference:.1e} |"
@@ -221,9 +221,10 @@ The last two columns compare with the model on up to 1,024 of these images.
 {command(recipe, results.settings)} --name {shlex.quote(name)}
 ```
 
-Its {len(results.history)} epochs took {seconds / 60:.1f} minutes with Keras {known["keras"]} and TensorFlow
-{known["tensorflow"]} on {known["cores"]} cores and {", ".join(known["devices"])} (`environment.json`). The whole recipe
-is in `{RECIPE_FILE}`; from the folder above, `keras-resdense train --recipe {shlex.quote(name)}/{RECIPE_FILE}` makes
-the model again. `history.csv` has a row for each epoch; `last.weights.h5` are the weights of this model,
-`best.weights.h5` those of the epoch that was best on the images held out, and therefore looks better than it is.
+That took {minutes:.1f} minutes for {epochs} epoch{"s" * (epochs > 1)} on {known["cores"]} cores and
+{", ".join(known["devices"])}, with Keras {known["keras"]} and TensorFlow {known["tensorflow"]} (`environment.json`).
+`keras-resdense train --recipe {RECIPE_FILE} --name again` repeats the run: `{RECIPE_FILE}` has the whole recipe.
+
+`history.csv` has a row for each epoch; `last.weights.h5` are the weights of this model, `best.weights.h5` those of the
+epoch that was best on the images held out, and therefore looks better than it is.
 """

@@ -136,8 +136,8 @@ def _draw_curves(path: Path, history: Sequence[Mapping[str, float]]) -> None:
     for axes, measure in zip(figure.subplots(1, 2), ("loss", "accuracy"), strict=True):
         axes.plot(epochs, [row[measure] for row in history], ".-", label="training")
         axes.plot(epochs, [row[f"val_{measure}"] for row in history], ".-", label="held out")
-        axes.set(xlabel="epoch", ylabel=f"{measure}, with weight decay" if measure == "loss" else measure)
-        axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
+        axes.set(xlabel="epoch", ylabel=measure)
+        axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True, min_n_ticks=1))
         axes.grid(alpha=0.3)
         axes.legend()
     figure.savefig(path, dpi=100)

@@ -48,9 +48,12 @@ def rewrite_for_phones(model: keras.Model) -> keras.Model:
     * A 1×1 convolution before an average pooling (dense networks' transitions) goes behind it: both are linear, and it
       then computes only the pixels that are left.
     * Average pooling without padding becomes a depthwise convolution, which XNNPACK has for bytes, too.
+    * The channels that a dense block concatenates are scaled to one range, as its batch norms know it, and back by
+      these: in 8 bits they share one step, in which those that vary little would drown.
     """
     graph = _Graph(model, rewrite_for_phones)
-    for rewrite in (graph.fold, graph.append_channels, graph.subsample, graph.pool_first, graph.average):
+    layout = (graph.append_channels, graph.subsample, graph.pool_first, graph.average)
+    for rewrite in (graph.fold, graph.drop_dropout, *layout, graph.equalise):
         for name in list(graph.layers):
             rewrite(name)
     return graph.build()
@@ -72,11 +75,12 @@ class _Graph:
     Attributes:
         config: Of the model, as `keras.Model.from_config` takes it.
         layers: Its layers' part of it, by name.
-        objects: The layers themselves.
+        objects: The layers themselves, and operations that are none, such as those of `keras.ops`.
         reads_floats: Whether all inputs are floats, which convolutions ask for and rescalings do not.
         weights: Of each layer, in the order of its `get_weights`.
         uses: Of each layer, all references to its output, `[name, call, output]`. They are part of the
             config: a new name in one is a new connection.
+        ranges: Of each batch norm that became a convolution, how far the channels that it reads go from 0.
     """
 
     def __init__(self, model: keras.Model, rewrite: Callable[[keras.Model], keras.Model]):
@@ -90,16 +94,16 @@ class _Graph:
             model = keras.Model(model.inputs[0], model.outputs[0], name=model.name)
         self.config = json.loads(model.to_json())["config"]
         self.layers = {layer["name"]: layer for layer in self.config["layers"]}
-        self.objects = {layer.name: layer for layer in model.layers}
+        self.objects = {operation.name: operation for operation in model.operations}
         for name, layer in self.objects.items():
             if isinstance(layer, keras.Model):
                 self.objects[name] = rewrite(layer)
                 self.layers[name] |= json.loads(self.objects[name].to_json())
-            elif not isinstance(layer, keras.layers.InputLayer):
+            elif isinstance(layer, keras.Layer) and not isinstance(layer, keras.layers.InputLayer):
                 self.layers[name]["config"]["dtype"] = "float32"
         self.reads_floats = all("float" in tensor.dtype for tensor in model.inputs)
-        self.weights = {name: layer.get_weights() for name, layer in self.objects.items()}
-        self.uses = {name: [] for name in self.layers}
+        self.weights = {name: layer.get_weights() for name, layer in self.objects.items() if hasattr(layer, "weights")}
+        self.uses, self.ranges = {name: [] for name in self.layers}, {}
         outputs = self.config["output_layers"]
         outputs = [outputs] if isinstance(outputs[0], str) else outputs
         for reference in [*_references([layer["inbound_nodes"] for layer in self.layers.values()]), *outputs]:
@@ -108,7 +112,9 @@ class _Graph:
     def build(self) -> keras.Model:
         """Returns the model that the graph now describes."""
         self.config["layers"] = list(self.layers.values())
-        classes = {type(layer).__name__: type(layer) for layer in self.objects.values()}
+        # Keras finds its own by module: names alone would take its function `add` for its layer Add.
+        kinds = {type(layer) for layer in self.objects.values() if not type(layer).__module__.startswith("keras.")}
+        classes = {kind.__name__: kind for kind in kinds}
         model = keras.Model.from_config(self.config, custom_objects=classes)
         for layer in model.layers:
             layer.set_weights(self.weights[layer.name])
@@ -126,8 +132,15 @@ class _Graph:
             self._absorb(target, scale, shift)
             self._remove(name)
         elif len(self._input_shape(name)) == 4 and self.reads_floats:
+            if isinstance(self.objects[name], keras.layers.BatchNormalization):
+                self.ranges[name] = _range(self.objects[name])
             convolution = keras.layers.DepthwiseConv2D(1, name=name)
             self._replace(name, convolution, [scale.reshape(1, 1, -1, 1), shift])
+
+    def drop_dropout(self, name: str) -> None:
+        """Removes a layer that does nothing at inference."""
+        if isinstance(self.objects[name], keras.layers.Dropout | keras.layers.SpatialDropout2D):
+            self._remove(name)
 
     def append_channels(self, name: str) -> None:
         """Makes a layer that appends channels behind a subsampling one convolution with it."""
@@ -184,6 +197,54 @@ class _Graph:
             convolution = keras.layers.DepthwiseConv2D(size, strides=layer.strides, use_bias=False, name=name)
             self._replace(name, convolution, [np.full((*size, channels, 1), 1 / np.prod(size))])
 
+    def equalise(self, name: str) -> None:
+        """Scales what a dense block concatenates to one range, if convolutions make it and batch norms read it.
+
+        Args:
+            name: Of the batch norm behind the block, which alone reads all of it, or of any other layer.
+        """
+        end = self._sources(name)[0] if name in self.ranges else ""
+        if not isinstance(self.objects.get(end), keras.layers.Concatenate) or len(self.uses[end]) != 1:
+            return
+        channels = self._ingredients(end)
+        parts = [part for part in channels if not isinstance(self.objects[part], keras.layers.Concatenate)]
+        inner = [source for joined in channels.keys() - {*parts} for source in self._sources(joined)]
+        readers = {
+            reader: source
+            for reader in self.layers.keys() - channels.keys()
+            for source in self._sources(reader)
+            if source in channels
+        }
+        width = sum(channels[part].stop - channels[part].start for part in parts)
+        known = sum(len(self.uses[tensor]) for tensor in channels) == len(inner) + len(readers)
+        if (
+            known
+            and readers.keys() <= self.ranges.keys()
+            and width == len(self.ranges[name])
+            and all(self._is_linear(part) for part in parts)
+        ):
+            for part in parts:
+                self._absorb(part, 1 / self.ranges[name][channels[part]], 0.0)
+            for reader, source in readers.items():
+                kernel, bias = self.weights[reader]
+                self.weights[reader] = [kernel * self.ranges[name][channels[source]].reshape(1, 1, -1, 1), bias]
+
+    def _ingredients(self, name: str, start: int = 0) -> dict[str, slice]:
+        """Returns the channels in a concatenation of everything that it is made of, itself included."""
+        found, stop = {}, start
+        for tensor in _tensors(self.layers[name]["inbound_nodes"]):
+            source, stop = tensor["keras_history"][0], stop + tensor["shape"][-1]
+            if isinstance(self.objects[source], keras.layers.Concatenate):
+                found |= self._ingredients(source, stop - tensor["shape"][-1])
+            found[source] = slice(stop - tensor["shape"][-1], stop)
+        return found | {name: slice(start, stop)}
+
+    def _is_linear(self, name: str) -> bool:
+        """Says whether a layer is one that absorbs a scale, and is called once."""
+        layer = self.objects[name]
+        linear = isinstance(layer, _ABSORBING) and layer.activation is keras.activations.linear
+        return linear and len(self._sources(name)) == 1
+
     def _sources(self, name: str) -> list[str]:
         """Returns the layers that a layer reads, in all its calls."""
         return [source for source, *_ in _references(self.layers[name]["inbound_nodes"])]
@@ -199,7 +260,7 @@ class _Graph:
             return None
         layer = self.objects[name]
         if isinstance(layer, _ABSORBING):
-            return name if layer.activation is keras.activations.linear else None
+            return name if self._is_linear(name) else None
         padding = isinstance(layer, keras.layers.ZeroPadding2D) and layer.data_format == "channels_last"
         if isinstance(layer, _TRANSPARENT) or (padding and not shift.any()):
             return self._target(sources[0], shift)
@@ -277,6 +338,11 @@ def _affine(layer: keras.layers.Layer, shape: list[int | None]) -> tuple[np.ndar
         if {scale.size, shift.size} <= {1, *channels}:
             return np.broadcast_to(scale, channels), np.broadcast_to(shift, channels)
     return None
+
+
+def _range(norm: keras.layers.BatchNormalization) -> np.ndarray:
+    """Returns how far from 0 nearly all values of each channel that a batch norm reads are: three deviations."""
+    return abs(_float64(norm.moving_mean)) + 3 * np.sqrt(_float64(norm.moving_variance) + norm.epsilon)
 
 
 def _float64(weight) -> np.ndarray:

@@ -183,6 +183,31 @@ def test_phones_pool_before_a_convolution_and_by_one():
     assert_same(uneven, rewrite_for_phones(uneven))
 
 
+def test_channels_of_a_dense_block_get_one_range_on_phones():
+    model = build(dataclasses.replace(shrunk("densenet121"), dropout=0.2))
+    images = np.random.default_rng(0).uniform(0, 255, (2, 32, 32, 3)).astype("float32")
+    for norm in ("stage2_transition_bn", "final_bn"):
+        *_, mean, variance = model.get_layer(norm).get_weights()
+        reach = abs(mean) + 3 * np.sqrt(variance + model.get_layer(norm).epsilon)
+        read, rewritten = (
+            keras.Model(m.inputs[0], m.get_layer(norm).input)(images) for m in (model, rewrite_for_phones(model))
+        )
+        np.testing.assert_allclose(rewritten, read / reach, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("read", [lambda x: keras.layers.Conv2D(2, 1)(x), keras.activations.relu, lambda x: x])
+def test_a_dense_block_that_others_read_keeps_its_ranges(read):
+    L = keras.layers
+    images = keras.Input((6, 6, 3))
+    first = L.Conv2D(4, 3, padding="same", name="first")(images)
+    second = L.Conv2D(2, 3, padding="same")(L.BatchNormalization()(first))
+    whole = L.BatchNormalization()(L.Concatenate()([first, second]))
+    model = randomize(keras.Model(images, [whole, read(first)]))
+    rewritten = rewrite_for_phones(model)
+    kept = zip(model.get_layer("first").get_weights(), rewritten.get_layer("first").get_weights(), strict=True)
+    assert all(np.array_equal(*pair) for pair in kept)
+
+
 def test_zero_padding_between_them_only_where_nothing_is_added():
     L = keras.layers
     model = small(L.Conv2D(4, 3), L.ZeroPadding2D(2), L.BatchNormalization())
@@ -193,6 +218,16 @@ def test_zero_padding_between_them_only_where_nothing_is_added():
     norm.set_weights([gamma, np.zeros(4), np.zeros(4), variance])
     assert_same(model, fold_batch_norm(model))
     assert isinstance(fold_batch_norm(model).layers[-1], L.ZeroPadding2D)
+
+
+def test_operations_between_layers():
+    L = keras.layers
+    images = keras.Input((6, 6, 3))
+    x = L.BatchNormalization()(L.Conv2D(4, 3)(images / 255.0))
+    x = L.Add()([keras.ops.relu(x) + 1.0, x])
+    model = randomize(keras.Model(images, keras.ops.mean(x, axis=(1, 2))))
+    for rewrite in (fold_batch_norm, rewrite_for_phones, in_float32):
+        assert_same(model, rewrite(model))
 
 
 def test_norms_of_other_layers():

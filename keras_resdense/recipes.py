@@ -67,7 +67,7 @@ class Recipe:
     learning_rate_batch: int = 64
     momentum: float = 0.9
     nesterov: bool = True
-    warmup_epochs: float = 3
+    warmup_epochs: float = 3.0
     milestones: tuple[float, ...] = ()
     weight_decay: float = 1e-4
     loss: str = "categorical"

@@ -3,6 +3,7 @@
 Needs Chromium, npm and playwright.
 """
 
+import dataclasses
 import re
 import shutil
 import subprocess
@@ -14,6 +15,7 @@ from PIL import Image
 import keras_resdense
 from examples.web import check
 from keras_resdense import inference, pipeline, recipes
+from keras_resdense.export import EXPORTERS
 from keras_resdense.folder import decode_image
 from keras_resdense.recipes import RECIPE_FILE, Recipe, Settings
 
@@ -145,7 +147,7 @@ def test_it_fits_a_phone_and_asks_nobody_else(page):
 
 
 @pytest.mark.parametrize(
-    ("content", "message"), [(None, "There is no /run/model.tflite"), (b"damaged", "is no .tflite, or it is damaged")]
+    ("content", "message"), [(None, "There is no /run/model.tflite"), (b"damaged", "cannot be run")]
 )
 def test_a_network_that_cannot_be_run(copy, content, message):
     (copy / "model.tflite").unlink()
@@ -156,9 +158,9 @@ def test_a_network_that_cannot_be_run(copy, content, message):
         expect(page.get_by_role("button", name="Sneaker")).to_be_disabled()
 
 
-def test_an_int8_network_is_refused(run, copy):
-    model = inference.load_keras(run)
-    images = keras_resdense.load_data().test.read(np.arange(200))[0].numpy()
-    keras_resdense.export(model, copy / "model.tflite", "tflite_int8", images, calibration=images, overwrite=True)
+def test_a_network_of_bytes_is_refused(run, copy):
+    exporter = dataclasses.replace(EXPORTERS["tflite"], pixels="uint8")
+    images = keras_resdense.load_data().test.read(np.arange(9))[0].numpy()
+    keras_resdense.export(inference.load_keras(run), copy / "model.tflite", exporter, images, overwrite=True)
     with check.opened_page(copy) as page:
-        expect(page.get_by_role("status")).to_contain_text("takes 1 channels of int8")
+        expect(page.get_by_role("status")).to_contain_text("takes 1 channels of uint8")

@@ -5,6 +5,7 @@ import { loadAndCompile, loadLiteRt, Tensor } from "@litertjs/core";
 const WASM = new URL("node_modules/@litertjs/core/wasm/", import.meta.url);
 /** What a file not made by a training run is prepared like; see `keras_resdense.recipes.Recipe`. */
 const DEFAULT_RECIPE = { crop: "none" };
+const FORMATS = "Export it as tflite, tflite_float16, tflite_dynamic or tflite_int16x8.";
 
 /**
  * Loads a network, and what lies beside it: `labels.txt`, the classes' names, and `recipe.json`.
@@ -30,8 +31,7 @@ export async function loadClassifier(url) {
   const [height, width, channels] = shape.slice(1);
   if (dtype !== "float32" || ![1, 3].includes(channels)) {
     throw new Error(
-      `${url.pathname} takes ${channels} channels of ${dtype}; this page gives 1 or 3 of float32. ` +
-        "Export it as tflite, tflite_float16 or tflite_dynamic.",
+      `${url.pathname} takes ${channels} channels of ${dtype}; this page gives 1 or 3 of float32. ${FORMATS}`,
     );
   }
 
@@ -57,6 +57,6 @@ async function compile(bytes, url) {
   try {
     return await loadAndCompile(bytes, { accelerator: "wasm" });
   } catch (error) {
-    throw new Error(`${url.pathname} is no .tflite, or it is damaged: ${error.message}`);
+    throw new Error(`${url.pathname} cannot be run (${error.message}). ${FORMATS}`);
   }
 }

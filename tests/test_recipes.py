@@ -42,6 +42,7 @@ def test_every_field_can_be_given_on_the_command_line():
             expected = {bool: True, tuple: (3.0, 7.5)}.get(type(field.default), field.default)
             base = kind()
             assert getattr(_overridden(base, options), field.name) == expected
+            assert type(field.default).__name__ == field.type.partition("[")[0], "it is parsed as its default's type"
     untouched = _overridden(RECIPES["strikes_back_a1"].recipe, _parser().parse_args(["train"]))
     assert untouched == RECIPES["strikes_back_a1"].recipe
 

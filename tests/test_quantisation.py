@@ -2,12 +2,14 @@
 
 import math
 
+import keras
 import numpy as np
 import pytest
 
 from keras_resdense.export import EXPORTERS
 from keras_resdense.quantisation import dequantise, quantise, signal_to_noise
 from tests.test_export import some_images, tiny, write
+from tests.test_folding import build, shrunk
 
 BYTES = {"dtype": np.int8, "quantization_parameters": {"scales": np.array([0.5]), "zero_points": np.array([-3])}}
 FLOATS = {"dtype": np.float32, "quantization_parameters": {"scales": np.array([]), "zero_points": np.array([])}}
@@ -35,3 +37,19 @@ def test_noise_of_every_layer(tmp_path):
     with pytest.raises(ValueError, match="have 1 of .* operations in common: export both"):
         other = write(tiny(name="other"), tmp_path / "other.tflite", "tflite", images[:1])
         signal_to_noise(made["tflite"].path, other.path, images[:1])
+
+
+def test_channels_that_vary_little_survive_in_dense_blocks(tmp_path):
+    model, images = build(shrunk("densenetbc100_12")), some_images(16).astype("float32")
+    random = np.random.default_rng(0)
+    for layer in model.layers:
+        if isinstance(layer, keras.layers.Conv2D):
+            (kernel,) = layer.get_weights()
+            layer.set_weights([kernel * 10 ** random.uniform(-1, 0.5, kernel.shape[-1])])
+    for _ in range(40):
+        model(images, training=True)
+    paths = {name: tmp_path / name for name in FORMATS[:2]}
+    for name, path in paths.items():
+        EXPORTERS[name].write(EXPORTERS[name].prepare(model), path, images)
+    ratios = signal_to_noise(paths["tflite_int8"], paths["tflite"], images)
+    assert min(ratios.values()) > 20

@@ -255,10 +255,9 @@ class _Keeper(keras.callbacks.Callback):
                 f"{self.folder / 'checkpoints'}. A lower learning rate or a longer warm-up often helps."
             )
         self.position = dataclasses.replace(self.position, step=step)
-        # Only together can workers save; one may hear of the end before the others.
-        if multiworker.mean(self.model.distribute_strategy, self.stopping):
-            self._save()
-            raise Interrupted(f"Stopped as asked, saved at step {step}: the same command goes on from there.")
+        # After its last step an epoch has still to be evaluated.
+        if step % self.steps:
+            self._stop_if_asked()
         if self.save_every and step // self.save_every > before // self.save_every and step % self.steps:
             self._save()
 
@@ -276,6 +275,14 @@ class _Keeper(keras.callbacks.Callback):
         if self.chief:
             report.write_history(self.folder / "history.csv", self.position.history)
         self._save()
+        self._stop_if_asked()
+
+    def _stop_if_asked(self) -> None:
+        # Only together can workers save; one may hear of the end before the others.
+        if multiworker.mean(self.model.distribute_strategy, self.stopping):
+            self._save()
+            step = self.position.step
+            raise Interrupted(f"Stopped as asked, saved at step {step}: the same command goes on from there.")
 
     def _save(self) -> None:
         checkpoints.save(self.folder / "checkpoints", self.model, self.position, write=self.chief)

@@ -79,7 +79,7 @@ class BatchNormalization(keras.layers.BatchNormalization):
             and len(inputs.shape) == 4
             and self.axis in (-1, 3)
             and not self.synchronized
-            and not self.renorm
+            and not getattr(self, "renorm", False)  # Older versions of Keras lack it.
             and self.variable_dtype == "float32"
             and self.compute_dtype in ("float32", "bfloat16", "float16")
         )

@@ -299,7 +299,8 @@ def _crop_area(image, size, seeds):
         aspect_ratio_range=(3 / 4, 4 / 3),
         use_image_if_no_bounding_boxes=True,
     )
-    return _resized(tf.slice(image, begin, extent), size)
+    piece = tf.ensure_shape(tf.slice(image, begin, extent), (None, None, image.shape[-1]))
+    return _resized(piece, size)
 
 
 _CROPS = {"none": _crop_none, "scale": _crop_scale, "area": _crop_area}

@@ -61,7 +61,8 @@ def main() -> None:
         draw = np.random.default_rng(seed).choice
         few = np.concatenate([draw(np.flatnonzero(labels == k), LABELS_PER_CLASS, False) for k in range(len(NEW))])
         scratch, model = classifier(), classifier()
-        fit(scratch, images[few], labels[few], FEW_EPOCHS, 0.1)
+        # As many epochs as frozen and fine-tuned take together.
+        fit(scratch, images[few], labels[few], 2 * FEW_EPOCHS, 0.1)
         note("from scratch", scratch)
 
         fit(model, *known, options.epochs, 0.1)

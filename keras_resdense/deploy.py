@@ -27,7 +27,7 @@ class Images:
             `load_data` takes it; "" for what the run was trained on.
         calibration_images: How many of them.
         compared_images: How many of the run's images held out an export is compared on, at most.
-        data_dir: Folder where TFDS keeps its data sets; "" for TFDS's own.
+        data_dir: Folder where TFDS keeps its data sets; "" for the run's.
     """
 
     calibration: str = ""
@@ -70,13 +70,14 @@ def export_run(
     for path in paths:
         check_target(path, overwrite)
     model = inference.load_keras(run)
-    recipe, _ = recipes.read(run / RECIPE_FILE)
-    data = load_data(recipe.data, chosen.data_dir or None)
+    recipe, settings = recipes.read(run / RECIPE_FILE)
+    data_dir = chosen.data_dir or settings.data_dir or None
+    data = load_data(recipe.data, data_dir, settings.on_bad_image)
     plan = pipeline.Plan(recipe=recipe, size=model.input_shape[1:3], classes=len(data.class_names))
     images, labels = draw(data.test, plan, chosen.compared_images)
     calibration = None
     if any(exporter.calibrated for exporter in exporters):
-        source = load_data(chosen.calibration, chosen.data_dir or None) if chosen.calibration else data
+        source = load_data(chosen.calibration, data_dir, settings.on_bad_image) if chosen.calibration else data
         calibration, _ = draw(source.train, plan, chosen.calibration_images)
     exports = [
         export(

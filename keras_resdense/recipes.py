@@ -28,8 +28,8 @@ class Recipe:
         learning_rate_batch: The batch size that the learning rate was published for.
         momentum: Of SGD.
         nesterov: Whether it is Nesterov's.
-        warmup_epochs: Epochs before the peak: the rate rises linearly from 0 where it falls along a
-            cosine, and stays at a tenth where it falls in steps.
+        warmup_epochs: Epochs before the peak, at most half of all: the rate rises linearly from 0 where it
+            falls along a cosine, and stays at a tenth where it falls in steps.
         milestones: Epochs after which the rate is divided by 10; none: it falls along half a cosine to 0.
         weight_decay: λ on convolution and dense kernels; batch norm and biases are spared. It joins the
             loss with SGD, and is apart from the gradients (1711.05101) otherwise.

@@ -366,7 +366,7 @@ def _schedule(phase: _Phase, recipe: Recipe, steps: int):
     if phase.frozen:
         return recipe.scaled(recipe.frozen_learning_rate)
     peak, total = recipe.scaled(recipe.learning_rate), (phase.last - phase.first) * steps
-    warmup = min(round(recipe.warmup_epochs * steps), total - 1)
+    warmup = min(round(recipe.warmup_epochs * steps), total // 2)
     if not recipe.milestones:
         return keras.optimizers.schedules.CosineDecay(
             initial_learning_rate=0.0 if warmup else peak,

@@ -62,16 +62,21 @@ def save(folder: Path, model: keras.Model, position: Position, write: bool = Tru
     """
     arrays = {f"{index:05}": keras.ops.convert_to_numpy(v) for index, v in enumerate(_variables(model))}
     if not all(np.isfinite(array).all() for array in arrays.values()):
-        raise FloatingPointError(
-            f"The weights are no longer finite after step {position.step}. The last good ones are in {folder}."
-            " A lower learning rate or a longer warm-up often helps."
-        )
+        raise diverged("The weights are no longer finite", folder, position.step)
     if not write:
         return
     with replacing(folder / f"step-{position.step:09}.npz") as temporary, open(temporary, "wb") as file:
         np.savez(file, position=json.dumps(dataclasses.asdict(position)), **arrays)
     for old in _newest_first(folder)[KEPT:]:
         old.unlink()
+
+
+def diverged(what: str, folder: Path, step: int) -> FloatingPointError:
+    """Returns the error that says what is no number after a step, and where the last good weights are."""
+    kept = f"The last good weights are in {folder}." if newest(folder) else "None were good before."
+    return FloatingPointError(
+        f"{what} after step {step}. {kept} A lower learning rate or a longer warm-up often helps."
+    )
 
 
 def restore(folder: Path, model: keras.Model, phase: int) -> Position | None:

@@ -250,10 +250,7 @@ class _Keeper(keras.callbacks.Callback):
     def on_train_batch_end(self, batch, logs=None):
         before, step = self.position.step, self.epoch_start + batch + 1
         if not math.isfinite(logs["loss"]):
-            raise FloatingPointError(
-                f"The loss is {float(logs['loss'])} after step {step}. The last good weights are in "
-                f"{self.folder / 'checkpoints'}. A lower learning rate or a longer warm-up often helps."
-            )
+            raise checkpoints.diverged(f"The loss is {float(logs['loss'])}", self.folder / "checkpoints", step)
         self.position = dataclasses.replace(self.position, step=step)
         # After its last step an epoch has still to be evaluated.
         if step % self.steps:

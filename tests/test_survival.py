@@ -24,10 +24,13 @@ def test_killed_at_random_moments_a_training_ends_bit_identical(tmp_path, kills,
     """Optimiser, averages, schedule, dropout, order and augmentation: all go on where they were."""
     moments, run, halfway = random.Random(0), tmp_path / "killed", 0
     with started(tmp_path, "whole", epochs) as whole:
-        for step in sorted(moments.sample(range(1, epochs * 5 - 8), kills)):
+        for number, step in enumerate(sorted(moments.sample(range(1, epochs * 5 - 8), kills))):
             with started(tmp_path, "killed", epochs) as made:
                 wait_for(made, lambda step=step: newest_step(run) >= step)
-                time.sleep(moments.uniform(0, 0.02))
+                if number % 2:
+                    wait_for(made, lambda: any((run / "checkpoints").glob(f"{checkpoints.WRITING}*")))
+                else:
+                    time.sleep(moments.uniform(0, 0.05))
             assert made.returncode == -signal.SIGKILL
             halfway += len(list(run.rglob(f"{checkpoints.WRITING}*")))
         if kills > 1:
@@ -162,9 +165,10 @@ def test_out_of_memory_is_said_and_leaves_the_last_checkpoint(tmp_path, monkeypa
 def test_nan_stops_and_keeps_the_last_good_weights(tmp_path, steps):
     recipe = dataclasses.replace(RECIPE, learning_rate=1e18, ema=0.0, epochs=20)
     settings = Settings(save_every=1, steps_per_execution=steps)
-    with pytest.raises(FloatingPointError, match="after step"):
+    message = "after step .* last good weights are in" if steps == 1 else "after step 5. None were good before."
+    with pytest.raises(FloatingPointError, match=message):
         training.train(recipe, settings, folder=str(tmp_path), name="run")
-    for path in (tmp_path / "run" / "checkpoints").iterdir():
+    for path in (tmp_path / "run").glob("checkpoints/*"):
         with np.load(path) as file:
             assert all(np.isfinite(file[name]).all() for name in file.files if name != "position")
 

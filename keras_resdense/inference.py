@@ -101,7 +101,7 @@ def predict(
     beside = path.parent / "labels.txt"
     labels = labels or (beside if beside.is_file() else None)
     names = labels.read_text(encoding="utf-8").splitlines() if labels else None
-    plan = _plan(path, shape, classes=1)
+    plan = _plan(_described(path)[0], shape, classes=1)
     files = [file for given in images for file in _files(given)]
     if not files:
         raise ValueError(f"There are no images in {', '.join(map(str, images))}.")
@@ -143,7 +143,7 @@ def evaluate(
         raise ValueError(f"{path} is no part of a run that names its data: say --data.")
     name = data or recipe.data
     loaded = load_data(name, data_dir or settings.data_dir or None, on_bad_image or settings.on_bad_image)
-    plan = _plan(path, shape, len(loaded.class_names))
+    plan = _plan(recipe, shape, len(loaded.class_names))
     batches, steps = pipeline.test_batches(loaded.test, plan)
     right, loss = 0, 0.0
     for images, classes, weights in itertools.islice(batches.as_numpy_iterator(), steps):
@@ -163,8 +163,7 @@ def _described(path: Path) -> tuple[Recipe | None, Settings]:
     return recipes.read(described) if described.is_file() else (None, Settings())
 
 
-def _plan(path: Path, shape: tuple[int, ...], classes: int) -> pipeline.Plan:
-    recipe, _ = _described(path)
+def _plan(recipe: Recipe | None, shape: tuple[int, ...], classes: int) -> pipeline.Plan:
     return pipeline.Plan(recipe=recipe or Recipe(), size=shape[:2], classes=classes)
 
 

@@ -86,10 +86,11 @@ def write_history(path: Path, history: Sequence[Mapping[str, float]]) -> None:
 def write(folder: Path, results: Results, exports: Sequence[Export]) -> None:
     """Writes everything about a complete run; last the file that says that it is complete."""
     (folder / "labels.txt").write_text("\n".join(results.class_names) + "\n", encoding="utf-8")
-    (folder / "environment.json").write_text(json.dumps(environment(), indent=2) + "\n")
+    known = environment()
+    (folder / "environment.json").write_text(json.dumps(known, indent=2) + "\n")
     _draw_curves(folder / "curves.png", results.history)
     _draw_confusion(folder / "confusion.png", results)
-    (folder / "README.md").write_text(_card(folder.name, results, exports), encoding="utf-8")
+    (folder / "README.md").write_text(_card(folder.name, results, exports, known), encoding="utf-8")
     numbers = {"accuracy": results.accuracy, "loss": results.loss, "minutes": results.minutes}
     with replacing(folder / RESULTS_FILE) as temporary:
         temporary.write_text(json.dumps(numbers | {"confusion": results.confusion.tolist()}) + "\n")
@@ -173,12 +174,11 @@ def _drawable(names: Sequence[str]) -> list[str]:
     ]
 
 
-def _card(name: str, results: Results, exports: Sequence[Export]) -> str:
+def _card(name: str, results: Results, exports: Sequence[Export], known: Mapping) -> str:
     recipe, (height, width, channels) = results.recipe, results.image_shape
     classes = len(results.class_names)
     named = ": " + ", ".join(results.class_names) if classes <= LABELLED_CLASSES else ""
     epochs, minutes = len(results.history), sum(row["seconds"] for row in results.history) / 60
-    known = environment()
     rows = "\n".join(
         f"| {made.format} | `{made.path.name}` | {made.size / 1e6:.2f} MB | {made.difference:.1e} |"
         f" {made.accuracy:.2%} |"

@@ -213,6 +213,7 @@ RECIPES: dict[str, Published] = {
             learning_rate_batch=128,
             warmup_epochs=2,
             weight_decay=5e-4,
+            label_smoothing=0.1,
             padding=2,
             flip=True,
         ),

@@ -1,0 +1,95 @@
+"""The documentation keeps its word: its code runs and prints what it says, its pictures and pages are all there."""
+
+import contextlib
+import importlib.util
+import io
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+
+import keras_resdense
+from keras_resdense import VARIANTS
+from tests.zoo_facts import ROOT
+
+DOCS = ROOT / "docs"
+PAGES = {path.relative_to(DOCS).as_posix(): path.read_text() for path in sorted(DOCS.rglob("*.md"))}
+#: A block of code and, where one follows, what it prints.
+CODE = re.compile(r'```python\n(.*?)```(?:\n\n```text title="prints"\n(.*?)```)?', flags=re.DOTALL)
+#: What people read of the repository.
+TEXTS = ["README.md", "CONTRIBUTING.md", "benchmarks/README.md", "examples/README.md", "saved_models/README.md"]
+#: Words from which on a sentence is no phrase that anybody would write.
+LONG = 6
+
+
+@pytest.fixture
+def variants():
+    """Takes back what a page adds to the table."""
+    before = dict(VARIANTS)
+    yield
+    VARIANTS.clear()
+    VARIANTS.update(before)
+
+
+@pytest.mark.parametrize("page", [page for page, text in PAGES.items() if CODE.search(text)])
+def test_code_runs_and_prints_what_the_page_says(page, tmp_path, monkeypatch, variants):
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    for code, printed in CODE.findall(PAGES[page]):
+        output = io.StringIO()
+        with contextlib.redirect_stdout(output):
+            exec(compile(code, page, "exec"), names)
+        assert not printed or output.getvalue() == printed
+
+
+def test_every_public_name_is_in_the_reference():
+    reference = "".join(text for page, text in PAGES.items() if page.startswith("reference/"))
+    known = set(re.findall(r"\w+", reference))
+    builders = {name for name in keras_resdense.__all__ if name.lower() in VARIANTS}
+    whole = re.findall(r"^::: keras_resdense\.(\w+)\n    options: (?!.*members)", reference, flags=re.MULTILINE)
+    for module in whole:
+        known |= set(vars(importlib.import_module(f"keras_resdense.{module}")))
+    assert set(keras_resdense.__all__) - builders <= known
+
+
+def test_no_sentence_occurs_twice():
+    seen = {}
+    texts = {name: (ROOT / name).read_text() for name in TEXTS} | {f"docs/{page}": text for page, text in PAGES.items()}
+    for name, text in texts.items():
+        prose = re.sub(r"```.*?```|^\|.*?$|^:::.*?$|<!--.*?-->", "", text, flags=re.DOTALL | re.MULTILINE)
+        for sentence in re.split(r"(?<=[.:;!?])\s+|\n\n", prose):
+            words = tuple(re.findall(r"\w+", sentence.lower()))
+            if len(words) >= LONG:
+                assert words not in seen, f"{name} and {seen[words]}: {sentence}"
+                seen[words] = name
+
+
+def test_pictures_are_those_that_the_script_draws(tmp_path):
+    spec = importlib.util.spec_from_file_location("figures", DOCS / "figures.py")
+    figures = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(figures)
+    figures.draw(tmp_path)
+    drawn = {path.name for path in tmp_path.iterdir()}
+    assert drawn == {path.name for path in (DOCS / "figures").iterdir()}
+    shown = set(re.findall(r"figures/(\w+\.svg)", "".join([*PAGES.values(), (ROOT / "mkdocs.yml").read_text()])))
+    assert drawn == shown
+    for path in tmp_path.iterdir():
+        text = path.read_text()
+        assert "currentColor" in text or path.stem == "logo"
+        assert figures.INK not in text
+
+
+@pytest.mark.sweep
+def test_the_site_is_built_without_a_warning(tmp_path):
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path)]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    built = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert built.returncode == 0 and "WARNING" not in built.stderr, built.stderr
+    pages = {path.relative_to(tmp_path).as_posix(): path.read_text() for path in tmp_path.rglob("*.html")}
+    assert {"index.html", "faq/index.html", "examples/index.html", "benchmarks/index.html"} <= set(pages)
+    for page, text in pages.items():
+        # Links may lead away; whatever the page itself needs comes along with it.
+        needed = re.findall(r"<(?:script|img|link)\b[^>]*?(?:src|href)=\"(https?:[^\"]+)", text)
+        assert not needed, (page, needed)

@@ -10,7 +10,7 @@ import sys
 import time
 from pathlib import Path
 
-from keras_resdense import deploy, inference, multiworker, recipes, training, zoo
+from keras_resdense import benchmark, checkpoints, deploy, inference, multiworker, recipes, training, zoo
 from keras_resdense.export import EXPORTERS, TFLite, format_table
 from keras_resdense.recipes import Recipe, Settings
 
@@ -49,6 +49,9 @@ _LIST_EXAMPLES = """examples:
 _SUMMARY_EXAMPLES = """examples:
   keras-resdense summary densenet121
   keras-resdense summary saved_models/resnet20_digits"""
+_BENCHMARK_EXAMPLES = """examples:
+  keras-resdense benchmark resnet20 --image-size 28 --batch-size 128
+  keras-resdense benchmark resnet50 --batch-size 16 --precision mixed_bfloat16 --json resnet50.json"""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -125,6 +128,15 @@ def _parser() -> argparse.ArgumentParser:
 
     summary = _command(commands, "summary", "show the layers of a variant or a model", _summary, _SUMMARY_EXAMPLES)
     summary.add_argument("model", help="name of a variant, a run's folder or a .keras")
+
+    speed = "time the training and inference of a variant"
+    timed = _command(commands, "benchmark", speed, _benchmark, _BENCHMARK_EXAMPLES)
+    timed.add_argument("variant", help="its name")
+    timed.add_argument("--image-size", type=int, help="side in pixels; default what it was published for")
+    timed.add_argument("--batch-size", type=int, default=32, help="images at once; default %(default)s")
+    timed.add_argument("--steps", type=int, default=10, help="to time of each; default %(default)s")
+    timed.add_argument("--precision", default="float32", help="or mixed_bfloat16, mixed_float16; default %(default)s")
+    timed.add_argument("--json", type=Path, help="file to write all of it to")
     return parser
 
 
@@ -212,6 +224,20 @@ def _summary(options: argparse.Namespace) -> None:
     path = Path(options.model)
     model = inference.load_keras(path) if path.exists() else zoo.create_model(options.model)
     model.summary(line_length=120)
+
+
+def _benchmark(options: argparse.Namespace) -> None:
+    measured = benchmark.benchmark(
+        options.variant,
+        image_size=options.image_size,
+        batch_size=options.batch_size,
+        steps=options.steps,
+        precision=options.precision,
+    )
+    print(measured)
+    if options.json:
+        with checkpoints.replacing(options.json) as temporary:
+            temporary.write_text(json.dumps(dataclasses.asdict(measured), indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -120,7 +120,7 @@ def train(
     with _claimed(target) if chief else contextlib.nullcontext():
         data = load_data(recipe.data, settings.data_dir or None, settings.on_bad_image)
         plan = _plan(recipe, data, row, settings.seed)
-        with _precision(settings.precision):
+        with precision(settings.precision):
             keras.utils.set_random_seed(settings.seed)
             normalisation = pipeline.pixel_statistics(data.train, plan)
             with devices.scope():
@@ -393,7 +393,8 @@ def _size(recipe: Recipe, data: ImageData, row, wanted: int) -> tuple[int, int]:
 
 
 @contextlib.contextmanager
-def _precision(policy: str) -> Iterator[None]:
+def precision(policy: str) -> Iterator[None]:
+    """Lets Keras build layers that compute as `Settings.precision` says."""
     before = keras.config.dtype_policy()
     keras.config.set_dtype_policy(policy)
     try:

@@ -22,7 +22,7 @@ from keras_resdense import inference, recipes, report, training, zoo
 from keras_resdense.__main__ import _overridden, _parser, main
 from keras_resdense.recipes import RECIPES, Settings
 
-COMMANDS = ("train", "evaluate", "predict", "export", "list", "summary")
+COMMANDS = ("train", "evaluate", "predict", "export", "list", "summary", "benchmark")
 MODELS = (".", "model.keras", "saved_model", "model.tflite", "model.onnx")
 PIXELS = np.round(load_digits().images[:3] * (255 / 16)).astype("uint8")
 

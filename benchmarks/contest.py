@@ -1,0 +1,258 @@
+"""What contests of speed share: interleaved runs in fresh processes, statistics, tables, results and charts."""
+
+import argparse
+import dataclasses
+import json
+import math
+import os
+import platform
+import statistics
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from contestants import CONTESTANTS, MATRIX, OURS, OUTSIDE, THREADS, Job, stopwatch
+
+#: What a user may have set in the shell and a contest must not inherit.
+SETTINGS = ("TF_", "XLA_", "KERAS_", "OMP_", "KMP_", "MKL_", "TORCH")
+#: Colours that colour-blind people tell apart (Okabe and Ito), by environment.
+COLOURS = {"ours": "#0072B2", "keras": "#E69F00", "torch": "#009E73"}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Case:
+    """One contest.
+
+    Attributes:
+        network: Our name of what is computed.
+        side: Of the images, in pixels.
+        batch: Images at once.
+        steps: To time in each process.
+        peers: Whom ours meets, by the names of `CONTESTANTS`.
+        classes: Of the classifier.
+        outside: Whether to measure what our `fit` loses between its steps.
+    """
+
+    network: str
+    side: int
+    batch: int
+    steps: int
+    peers: tuple[str, ...]
+    classes: int = 1000
+    outside: bool = False
+
+    @property
+    def title(self) -> str:
+        return f"{self.network}, {self.side} × {self.side}, batch {self.batch}"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Line:
+    """What a contestant came to: medians over the rounds.
+
+    Attributes:
+        speed: Images a second, in each round.
+        ratio: Our speed over its.
+        share: Its speed over that at which it would compute as fast as a matrix product.
+        memory_mb: Most memory, over that after its imports.
+    """
+
+    speed: tuple[float, ...]
+    ratio: float
+    share: float
+    memory_mb: float
+
+    def __str__(self) -> str:
+        middle = statistics.median(self.speed)
+        digits = max(0, 2 - math.floor(math.log10(middle)))
+        spread = f"{min(self.speed):.{digits}f}–{max(self.speed):.{digits}f}"
+        return f"{middle:.{digits}f} | {spread} | {self.ratio:.2f} | {self.share:.0%} | {self.memory_mb:.0f}"
+
+
+def compete(case: Case, rounds: int, run: Callable[[str, str], dict], task: str) -> dict:
+    """Lets each contestant run once a round, one after the other, each time in a new process.
+
+    Args:
+        case: Which contest.
+        rounds: How many.
+        run: Takes the name of a contestant and a task, and returns what was measured, or an "error".
+        task: "train" or "predict".
+
+    Returns:
+        "macs" of an image; "contestants", by name: of each, what every round measured; "errors" of those that failed,
+        which run no more.
+
+    Raises:
+        RuntimeError: If ours fails, or a contestant computes another network.
+    """
+    names = [MATRIX, OURS, *case.peers, *([OUTSIDE] if case.outside else [])]
+    measured, errors = {name: [] for name in names}, {}
+
+    def attempt(name: str, task: str) -> dict:
+        found = run(name, task)
+        if "error" in found:
+            errors[name] = found["error"]
+            if name not in case.peers:
+                raise RuntimeError(f"{case.title}: {name} failed: {found['error']}")
+        return found
+
+    known = attempt(OURS, "write")
+    for name in case.peers:
+        if CONTESTANTS[name].write:
+            attempt(name, "write")
+    for _ in range(rounds):
+        for name in [name for name in names if name not in errors]:
+            found = attempt(name, task)
+            if "error" in found:
+                continue
+            if found.get("kernels", known["kernels"]) != known["kernels"]:
+                raise RuntimeError(f"{case.network} of {name} has {found['kernels']} weights, ours {known['kernels']}.")
+            measured[name].append(found)
+    return {"macs": known["macs"], "contestants": measured, "errors": errors}
+
+
+def summarise(case: Case, result: dict, flop_per_mac: int) -> dict[str, Line]:
+    """Returns the line of each contestant that ran to the end."""
+    measured = result["contestants"]
+    most = [found["gflops"] * 1e9 / (result["macs"] * flop_per_mac) for found in measured[MATRIX]]
+    speeds = {
+        name: [case.batch / statistics.median(found["seconds"]) for found in measured[name]]
+        for name in (OURS, *case.peers)
+        if name not in result["errors"]
+    }
+    return {
+        name: Line(
+            speed=tuple(speed),
+            ratio=statistics.median(a / b for a, b in zip(speeds[OURS], speed, strict=True)),
+            share=statistics.median(a / b for a, b in zip(speed, most, strict=True)),
+            memory_mb=statistics.median(found["memory_mb"] for found in measured[name]),
+        )
+        for name, speed in speeds.items()
+    }
+
+
+def report(case: Case, result: dict, lines: dict[str, Line]) -> str:
+    """Writes a contest as Markdown."""
+    versions = {}
+    for found in result["contestants"].values():
+        versions |= found[0]["versions"] if found else {}
+    products = [found["gflops"] for found in result["contestants"][MATRIX]]
+    text = [
+        f"\n{case.title}: {result['macs'] / 1e6:,.0f} million multiply-adds an image; a matrix product runs at "
+        f"{statistics.median(products):.0f} GFLOP/s ({min(products):.0f}–{max(products):.0f})",
+        ", ".join(f"{name} {version}" for name, version in versions.items()) + "\n",
+        "| | images/s | min–max | ours over it | of the limit | memory, MB |\n|---|---:|---:|---:|---:|---:|",
+        *(f"| {name} | {line} |" for name, line in lines.items()),
+        *(f"| {name} | failed: {error} |" for name, error in result["errors"].items()),
+    ]
+    if case.outside:
+        shares = [found["outside_kernels"] for found in result["contestants"][OUTSIDE]]
+        middle, low, high = statistics.median(shares), min(shares), max(shares)
+        text.append(f"\nOutside kernels: {middle:.1%} of a step of ours ({low:.1%} to {high:.1%}).")
+    return "\n".join(text)
+
+
+def draw(path: Path, lines: dict[str, dict[str, Line]]) -> None:
+    """Draws a panel of bars for each contest, with the least and the most of all rounds."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, panels = pyplot.subplots(
+        len(lines), figsize=(8, 0.6 + sum(0.8 + 0.28 * len(rows) for rows in lines.values())), squeeze=False,
+        height_ratios=[2 + len(rows) for rows in lines.values()], layout="constrained",
+    )  # fmt: skip
+    for panel, (title, rows) in zip(panels[:, 0], lines.items(), strict=True):
+        middles = [statistics.median(line.speed) for line in rows.values()]
+        low = [middle - min(line.speed) for middle, line in zip(middles, rows.values(), strict=True)]
+        high = [max(line.speed) - middle for middle, line in zip(middles, rows.values(), strict=True)]
+        colours = [COLOURS[CONTESTANTS[name].environment] for name in rows]
+        panel.barh(list(rows), middles, xerr=[low, high], color=colours, ecolor="black", capsize=3)
+        panel.invert_yaxis()
+        panel.set_title(f"{title}: images a second", loc="left", fontsize=10)
+    figure.savefig(path, dpi=120)
+    pyplot.close(figure)
+
+
+def machine() -> dict:
+    flags = set(Path("/proc/cpuinfo").read_text().split())
+    return {
+        "processor": stopwatch.processor(),
+        "instructions": sorted(flag for flag in flags if flag.startswith(("avx", "amx"))),
+        "cores": os.cpu_count(),
+        "threads": THREADS,
+        "system": platform.platform(),
+        "python": platform.python_version(),
+        "load_before": os.getloadavg()[0],
+    }
+
+
+def take_threads() -> None:
+    """Leaves this process, and those it starts, two processors: frameworks take as many threads by themselves."""
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:THREADS])
+
+
+def start(job: Job, interpreters: dict[str, Path]) -> dict:
+    """Runs a job in a new process, which sees none of the shell's settings of the frameworks."""
+    command = [interpreters[CONTESTANTS[job.contestant].environment], Path(__file__).with_name("contestants.py")]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(SETTINGS)}
+    command.append(json.dumps(dataclasses.asdict(job)))
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    if done.returncode:
+        said = done.stderr.strip().splitlines() or [f"ended with {done.returncode}"]
+        return {"error": said[-1]}
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def main(description: str, cases: Sequence[Case], task: str, flop_per_mac: int) -> None:
+    """The command line of a contest.
+
+    Args:
+        description: Of the script; its first line is shown.
+        cases: Of which a user may choose.
+        task: "train" or "predict".
+        flop_per_mac: Floating-point operations for each multiply-add of the forward pass.
+    """
+    parser = argparse.ArgumentParser(description=description.splitlines()[0])
+    parser.add_argument("folder", type=Path, help="of make_peers.py; results and models go there, too")
+    parser.add_argument("networks", nargs="*", help="of the cases; default all")
+    parser.add_argument("--peers", nargs="+", choices=sorted({peer for case in cases for peer in case.peers}))
+    parser.add_argument("--rounds", type=int, default=5, help="default %(default)s")
+    for name in ("side", "batch", "steps"):
+        parser.add_argument(f"--{name}", type=int, help="in place of the cases', to try it out")
+    options = parser.parse_args()
+
+    changes = {name: getattr(options, name) for name in ("side", "batch", "steps") if getattr(options, name)}
+    cases = [
+        dataclasses.replace(
+            case, peers=tuple(peer for peer in case.peers if peer in (options.peers or case.peers)), **changes
+        )
+        for case in cases
+        if case.network in (options.networks or [case.network])
+    ]
+    interpreters = {name: options.folder / name / "bin" / "python" for name in ("keras", "torch")}
+    interpreters["ours"] = Path(sys.executable)
+    needed = {interpreters[CONTESTANTS[peer].environment] for case in cases for peer in case.peers}
+    if not cases or (missing := [str(path) for path in needed if not path.exists()]):
+        parser.error(f"no {', '.join(missing)}: run make_peers.py {options.folder}" if cases else "no such network")
+
+    take_threads()
+    found = {"machine": machine(), "task": task, "rounds": options.rounds, "contests": []}
+    print(json.dumps(found["machine"], indent=2))
+    lines = {}
+    for case in cases:
+
+        def run(name: str, task: str, case: Case = case) -> dict:
+            given = {key: getattr(case, key) for key in ("network", "side", "batch", "classes", "steps")}
+            measured = start(Job(contestant=name, task=task, folder=str(options.folder), **given), interpreters)
+            print(f"{case.title}: {task}, {name}: {json.dumps(measured)}", file=sys.stderr, flush=True)
+            return measured
+
+        result = compete(case, options.rounds, run, task)
+        lines[case.title] = summarise(case, result, flop_per_mac)
+        print(report(case, result, lines[case.title]), flush=True)
+        found["contests"].append(dataclasses.asdict(case) | result)
+        (options.folder / f"{task}.json").write_text(json.dumps(found, indent=1) + "\n")
+        draw(options.folder / f"{task}.png", lines)

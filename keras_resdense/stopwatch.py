@@ -1,0 +1,74 @@
+"""What benchmarks measure with: one file, which imports nothing of the package, for the package and for its peers."""
+
+from __future__ import annotations
+
+import operator
+import platform
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+#: Steps before those that count: frameworks compile in the first, and lay out memory in the second.
+WARM_UP = 2
+
+
+def seconds(run: Callable[[], object], times: int, warm_up: int = WARM_UP) -> list[float]:
+    """Returns what each of so many calls of a function takes, after `warm_up` that do not count."""
+    for _ in range(warm_up):
+        run()
+    ticks = [time.perf_counter()]
+    for _ in range(times):
+        run()
+        ticks.append(time.perf_counter())
+    return _differences(ticks)
+
+
+def compile_model(model) -> None:
+    """Compiles a Keras classifier with what all contestants train with: SGD with momentum, all else by default."""
+    import keras
+
+    # KerasHub would add metrics, the others none.
+    model.compile(keras.optimizers.SGD(0.01, momentum=0.9), "sparse_categorical_crossentropy", metrics=[])
+
+
+def fit_seconds(model, images, labels, steps: int) -> list[float]:
+    """Returns what each of so many gradient steps takes inside `fit`, after two that do not count.
+
+    Args:
+        model: Compiled Keras model.
+        images: A batch, which every step gets.
+        labels: Numbers of its classes.
+        steps: To time.
+    """
+    import keras
+    import tensorflow as tf
+
+    ticks = []
+    clock = keras.callbacks.LambdaCallback(on_train_batch_end=lambda batch, logs: ticks.append(time.perf_counter()))
+    batches = tf.data.Dataset.from_tensors((images, labels)).repeat()
+    model.fit(batches, steps_per_epoch=WARM_UP + steps, callbacks=[clock], shuffle=False, verbose=0)
+    return _differences(ticks[WARM_UP - 1 :])
+
+
+def memory_mb(field: str = "VmHWM") -> float | None:
+    """Returns what this process has in memory, in MB, on Linux; elsewhere None.
+
+    Args:
+        field: "VmHWM" for the most since its start, "VmRSS" for now.
+    """
+    status = _facts("/proc/self/status")
+    return int(status[field].split()[0]) * 1024 / 1e6 if status else None
+
+
+def processor() -> str:
+    """Names the processor."""
+    return _facts("/proc/cpuinfo").get("model name") or platform.processor() or platform.machine()
+
+
+def _facts(path: str) -> dict[str, str]:
+    lines = Path(path).read_text().splitlines() if Path(path).exists() else []
+    return {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
+
+
+def _differences(ticks: list[float]) -> list[float]:
+    return list(map(operator.sub, ticks[1:], ticks))

@@ -1,0 +1,145 @@
+"""The stop-watch, the `benchmark` command, and the contests' order, statistics and charts."""
+
+import dataclasses
+import json
+import types
+
+import keras
+import numpy as np
+import pytest
+
+from keras_resdense import VARIANTS, benchmark, count_parameters, create_model, stopwatch
+from keras_resdense.__main__ import main
+from tests.tiny import ROOT
+
+
+@pytest.fixture(autouse=True)
+def tiny(monkeypatch):
+    monkeypatch.setitem(VARIANTS, "tiny", dataclasses.replace(VARIANTS["resnet20"], depths=(1,), filters=(4,)))
+
+
+@pytest.fixture(scope="module")
+def contest():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(ROOT / "benchmarks")
+        import contest
+
+        yield contest
+
+
+def test_only_calls_after_the_warm_up_count(monkeypatch):
+    clock = iter([0.0, 1.0, 3.0, 7.0])
+    monkeypatch.setattr(stopwatch, "time", types.SimpleNamespace(perf_counter=lambda: next(clock)))
+    calls = []
+    assert stopwatch.seconds(lambda: calls.append(len(calls)), 3) == [1, 2, 4]
+    assert len(calls) == stopwatch.WARM_UP + 3
+
+
+def test_steps_of_fit_are_timed_one_by_one_and_train():
+    model = create_model("tiny", input_shape=(8, 8, 3))
+    stopwatch.compile_model(model)
+    before = model.get_weights()
+    taken = stopwatch.fit_seconds(model, np.ones((2, 8, 8, 3), "float32"), np.array([1, 2]), 3)
+    assert len(taken) == 3 and min(taken) > 0
+    assert model.optimizer.iterations == stopwatch.WARM_UP + 3
+    assert not np.allclose(before[0], model.get_weights()[0])
+
+
+def test_memory_is_in_megabytes():
+    before = stopwatch.memory_mb("VmRSS")
+    held = np.ones(25_000_000)
+    assert 190 < stopwatch.memory_mb("VmRSS") - before < 260
+    assert stopwatch.memory_mb() >= before + held.nbytes / 1e6 - 20
+
+
+def test_the_command_prints_and_writes_what_it_measured(tmp_path, capsys):
+    policy = keras.config.dtype_policy()
+    path = tmp_path / "speed.json"
+    words = "benchmark Tiny --image-size 8 --batch-size 3 --steps 4 --precision mixed_bfloat16 --json".split()
+    assert main([*words, str(path)]) == 0
+    assert keras.config.dtype_policy() == policy
+    measured = json.loads(path.read_text())
+    assert measured["parameters"] == count_parameters(create_model("tiny"))
+    assert (measured["variant"], measured["image_size"], measured["batch_size"]) == ("tiny", 8, 3)
+    printed = capsys.readouterr().out
+    for timing in measured["timings"]:
+        assert len(timing["seconds"]) == 4
+        assert timing["images_per_second"] == pytest.approx(3 / np.median(timing["seconds"]))
+        assert timing["peak_memory_mb"] > 0
+        (line,) = (line for line in printed.splitlines() if line.startswith(timing["name"]))
+        assert float(line[len("training step") :].split()[0]) == pytest.approx(1e3 * np.median(timing["seconds"]), 0.05)
+    assert "mixed_bfloat16" in printed and "8 × 8 pixels, 3 at once" in printed
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"variant": "tinny"}, "Closest: tiny"),
+        ({"steps": 0}, "steps is 0; it must be at least 1"),
+        ({"batch_size": -1}, "batch_size is -1; it must be at least 1"),
+        ({"image_size": 4}, "at least 8 pixels"),
+        ({"precision": "int8"}, "precision is 'int8'; it must be one of float32"),
+    ],
+)
+def test_what_cannot_be_measured_is_refused(given, said):
+    with pytest.raises(ValueError, match=said):
+        benchmark.benchmark(**{"variant": "tiny"} | given)
+
+
+def measurement(seconds, memory, gflops=None):
+    rate = {} if gflops is None else {"gflops": gflops}
+    return {"seconds": seconds, "memory_mb": memory, "versions": {"keras": "3"}, "kernels": 7, **rate}
+
+
+def test_contestants_take_turns_and_failed_ones_drop_out(contest):
+    case = contest.Case(network="resnet20", side=8, batch=2, steps=1, peers=("KerasHub", "timm"), outside=True)
+    turns = []
+
+    def run(name, task):
+        turns.append((name, task))
+        if name == "timm" and turns.count((name, task)) == 2:
+            return {"error": "no memory"}
+        return measurement([1.0], 1.0) | {"macs": 5}
+
+    result = contest.compete(case, 3, run, "train")
+    assert turns[0] == (contest.OURS, "write")
+    names = [name for name, task in turns if task == "train"]
+    once = [contest.MATRIX, contest.OURS, "KerasHub", "timm", contest.OUTSIDE]
+    assert names == once + once + [name for name in once if name != "timm"]
+    assert result["errors"] == {"timm": "no memory"} and len(result["contestants"]["KerasHub"]) == 3
+
+
+def test_another_network_and_a_failure_of_ours_end_the_contest(contest):
+    case = contest.Case(network="resnet20", side=8, batch=2, steps=1, peers=("KerasHub",))
+    other = {"KerasHub": 8, contest.OURS: 7}
+    with pytest.raises(RuntimeError, match="resnet20 of KerasHub has 8 weights, ours 7"):
+        contest.compete(case, 1, lambda name, _: {"macs": 5, "kernels": other.get(name, 7)}, "train")
+    with pytest.raises(RuntimeError, match="ours failed: broken"):
+        contest.compete(case, 1, lambda *_: {"error": "broken"}, "train")
+
+
+def test_statistics_table_and_chart(contest, tmp_path):
+    case = contest.Case(network="resnet20", side=8, batch=10, steps=3, peers=("KerasHub", "timm"), outside=True)
+    shares = [measurement([], 0.0) | {"outside_kernels": share} for share in (0.02, 0.04, 0.03)]
+    result = {
+        "macs": 1e9,
+        "errors": {"timm": "no memory"},
+        "contestants": {
+            contest.MATRIX: [measurement([], 0.0, gflops) for gflops in (60, 120, 60)],
+            contest.OURS: [measurement(seconds, 90.0) for seconds in ([1, 2, 9], [1, 1, 1], [2, 2, 2])],
+            "KerasHub": [measurement([seconds] * 3, memory) for seconds, memory in ((4, 1.0), (4, 5.0), (5, 3.0))],
+            "timm": [measurement([1, 1, 1], 1.0)],
+            contest.OUTSIDE: shares,
+        },
+    }
+    lines = contest.summarise(case, result, flop_per_mac=6)
+    # A matrix product's rate allows 10, 20 and 10 images a second.
+    assert lines == {
+        contest.OURS: contest.Line(speed=(5, 10, 5), ratio=1, share=0.5, memory_mb=90),
+        "KerasHub": contest.Line(speed=(2.5, 2.5, 2), ratio=2.5, share=0.2, memory_mb=3),
+    }
+    text = contest.report(case, result, lines)
+    assert "| KerasHub | 2.50 | 2.00–2.50 | 2.50 | 20% | 3 |" in text
+    assert "| timm | failed: no memory |" in text and "3.0% of a step of ours (2.0% to 4.0%)" in text
+    contest.draw(tmp_path / "chart.png", {"one": lines, "two": lines})
+    assert (tmp_path / "chart.png").read_bytes().startswith(b"\x89PNG")

@@ -1,10 +1,11 @@
 """Residual and dense networks for Keras 3, as their papers describe them."""
 
 from keras_resdense import startup  # noqa: F401, I001  # before TensorFlow is loaded
-from keras_resdense.analysis import count_macs, count_parameters
+from keras_resdense.analysis import count_macs, count_parameters, feature_reuse, grad_cam, gradient_norms, summarise
 from keras_resdense.catalogue import list_weights
 from keras_resdense.data import load_data
 from keras_resdense.densenet import DenseNet, DenseStyle, dense_block, dense_layer, transition_layer
+from keras_resdense.drawing import draw_feature_reuse, draw_grad_cam, draw_gradient_norms, draw_network, save_figure
 from keras_resdense.export import export
 from keras_resdense.folding import fold_batch_norm
 from keras_resdense.features import feature_extractor, freeze
@@ -164,10 +165,17 @@ __all__ = [
     "dense_layer",
     "export",
     "feature_extractor",
+    "draw_feature_reuse",
+    "draw_grad_cam",
+    "draw_gradient_norms",
+    "draw_network",
     "fold_batch_norm",
     "freeze",
+    "feature_reuse",
     "identity_block",
     "list_models",
+    "grad_cam",
+    "gradient_norms",
     "list_weights",
     "load_data",
     "preactivation_unit",
@@ -176,5 +184,7 @@ __all__ = [
     "residual_unit",
     "strategy",
     "train",
+    "save_figure",
     "transition_layer",
+    "summarise",
 ]

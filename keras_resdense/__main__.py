@@ -11,6 +11,8 @@ import time
 from pathlib import Path
 
 from keras_resdense import benchmark, checkpoints, deploy, inference, multiworker, recipes, training, zoo
+from keras_resdense.analysis import format_parts, summarise, write_parts
+from keras_resdense.drawing import check_suffix, draw_network, save_figure
 from keras_resdense.export import EXPORTERS, TFLite, format_table
 from keras_resdense.recipes import Recipe, Settings
 
@@ -48,7 +50,8 @@ _LIST_EXAMPLES = """examples:
   keras-resdense list --recipes"""
 _SUMMARY_EXAMPLES = """examples:
   keras-resdense summary densenet121
-  keras-resdense summary saved_models/resnet20_digits"""
+  keras-resdense summary saved_models/resnet20_digits --blocks --csv blocks.csv
+  keras-resdense summary resnet50 --picture resnet50.svg"""
 _BENCHMARK_EXAMPLES = """examples:
   keras-resdense benchmark resnet20 --image-size 28 --batch-size 128
   keras-resdense benchmark resnet50 --batch-size 16 --precision mixed_bfloat16 --json resnet50.json"""
@@ -126,8 +129,14 @@ def _parser() -> argparse.ArgumentParser:
     names.add_argument("pattern", nargs="?", default="*", help="such as 'resnet*d'; default all")
     names.add_argument("--recipes", action="store_true", help="list recipes, what they reached and where they are from")
 
-    summary = _command(commands, "summary", "show the layers of a variant or a model", _summary, _SUMMARY_EXAMPLES)
+    about = "say what each stage of a variant or a model costs and sees, and draw it"
+    summary = _command(commands, "summary", about, _summary, _SUMMARY_EXAMPLES)
     summary.add_argument("model", help="name of a variant, a run's folder or a .keras")
+    finer = summary.add_mutually_exclusive_group()
+    finer.add_argument("--blocks", dest="per", action="store_const", const="block", help="a row for each block")
+    finer.add_argument("--layers", dest="per", action="store_const", const="layer", help="Keras's own summary")
+    summary.add_argument("--csv", type=Path, help="file to write the rows to; with --layers one for each layer")
+    summary.add_argument("--picture", type=Path, help="file to draw the network to, .svg or .png")
 
     speed = "time the training and inference of a variant"
     timed = _command(commands, "benchmark", speed, _benchmark, _BENCHMARK_EXAMPLES)
@@ -221,9 +230,18 @@ def _list(options: argparse.Namespace) -> None:
 
 
 def _summary(options: argparse.Namespace) -> None:
-    path = Path(options.model)
+    if options.picture:
+        check_suffix(options.picture)
+    path, per = Path(options.model), options.per or "stage"
     model = inference.load_keras(path) if path.exists() else zoo.create_model(options.model)
-    model.summary(line_length=120)
+    if per == "layer":
+        model.summary(line_length=120)
+    else:
+        print(format_parts(summarise(model, per)))
+    if options.csv:
+        write_parts(summarise(model, per), options.csv)
+    if options.picture:
+        save_figure(draw_network(model), options.picture)
 
 
 def _benchmark(options: argparse.Namespace) -> None:

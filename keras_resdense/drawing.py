@@ -76,7 +76,7 @@ def draw_network(model: keras.Model) -> Figure:
     rows = {name: [block for block in blocks if block.startswith(f"{name}_")] for name in _repeated(parts)}
     longest = max(map(len, rows.values()))
     pitch = min(0.62, _BOXES / longest)
-    width, height = max(8.4, _LABELS + 1.2 + longest * pitch), _ROW * len(rows) + 1.0
+    width, height = max(9.0, _LABELS + 1.2 + longest * pitch), _ROW * len(rows) + 1.0
     figure = Figure(figsize=(width, height))
     axes = figure.add_axes((0, 0, 1, 1), xlim=(0, width), ylim=(0, height))
     axes.axis("off")
@@ -193,7 +193,7 @@ class _Sheet:
     most: int
     used: dict
 
-    def write(self, x: float, y: float, words: str, size=8.5, color=_INK, weight="normal", align="left") -> None:
+    def write(self, x: float, y: float, words: str, size=8.2, color=_INK, weight="normal", align="left") -> None:
         self.axes.text(x, y, words, fontsize=size, color=color, weight=weight, ha=align, va="center")
 
     def label(self, y: float, part: Part, layers: list[keras.Layer], count: int) -> None:
@@ -224,7 +224,8 @@ class _Sheet:
         for name in [name for name in blocks if name not in names]:
             self._flow(x, x + 1.1, y)
             self._box(x + 0.15, y, 0.8, "transition", name)
-            self.write(x + 0.55, y, f"{_described(blocks[name])}\nhalved", size=7, align="center")
+            halved = "\nhalved" if isinstance(blocks[name][-1], keras.layers.AveragePooling2D) else ""
+            self.write(x + 0.55, y, _described(blocks[name]) + halved, size=7, align="center")
             x += 0.95
         return x + 0.15
 
@@ -325,12 +326,13 @@ def _convolutions(layers: list[keras.Layer]) -> list[keras.layers.Conv2D]:
 
 
 def _described(layers: list[keras.Layer]) -> str:
+    """Names the convolutions of a block as the papers' tables do; C is the number of groups (1611.05431)."""
     words = []
     for convolution in _convolutions(layers):
         side, groups, dilation = convolution.kernel_size[0], convolution.groups, convolution.dilation_rate[0]
         words.append(f"{side}×{side}, {convolution.filters}")
-        words[-1] += f" in {groups} groups" if groups > 1 else ""
-        words[-1] += f" dilated by {dilation}" if dilation > 1 else ""
+        words[-1] += f", C = {groups}" if groups > 1 else ""
+        words[-1] += f", dilation {dilation}" if dilation > 1 else ""
     gate = ["gate"] if any(isinstance(layer, keras.layers.Multiply) for layer in layers) else []
     return " · ".join(words + gate)
 

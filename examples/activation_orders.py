@@ -5,7 +5,7 @@ seeds each, and ranks them beside the paper's errors, which are ResNet-110's on 
 
     python examples/activation_orders.py [--full]
 
-About 20 minutes on two cores. Not yet run.
+Sized for about 20 minutes on two idle cores; not yet run.
 """
 
 import dataclasses

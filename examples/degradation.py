@@ -4,7 +4,7 @@ Trains PlainNet-20 and -56 and ResNet-20 and -56 on 6,400 images of Fashion-MNIS
 
     python examples/degradation.py [--full]
 
-About 18 minutes on two cores. Not yet run.
+Sized for about 18 minutes on two idle cores; not yet run.
 """
 
 from experiment import Experiment, command_line, draw_spread, panels, print_table

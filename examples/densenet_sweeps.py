@@ -5,7 +5,7 @@ pixels, two seeds each. The heat maps are the paper's figure 5, of the network w
 
     python examples/densenet_sweeps.py [--full]
 
-About 20 minutes on two cores. Not yet run.
+Sized for about 20 minutes on two idle cores; not yet run.
 """
 
 import dataclasses

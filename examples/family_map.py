@@ -33,7 +33,7 @@ PATTERNS = {
 def main() -> None:
     options = options_parser(__doc__).parse_args()
     path = options.folder / "family_map.json"
-    counts, sets = read(path), [found for found in published_weights() if found.top1][: 2 if options.quick else None]
+    counts, sets = read(path), [found for found in published_weights() if found.top1][: 3 if options.quick else None]
     for variant, side in dict.fromkeys((found.variant, found.input_size) for found in sets):
         if f"{variant} at {side}" not in counts:
             model = create_model(variant, input_shape=(side, side, 3))

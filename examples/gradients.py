@@ -6,7 +6,7 @@ the blocks between add. Three seeds; 6,400 images of Fashion-MNIST at 14×14 pix
 
     python examples/gradients.py [--full]
 
-About 8 minutes on two cores. Not yet run.
+Sized for about 8 minutes on two idle cores; not yet run.
 """
 
 import dataclasses

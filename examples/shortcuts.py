@@ -6,7 +6,7 @@ images of Fashion-MNIST at 14×14 pixels, three seeds each. Then counts the weig
 
     python examples/shortcuts.py [--full]
 
-About 15 minutes on two cores. Not yet run.
+Sized for about 15 minutes on two idle cores; not yet run.
 """
 
 import dataclasses

@@ -9,7 +9,7 @@ import platform
 import statistics
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 from contestants import CONTESTANTS, MATRIX, OURS, OUTSIDE, THREADS, Job, stopwatch
@@ -53,7 +53,7 @@ class Line:
 
     Attributes:
         speed: Images a second, in each round.
-        ratio: Our speed over its.
+        ratio: Our speed, in the like form, over its.
         share: Its speed over that at which it would compute as fast as a matrix product.
         memory_mb: Most memory, over that after its imports.
     """
@@ -112,6 +112,12 @@ def compete(case: Case, rounds: int, run: Callable[[str, str], dict], task: str)
     return {"macs": known["macs"], "contestants": measured, "errors": errors}
 
 
+def ours_like(name: str, names: Collection[str]) -> str:
+    """Returns which of ours a contestant is compared with: of the peers' files, our file of that kind."""
+    alike = f"{OURS}, {name.partition(', ')[2]}"
+    return alike if CONTESTANTS[name].environment != "ours" and alike in names else OURS
+
+
 def summarise(case: Case, result: dict, flop_per_mac: int) -> dict[str, Line]:
     """Returns the line of each contestant that ran to the end."""
     measured = result["contestants"]
@@ -124,7 +130,7 @@ def summarise(case: Case, result: dict, flop_per_mac: int) -> dict[str, Line]:
     return {
         name: Line(
             speed=tuple(speed),
-            ratio=statistics.median(a / b for a, b in zip(speeds[OURS], speed, strict=True)),
+            ratio=statistics.median(a / b for a, b in zip(speeds[ours_like(name, speeds)], speed, strict=True)),
             share=statistics.median(a / b for a, b in zip(speed, most, strict=True)),
             memory_mb=statistics.median(found["memory_mb"] for found in measured[name]),
         )
@@ -218,7 +224,8 @@ def main(description: str, cases: Sequence[Case], task: str, flop_per_mac: int) 
     parser = argparse.ArgumentParser(description=description.splitlines()[0])
     parser.add_argument("folder", type=Path, help="of make_peers.py; results and models go there, too")
     parser.add_argument("networks", nargs="*", help="of the cases; default all")
-    parser.add_argument("--peers", nargs="+", choices=sorted({peer for case in cases for peer in case.peers}))
+    peers = {peer: None for case in cases for peer in case.peers}
+    parser.add_argument("--peers", nargs="+", choices=peers, metavar="NAME", help="; ".join(peers))
     parser.add_argument("--rounds", type=int, default=5, help="default %(default)s")
     for name in ("side", "batch", "steps"):
         parser.add_argument(f"--{name}", type=int, help="in place of the cases', to try it out")
@@ -235,8 +242,10 @@ def main(description: str, cases: Sequence[Case], task: str, flop_per_mac: int) 
     interpreters = {name: options.folder / name / "bin" / "python" for name in ("keras", "torch")}
     interpreters["ours"] = Path(sys.executable)
     needed = {interpreters[CONTESTANTS[peer].environment] for case in cases for peer in case.peers}
-    if not cases or (missing := [str(path) for path in needed if not path.exists()]):
-        parser.error(f"no {', '.join(missing)}: run make_peers.py {options.folder}" if cases else "no such network")
+    if unknown := set(options.networks) - {case.network for case in cases}:
+        parser.error(f"no case of {', '.join(sorted(unknown))}")
+    if missing := [str(path) for path in needed if not path.exists()]:
+        parser.error(f"no {', '.join(missing)}: run make_peers.py {options.folder}")
 
     take_threads()
     found = {"machine": machine(), "task": task, "rounds": options.rounds, "contests": []}

@@ -6,8 +6,8 @@
 As in `training_speed.py`, but for what is timed: calls with one batch, of an image or of 32. "ours",
 "keras.applications" and "KerasHub" are `model.predict`; "folded" is that of `fold_batch_norm(model)`; SavedModel and
 LiteRT are files, ours by the exporters, theirs by `model.export` and TensorFlow's converter; PyTorch's run in inference
-mode. The limit is the matrix-product rate over 2 FLOP for each multiply-add. Results are FOLDER/predict.json and
-FOLDER/predict.png.
+mode. Their files are compared with ours, all else with our `model.predict`. The limit is the matrix-product rate over
+2 FLOP for each multiply-add. Results are FOLDER/predict.json and FOLDER/predict.png.
 """
 
 from contest import Case, main

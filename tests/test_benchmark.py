@@ -109,6 +109,12 @@ def test_contestants_take_turns_and_failed_ones_drop_out(contest):
     assert result["errors"] == {"timm": "no memory"} and len(result["contestants"]["KerasHub"]) == 3
 
 
+def test_files_are_compared_with_files(contest):
+    names = (contest.OURS, "ours, LiteRT", "keras.applications, LiteRT", "torchvision, compiled", "KerasHub")
+    like = [contest.ours_like(name, names) for name in names]
+    assert like == [contest.OURS, contest.OURS, "ours, LiteRT", contest.OURS, contest.OURS]
+
+
 def test_another_network_and_a_failure_of_ours_end_the_contest(contest):
     case = contest.Case(network="resnet20", side=8, batch=2, steps=1, peers=("KerasHub",))
     other = {"KerasHub": 8, contest.OURS: 7}

@@ -35,11 +35,14 @@ class DenseStyle(Style):
         growth_rate: k, the channels that each layer adds.
         bottleneck: Whether a 1×1 convolution to 4k channels stands before each 3×3.
         dropout: Share of each layer's output dropped in training (section 3: 0.2 without augmentation).
+        memory_efficient: Whether training computes concatenations and batch norms twice, so as not to keep
+            them (1707.06990).
     """
 
     growth_rate: int = 32
     bottleneck: bool = True
     dropout: float = 0.0
+    memory_efficient: bool = False
 
     def __post_init__(self):
         super().__post_init__()
@@ -59,8 +62,8 @@ def dense_layer(x, *, dilation=1, style=DenseStyle(), name="layer"):
     Returns:
         Keras tensor `(batch, height, width, growth_rate)`: what the layer adds, not yet concatenated.
     """
-    wide = Convolution(4 * style.growth_rate, 1)
-    narrow = Convolution(style.growth_rate, 3, dilation=dilation)
+    wide = Convolution(4 * style.growth_rate, 1, recompute=style.memory_efficient)
+    narrow = Convolution(style.growth_rate, 3, dilation=dilation, recompute=style.memory_efficient)
     for index, convolution in enumerate([wide, narrow] if style.bottleneck else [narrow], start=1):
         x = layers.apply_steps(x, ("bn", "relu"), style, name, index)
         x = layers.convolve(x, convolution, style, f"{name}_conv{index}")
@@ -84,7 +87,7 @@ def dense_block(x, depth: int, *, dilation=1, style=DenseStyle(), name="block"):
     for index in range(1, depth + 1):
         layer = f"{name}_layer{index}"
         added = dense_layer(x, dilation=dilation, style=style, name=layer)
-        x = keras.layers.Concatenate(name=f"{layer}_out")([x, added])
+        x = layers.Concatenate(name=f"{layer}_out")([x, added])
     return x
 
 
@@ -161,6 +164,7 @@ DENSENETS = {
     "densenet40_12": _cifar(depths=(12, 12, 12), growth_rate=12),
     "densenet100_12": _cifar(depths=(32, 32, 32), growth_rate=12),
     "densenet100_24": _cifar(depths=(32, 32, 32), growth_rate=24),
+    "densenetbc40_12": _cifar_bc(depths=(6, 6, 6), growth_rate=12),
     "densenetbc100_12": _cifar_bc(depths=(16, 16, 16), growth_rate=12),
     "densenetbc250_24": _cifar_bc(depths=(41, 41, 41), growth_rate=24),
     "densenetbc190_40": _cifar_bc(depths=(31, 31, 31), growth_rate=40),

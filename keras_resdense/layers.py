@@ -53,24 +53,18 @@ class BatchNormalization(keras.layers.BatchNormalization):
             return super().call(inputs, training=training, mask=mask)
         import tensorflow as tf
 
-        use_batch_statistics = bool(training and self.trainable)
+        from keras_resdense import kernels
+
         channels = inputs.shape[-1]
-        none = tf.zeros([0])
-        outputs, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(
-            x=tf.cast(inputs, self.compute_dtype),
-            scale=tf.convert_to_tensor(self.gamma) if self.scale else tf.ones([channels]),
-            offset=tf.convert_to_tensor(self.beta) if self.center else tf.zeros([channels]),
-            mean=none if use_batch_statistics else tf.convert_to_tensor(self.moving_mean),
-            variance=none if use_batch_statistics else tf.convert_to_tensor(self.moving_variance),
-            epsilon=self.epsilon,
-            is_training=use_batch_statistics,
-        )
-        if use_batch_statistics:
-            # The kernel returns the unbiased variance; Keras averages the biased one.
-            count = tf.cast(tf.size(inputs, out_type=tf.int64) // channels, tf.float32)
-            variance *= (count - 1.0) / count
-            self.moving_mean.assign(_decayed(self.moving_mean, mean, self.momentum))
-            self.moving_variance.assign(_decayed(self.moving_variance, variance, self.momentum))
+        inputs = tf.cast(inputs, self.compute_dtype)
+        scale = tf.convert_to_tensor(self.gamma) if self.scale else tf.ones([channels])
+        offset = tf.convert_to_tensor(self.beta) if self.center else tf.zeros([channels])
+        if not (training and self.trainable):
+            moments = tf.convert_to_tensor(self.moving_mean), tf.convert_to_tensor(self.moving_variance)
+            return kernels.scale_and_shift(inputs, scale, offset, *moments, self.epsilon)
+        outputs, mean, variance = kernels.batch_normalise(inputs, scale, offset, self.epsilon)
+        self.moving_mean.assign(_decayed(self.moving_mean, mean, self.momentum))
+        self.moving_variance.assign(_decayed(self.moving_variance, variance, self.momentum))
         return outputs
 
     def _fits_fused_kernel(self, inputs) -> bool:
@@ -83,6 +77,44 @@ class BatchNormalization(keras.layers.BatchNormalization):
             and self.variable_dtype == "float32"
             and self.compute_dtype in ("float32", "bfloat16", "float16")
         )
+
+
+class Concatenate(keras.layers.Concatenate):
+    """Keras's concatenation of channels, after which batch norms need not compute their parts' statistics anew."""
+
+    def call(self, inputs):
+        outputs = super().call(inputs)
+        if keras.backend.backend() == "tensorflow":
+            from keras_resdense import kernels
+
+            kernels.remember_parts(outputs, inputs)
+        return outputs
+
+
+class Activation(keras.layers.Activation):
+    """Keras's activation, behind which a convolution still knows what was normalised."""
+
+    def call(self, inputs):
+        outputs = super().call(inputs)
+        if keras.backend.backend() == "tensorflow":
+            from keras_resdense import kernels
+
+            kernels.pass_on_origin(inputs, outputs)
+        return outputs
+
+
+class RecomputingConv2D(keras.layers.Conv2D):
+    """Keras's convolution, without bias, that computes again for its gradient what it read in a dense block."""
+
+    def call(self, inputs):
+        if keras.backend.backend() != "tensorflow":
+            return super().call(inputs)
+        import tensorflow as tf
+
+        from keras_resdense import kernels
+
+        kernel = tf.cast(self.kernel, self.compute_dtype)
+        return kernels.convolve_recomputing(inputs, kernel, self.convolution_op)
 
 
 class RandomNormal(keras.initializers.RandomNormal):
@@ -105,7 +137,9 @@ def _normal_quantiles() -> np.ndarray:
 
 
 # Keras writes module and class name into a saved model: these make it name Keras's own classes.
-BatchNormalization.__module__ = "keras.layers"
+for kind in (Activation, BatchNormalization, Concatenate, RecomputingConv2D):
+    kind.__module__ = "keras.layers"
+RecomputingConv2D.__name__ = "Conv2D"
 RandomNormal.__module__ = "keras.initializers"
 
 
@@ -181,6 +215,7 @@ class Convolution:
         dilation: Distance between the kernel's taps, in pixels.
         groups: Groups of channels convolved apart (1611.05431).
         bias: Whether it adds a bias, which only keras.applications' dialects do.
+        recompute: Whether it saves memory in training by computing its inputs twice.
     """
 
     filters: int
@@ -189,6 +224,7 @@ class Convolution:
     dilation: int = 1
     groups: int = 1
     bias: bool = False
+    recompute: bool = False
 
 
 def convolve(x, convolution: Convolution, style: Style, name: str, zero_init: bool = False):
@@ -210,7 +246,8 @@ def convolve(x, convolution: Convolution, style: Style, name: str, zero_init: bo
     pad = reach > 0 and convolution.stride > 1
     if pad:
         x = keras.layers.ZeroPadding2D(reach, name=f"{name}_pad")(x)
-    return keras.layers.Conv2D(
+    kind = RecomputingConv2D if convolution.recompute else keras.layers.Conv2D
+    return kind(
         convolution.filters,
         convolution.kernel_size,
         strides=convolution.stride,
@@ -236,7 +273,7 @@ def batch_norm(x, style: Style, name: str, zero_init: bool = False):
 
 def relu(x, name: str):
     """Adds a rectified linear unit."""
-    return keras.layers.Activation("relu", name=name)(x)
+    return Activation("relu", name=name)(x)
 
 
 def max_pool(x, name: str):

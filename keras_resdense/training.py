@@ -107,7 +107,7 @@ def train(
     """
     start = time.perf_counter()
     recipe, settings = recipe or Recipe(), settings or Settings()
-    row = network(recipe)
+    row = network(recipe, settings.memory_efficient)
     if settings.deterministic:
         import tensorflow as tf
 
@@ -155,17 +155,22 @@ def train(
         return Run(folder=target, model=final, accuracy=results.accuracy, exports=exports)
 
 
-def network(recipe: Recipe):
+def network(recipe: Recipe, memory_efficient: bool = False):
     """Returns the row of a recipe's network, with what the recipe asks of it.
+
+    Args:
+        recipe: Whose network.
+        memory_efficient: Of a dense network, see `DenseStyle`.
 
     Raises:
         ValueError: If there is no such variant, or it has no such knob.
     """
     row = zoo.get_row(recipe.model)
     wanted = {field: getattr(recipe, field) for field in ("drop_path", "dropout") if getattr(recipe, field)}
+    wanted |= {"memory_efficient": True} if memory_efficient else {}
     for field in wanted:
         if not hasattr(row, field):
-            raise ValueError(f"{recipe.model} is a {type(row).__name__}, which has no {field}: leave it at 0.")
+            raise ValueError(f"{recipe.model} is a {type(row).__name__}, which has no {field}: leave it out.")
     # Optimisers that decay weights by themselves would otherwise do it twice.
     decay = recipe.weight_decay if recipe.optimizer == "sgd" else 0.0
     return dataclasses.replace(row, weight_decay=decay, **wanted)

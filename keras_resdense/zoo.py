@@ -31,6 +31,7 @@ _KNOBS_BESIDE_WEIGHTS = (
     "head_dropout",
     "batch_norm_momentum",
     "zero_init_last_gamma",
+    "memory_efficient",
 )
 
 #: Every variant: its name and its row. Change one with `dataclasses.replace(row, field=…)`.
@@ -256,6 +257,7 @@ PreActResNet1001 = _builder(create_model, "PreActResNet1001")
 DenseNet40_12 = _builder(create_model, "DenseNet40_12")
 DenseNet100_12 = _builder(create_model, "DenseNet100_12")
 DenseNet100_24 = _builder(create_model, "DenseNet100_24")
+DenseNetBC40_12 = _builder(create_model, "DenseNetBC40_12")
 DenseNetBC100_12 = _builder(create_model, "DenseNetBC100_12")
 DenseNetBC250_24 = _builder(create_model, "DenseNetBC250_24")
 DenseNetBC190_40 = _builder(create_model, "DenseNetBC190_40")

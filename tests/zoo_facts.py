@@ -49,6 +49,7 @@ CIFAR_PARAMETERS = {
     "densenet40_12": 1_019_722,
     "densenet100_12": 6_979_642,
     "densenet100_24": 27_249_082,
+    "densenetbc40_12": 176_122,
     "densenetbc100_12": 769_162,
     "densenetbc250_24": 15_324_406,
     "densenetbc190_40": 25_624_430,

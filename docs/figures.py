@@ -145,13 +145,15 @@ def bottleneck():
         weights = [k * k * a * b for k, a, b in zip(kernels, channels, channels[1:], strict=False)]
         for index, (kernel, weight) in enumerate(zip(kernels, weights, strict=True)):
             (a, b), (above, below) = channels[index : index + 2], levels[index : index + 2]
-            corners = [(centre - a / 2, above), (centre + a / 2, above), (centre + b / 2, below), (centre - b / 2, below)]
+            corners = [(-a / 2, above), (a / 2, above), (b / 2, below), (-b / 2, below)]
+            corners = [(centre + x, y) for x, y in corners]
             axes.add_patch(Polygon(corners, facecolor=(BLUE, 0.15), edgecolor=BLUE, linewidth=0.8))
             beside = {"x": centre + a / 2 + 8, "ha": "left"} if a == b == 64 else {"x": centre}
             write(axes, y=(above + below) / 2, text=f"{kernel}×{kernel}: {weight:,}", size=10, **beside)
         for count, y in zip(channels, levels, strict=True):
-            axes.plot((centre - count / 2, centre + count / 2), (y, y), color=ORANGE, linewidth=5, solid_capstyle="butt")
-            write(axes, centre - count / 2 - 6, y, count, ha="right")
+            left, right = centre - count / 2, centre + count / 2
+            axes.plot((left, right), (y, y), color=ORANGE, linewidth=5, solid_capstyle="butt")
+            write(axes, left - 6, y, count, ha="right")
         write(axes, centre, 308, title, size=12, weight="bold")
         write(axes, centre, 28, f"{sum(weights):,} weights", size=11, weight="bold")
     return axes
@@ -177,7 +179,8 @@ def dense_block():
     for column_index in range(layers + 1):
         x, y = 40 + 92 * column_index, 44
         for source in range(column_index + 1):
-            axes.add_patch(Rectangle((x, y), 34, height[source], facecolor=shades[source], edgecolor=INK, linewidth=0.5))
+            style = {"facecolor": shades[source], "edgecolor": INK, "linewidth": 0.5}
+            axes.add_patch(Rectangle((x, y), 34, height[source], **style))
             y += height[source]
         write(axes, x + 17, 30, y - 44, size=10)
         write(axes, x + 17, 12, "input" if not column_index else f"layer {column_index}", size=8.5)

@@ -7,7 +7,14 @@ from pathlib import Path
 from mkdocs.structure.files import File
 
 ROOT = Path(__file__).parent.parent
-SHOWN = ("*.md", "benchmarks/*.md", "examples/*.*", "examples/*/*.png", "examples/web/README.md", "saved_models/README.md")
+SHOWN = (
+    "*.md",
+    "benchmarks/*.md",
+    "examples/*.*",
+    "examples/*/*.png",
+    "examples/web/README.md",
+    "saved_models/README.md",
+)
 LINK = re.compile(r"\]\((?!\w+:|#)([^)#\s]+)")
 
 

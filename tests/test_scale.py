@@ -50,7 +50,7 @@ def losses(devices, precision="float32", **changes):
     recipe = dataclasses.replace(RECIPE, **changes)
     plan = pipeline.Plan(recipe=recipe, size=(8, 8), classes=10)
     keras.utils.set_random_seed(1)
-    with training._precision(precision), devices.scope():
+    with training.precision(precision), devices.scope():
         model = without_batch_norm()
         if recipe.accumulation > 1:
             model = training.accumulation.Accumulating(model, recipe.accumulation)

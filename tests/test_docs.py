@@ -20,6 +20,9 @@ PAGES = {path.relative_to(DOCS).as_posix(): path.read_text() for path in sorted(
 CODE = re.compile(r'```python\n(.*?)```(?:\n\n```text title="prints"\n(.*?)```)?', flags=re.DOTALL)
 #: Pages whose code makes a whole run, as other tests always do.
 SLOW = {"train.md"}
+WITH_CODE = [
+    pytest.param(page, marks=[pytest.mark.sweep] * (page in SLOW)) for page, text in PAGES.items() if CODE.search(text)
+]
 #: What people read of the repository.
 TEXTS = ["README.md", "CONTRIBUTING.md", "benchmarks/README.md", "examples/README.md", "saved_models/README.md"]
 #: Words from which on a sentence is no phrase that anybody would write.
@@ -35,14 +38,7 @@ def variants():
     VARIANTS.update(before)
 
 
-def pages():
-    """Yields the pages with code; the slow ones are part of the sweep."""
-    for page, text in PAGES.items():
-        if CODE.search(text):
-            yield pytest.param(page, marks=[pytest.mark.sweep] * (page in SLOW))
-
-
-@pytest.mark.parametrize("page", pages())
+@pytest.mark.parametrize("page", WITH_CODE)
 def test_code_runs_and_prints_what_the_page_says(page, tmp_path, monkeypatch, variants):
     monkeypatch.chdir(tmp_path)
     names = {}

@@ -21,7 +21,8 @@ from keras_resdense.folding import is_graph
 from keras_resdense.layers import all_layers
 
 _BLOCK = re.compile(r"(stage\d+)_(?:(?:block|layer)\d+|transition)(?=_)")
-_LAYER_OF_BLOCK = re.compile(r"(stage\d+)_(?:layer\d+_conv1|transition_conv)$")
+_DENSE_LAYER = re.compile(r"(stage\d+)_layer\d+_conv1$")
+_TRANSITION = re.compile(r"(stage\d+)_transition_conv$")
 _WINDOWS = (
     keras.layers.Conv2D,
     keras.layers.DepthwiseConv2D,
@@ -199,7 +200,7 @@ def gradient_norms(model: keras.Model, images, labels) -> list[GradientNorm]:
     with _scores_as_outputs(model), tf.GradientTape() as tape:
         tape.watch(weights)
         scores, _ = model.stateless_call(weights, model.non_trainable_variables, images, training=True)
-        losses = keras.losses.sparse_categorical_crossentropy(labels, scores, from_logits=True)
+        losses = keras.losses.sparse_categorical_crossentropy(np.asarray(labels), scores, from_logits=True)
         loss = tf.reduce_mean(losses)
     gradients = tape.gradient(loss, weights)
     norms = {id(v): float(tf.norm(found)) for v, found in zip(model.trainable_variables, gradients, strict=True)}
@@ -225,19 +226,21 @@ def feature_reuse(model: keras.Model) -> dict[str, np.ndarray]:
     Raises:
         ValueError: If there are no dense blocks.
     """
-    readers, classifier, made = {}, None, 0
+    blocks, behind, classifier, made = {}, {}, None, 0
     for layer in all_layers(model):
-        if match := _LAYER_OF_BLOCK.search(layer.name):
-            readers.setdefault(match[1], []).append(_mean_weights(layer))
+        if match := _DENSE_LAYER.search(layer.name):
+            blocks.setdefault(match[1], []).append(_mean_weights(layer))
+        elif match := _TRANSITION.search(layer.name):
+            behind[match[1]] = [_mean_weights(layer)]
         elif isinstance(layer, keras.layers.Concatenate):
             made = layer.output.shape[-1]
         elif isinstance(layer, keras.layers.Dense):
             classifier = layer
-    if not readers:
+    if not blocks:
         raise ValueError(f"{model.name} has no dense blocks, as densenet121 and the other DenseNets have.")
     if classifier is not None and classifier.kernel.shape[0] == made:
-        readers[list(readers)[-1]].append(_mean_weights(classifier))
-    return {block: _by_source(weights) for block, weights in readers.items()}
+        behind[list(blocks)[-1]] = [_mean_weights(classifier)]
+    return {block: _by_source(layers, behind.get(block, [])) for block, layers in blocks.items()}
 
 
 def _mean_weights(layer: keras.Layer) -> np.ndarray:
@@ -246,12 +249,12 @@ def _mean_weights(layer: keras.Layer) -> np.ndarray:
     return kernel.mean(axis=(*range(kernel.ndim - 2), -1))
 
 
-def _by_source(readers: list[np.ndarray]) -> np.ndarray:
-    """Averages over the channels of each source: every layer reads where the one before it stopped, and further."""
-    ends = list(dict.fromkeys(len(weights) for weights in readers))
-    reuse = np.full((len(ends), len(readers)), np.nan, "float32")
-    for reader, weights in enumerate(readers):
-        pieces = np.split(weights, [end for end in ends if end < len(weights)])
+def _by_source(layers: list[np.ndarray], behind: list[np.ndarray]) -> np.ndarray:
+    """Averages over the channels of each source: every layer reads what the one before it did, and what that made."""
+    ends = [len(weights) for weights in layers]
+    reuse = np.full((len(layers) + 1, len(layers) + len(behind)), np.nan, "float32")
+    for reader, weights in enumerate([*layers, *behind]):
+        pieces = np.split(weights, ends[:reader])
         reuse[: len(pieces), reader] = [piece.mean() for piece in pieces]
     return reuse
 

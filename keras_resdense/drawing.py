@@ -83,15 +83,16 @@ def draw_network(model: keras.Model) -> Figure:
     sheet = _Sheet(axes=axes, pitch=pitch, most=max(_channels(layers) for layers in blocks.values()), used={})
     sheet.write(0.3, height - 0.35, model.name, size=15, weight="bold")
     sheet.write(0.3, height - 0.6, _costs(parts.values(), "×".join(map(str, model.input_shape[1:]))), color=_GREY)
+    end = None
     for number, (name, inside) in enumerate(rows.items()):
         y = height - 1.4 - _ROW * number
+        if end:
+            sheet.turn(end, y + _ROW, y + _FOOT if _is_dense(inside) else y)
         sheet.label(y, parts[name], blocks[_repeated(inside)[-1] if inside else name], len(_repeated(inside)))
         if inside:
             end = sheet.stage(y, {block: blocks[block] for block in inside})
         else:
             end = sheet.ends(y, name, blocks[name])
-        if number + 1 < len(rows):
-            sheet.turn(end, y)
     axes.legend(
         handles=list(sheet.used.values()),
         loc="lower left",
@@ -209,7 +210,7 @@ class _Sheet:
         """Draws a stage's boxes; returns where they end."""
         names = _repeated(blocks)
         x = _LABELS + len(names) * self.pitch
-        dense = "_layer" in names[0]
+        dense = _is_dense(names)
         if not dense:
             self._flow(_LABELS - 0.15, x + 0.15, y)
         for index, name in enumerate(names):
@@ -239,10 +240,10 @@ class _Sheet:
             x += 1.25
         return x
 
-    def turn(self, x: float, y: float) -> None:
+    def turn(self, x: float, y: float, into: float) -> None:
         """Leads from the end of a row to the start of the next."""
         middle, start = y - 0.48, _LABELS - 0.15
-        self.axes.plot([x, x, start, start], [y, middle, middle, y - _ROW], color=_GREY, linewidth=1, zorder=0)
+        self.axes.plot([x, x, start, start], [y, middle, middle, into], color=_GREY, linewidth=1, zorder=0)
 
     def _flow(self, start: float, end: float, y: float) -> None:
         self.axes.plot([start, end], [y, y], color=_GREY, linewidth=1, zorder=0)
@@ -288,7 +289,6 @@ class _Sheet:
         steps, foot = [read.shape[-1], *channels], y + _FOOT
         start, end = _LABELS - 0.15, _LABELS + len(channels) * self.pitch + 0.02
         places = [start, *(_LABELS + (index + 0.84) * self.pitch for index in range(len(channels))), end]
-        self.axes.plot([start, start], [y, foot], color=_GREY, linewidth=1, zorder=0)
         self.axes.plot([end, end, end + 0.13], [foot, y, y], color=_GREY, linewidth=1, zorder=0)
         heights = [foot + _TALLEST * count / self.most for count in steps]
         band = self.axes.fill_between(places, foot, [*heights, heights[-1]], step="post", linewidth=0.8, **_FILLS[kind])
@@ -308,10 +308,14 @@ def _repeated(names) -> list[str]:
     return [name for name in names if not name.endswith("transition")]
 
 
+def _is_dense(names: Sequence[str]) -> bool:
+    return any("_layer" in name for name in names)
+
+
 def _costs(parts, *words: str) -> str:
     parts = list(parts)
     parameters, macs = sum(part.parameters for part in parts), sum(part.macs for part in parts)
-    multiplied = f"{macs / 1e9:.2f} GMACs" if macs >= 1e8 else f"{macs / 1e6:.1f} MMACs"
+    multiplied = f"{macs / 1e9:.2f} GMACs" if macs >= 1e8 else f"{macs / 1e6:.3g} MMACs"
     return " · ".join([*words, f"{parameters:,} parameters", multiplied])
 
 

@@ -94,7 +94,9 @@ def test_receptive_fields_are_the_published_ones(variant):
     assert last.receptive_field is None
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(
+    "family", sweep(FAMILIES, ("pooled shortcut", "keras.applications", "gates", "dense", "dilated"))
+)
 def test_receptive_field_is_what_an_output_pixel_answers_to(family):
     """Light falls on one row of a dark image at a time, all weights being positive, so that nothing cancels out."""
     rows = 256
@@ -104,7 +106,7 @@ def test_receptive_field_is_what_an_output_pixel_answers_to(family):
             weight.assign(np.full(weight.shape, 1 / np.prod(weight.shape[:-1])))
     images = np.zeros((rows, rows, 32, 1), "float32")
     images[range(rows), range(rows)] = 1
-    maps = model.predict(images, batch_size=64, verbose=0)
+    maps = np.concatenate([model(part) for part in np.split(images, 4)])
     answered = np.flatnonzero(maps[:, maps.shape[1] // 2].max((1, 2)) > 0)
     assert 0 < answered[0] and answered[-1] < rows - 1
     parts = [part for part in summarise(model) if part.name != "head"]
@@ -150,14 +152,14 @@ def test_tables_and_files_hold_all_parts(tmp_path):
         assert part == analysis.Part(output_shape=shape, receptive_field=int(field) if field else None, **found)
 
 
-@pytest.mark.parametrize("family", ["basic", "gates", "pre-activation", "models in the model", "dense"])
+@pytest.mark.parametrize("family", sweep(FAMILIES, ("gates", "models in the model", "dense")))
 def test_grad_cam_is_the_class_activation_map(family):
     """Where average pooling and one dense layer follow, they are the same (1610.02391, section 3.1)."""
     model = keras_resdense.create_model(FAMILIES[family], input_shape=(64, 48, 3), classes=4)
     images = RANDOM.normal(size=(3, 64, 48, 3)).astype("float32")
-    maps = keras.Model(model.input, model.get_layer("avg_pool").input).predict(images, verbose=0)
+    maps = keras.Model(model.input, model.get_layer("avg_pool").input)(images).numpy()
     kernel = model.get_layer("predictions").kernel.numpy()
-    probabilities = model.predict(images, verbose=0)
+    probabilities = model(images).numpy()
     for classes in ([2, 0, 1], None):
         chosen = probabilities.argmax(-1) if classes is None else classes
         expected = np.maximum(np.einsum("bhwc,cb->bhw", maps, kernel[:, chosen]), 0)
@@ -166,7 +168,7 @@ def test_grad_cam_is_the_class_activation_map(family):
         heat = grad_cam(model, images, classes)
         assert heat.shape == (3, 64, 48) and heat.min() >= 0 and heat.max() <= 1
         np.testing.assert_allclose(heat, expected, atol=1e-4)
-    np.testing.assert_array_equal(model.predict(images, verbose=0), probabilities)
+    np.testing.assert_array_equal(model(images), probabilities)
 
 
 def test_grad_cam_finds_the_patch_that_speaks_for_the_class():

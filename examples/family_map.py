@@ -1,21 +1,19 @@
 """Family map: the published accuracy of networks, against their parameters and their multiply-adds.
 
-Accuracy is what timm (its `results/results-imagenet.csv`) and keras.applications (keras.io) publish; the rest is
-counted in our networks, for the size of image it was measured at. A pale mark is a set of weights; a line joins the
-best of each network that saw no other images than ImageNet's.
+Accuracy is what timm (its `results/results-imagenet.csv`) and keras.applications (keras.io) publish; costs are counted
+in our networks, for the image size it was measured at. Pale: each set of weights; lines: the best without more images.
 
     python examples/family_map.py
 
-About 6 minutes on two cores. Not yet run.
+A few minutes. Recipes move ResNet-50 from 76.2 to 81.2 %; from 50 to 152 layers, torchvision's first recipe gains 2.2.
 """
 
 import re
 
-from experiment import COLOURS, MARKS, draw_points, options_parser, panels, read, write
+from experiment import COLOURS, MARKS, draw_points, options_parser, panels, read, save, write
 
 from keras_resdense import count_macs, count_parameters, create_model
 from keras_resdense.catalogue import published_weights
-from keras_resdense.drawing import save_figure
 
 PATTERNS = {
     "ResNet": r"resnet\d+",
@@ -28,6 +26,7 @@ PATTERNS = {
     "V1 of Keras": r"resnet\d+v1",
     "V2 of Keras": r"resnet\d+v2_keras",
 }
+SCALES = {"million parameters": (10, 20, 50, 100), "billion multiply-adds": (2, 5, 10, 20)}
 
 
 def main() -> None:
@@ -39,21 +38,22 @@ def main() -> None:
             model = create_model(variant, input_shape=(side, side, 3))
             counts[f"{variant} at {side}"] = [count_parameters(model) / 1e6, count_macs(model) / 1e9]
             write(path, counts)
-
-    figure, axes = panels(2, width=5.5, height=5, sharey=True)
-    for column, axis in enumerate(axes):
-        across = {found: counts[f"{found.variant} at {found.input_size}"][column] for found in sets}
+    figure, axes = panels(2, width=5, height=4.6, sharey=True)
+    for column, (axis, (label, ticks)) in enumerate(zip(axes, SCALES.items(), strict=True)):
+        costs = {found: counts[f"{found.variant} at {found.input_size}"] for found in sets}
         for style, (family, names) in enumerate(PATTERNS.items()):
             fitting = sorted((f for f in sets if re.fullmatch(names, f.variant)), key=lambda found: found.top1)
-            best = {found.variant: found for found in fitting if "_ft_" not in found.name}.values()
-            points = sorted((across[found], found.top1, re.search(r"\d+", found.variant)[0]) for found in best)
-            every = [across[found] for found in fitting], [found.top1 for found in fitting]
-            axis.plot(*every, MARKS[style], color=COLOURS[style], alpha=0.2, markeredgewidth=0)
-            draw_points(axis, points, style, family)
-    axes[0].set(xlabel="million parameters", ylabel="top-1 on ImageNet as published (%)")
-    axes[1].set(xlabel="billion multiply-adds")
+            for found in fitting:
+                axis.plot(costs[found][column], found.top1, MARKS[style], color=COLOURS[style], alpha=0.2, markersize=4)
+            best = {found.variant: found for found in fitting if "_ft_" not in found.name}
+            line = sorted(best.values(), key=lambda found: costs[found])
+            words = {found: re.search(r"\d+", found.variant)[0] for found in (*line[:1], *line[-1:])}
+            draw_points(axis, [(costs[f][column], f.top1, words.get(f, "")) for f in line], style, family)
+        axis.set(xlabel=label, xscale="log", xticks=ticks, xticklabels=ticks)
+        axis.minorticks_off()
+    axes[0].set_ylabel("top-1 on ImageNet as published (%)")
     axes[1].legend(fontsize=8)
-    save_figure(figure, path.with_suffix(".png"))
+    save(figure, path.with_suffix(".png"))
 
 
 if __name__ == "__main__":

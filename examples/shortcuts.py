@@ -40,7 +40,7 @@ def main() -> None:
     errors.set_title("each seed and the mean")
     counts = block_counts()
     heights = [convolutions for convolutions, _ in counts.values()]
-    bars = weights.bar(counts, heights, color=(COLOURS[1], COLOURS[3]), width=0.5)
+    bars = weights.bar(list(counts), heights, color=(COLOURS[1], COLOURS[3]), width=0.5)
     weights.bar_label(bars, fmt="{:,.0f}")
     weights.set(title="weights of a block's convolutions", yscale="log", ylim=(1e4, 3e6))
     experiment.save(figure)

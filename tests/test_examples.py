@@ -33,7 +33,7 @@ def example(monkeypatch):
     return load
 
 
-@pytest.mark.parametrize("name", TRAINING)
+@pytest.mark.parametrize("name", ["degradation", *(pytest.param(n, marks=pytest.mark.sweep) for n in [*TRAINING][1:])])
 def test_experiments_run_and_resume(name, example, tmp_path, capsys):
     script = example(name, "--quick", "--folder", tmp_path)
     script.main()

@@ -17,7 +17,7 @@ from keras_resdense import VARIANTS
 from keras_resdense.analysis import feature_reuse
 from keras_resdense.drawing import draw_feature_reuse
 
-DENSENET = dataclasses.replace(VARIANTS["densenetbc100_12"], depths=(6, 6, 6))
+DENSENET = VARIANTS["densenetbc40_12"]
 DENSENETS = [(k, 0.5) for k in (6, 12, 18, 24)] + [(12, theta) for theta in (0.25, 0.75, 1.0)]
 ROWS = {f"k={k}, θ={t}": dataclasses.replace(DENSENET, growth_rate=k, compression=t) for k, t in DENSENETS}
 ROWS |= {f"{n} filters": dataclasses.replace(VARIANTS["resnet20"], filters=(n, 2 * n, 4 * n)) for n in (6, 8, 12, 16)}

@@ -92,7 +92,7 @@ def convolve_recomputing(x, kernel, convolve: Callable):
 
 
 def _convolve_recomputing(kernel, convolve: Callable, origin: _Normalised):
-    leaves = list(_leaves(origin.arguments[0]))
+    first, *others = _leaves(origin.arguments[0])
 
     def forward(kernel, *arguments):
         return convolve(tf.nn.relu(_normalise(*arguments, origin.epsilon)), kernel)
@@ -104,7 +104,8 @@ def _convolve_recomputing(kernel, convolve: Callable, origin: _Normalised):
         def gradient(upstream):
             # Otherwise it would all be computed at once in the forward pass, and kept.
             with tf.control_dependencies([upstream]):
-                again = [tf.identity(kernel), tf.concat(leaves, -1), *map(tf.identity, vectors)]
+                kept = tf.identity(first)
+            again = [kernel, tf.concat([kept, *others], -1), *vectors]
             with tf.GradientTape() as tape:
                 tape.watch(again)
                 outputs = forward(*again)

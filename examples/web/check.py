@@ -1,6 +1,6 @@
 """Compares the page's answers, in headless Chromium, with Python's on the same image files.
 
-    python examples/web/check.py saved_models/clothes
+    python examples/web/check.py saved_models/resnet20_fashion_mnist
 
 Takes the first 50 test images of the data that the run was trained on. Prints the largest difference of any
 probability, the agreement of the first choices and the median latency in the browser, one thread of WebAssembly.

@@ -3,7 +3,7 @@
 import { loadClassifier } from "./classifier.js";
 import { prepare } from "./images.js";
 
-const DEFAULT_MODEL = "../../saved_models/clothes/model.tflite";
+const DEFAULT_MODEL = "../../saved_models/resnet20_fashion_mnist/model.tflite";
 const TOP = 5;
 /** Width of a stroke, as a share of the canvas: that of a sleeve. */
 const STROKE = 1 / 12;

@@ -1,0 +1,49 @@
+"""The models that are committed are what their cards say."""
+
+import json
+
+import keras
+import numpy as np
+import pytest
+
+from keras_resdense import inference, recipes, zoo
+from tests.zoo_facts import ROOT
+
+RUNS = sorted(path.parent for path in (ROOT / "saved_models").glob("*/run.json"))
+IMAGES = np.random.default_rng(0).integers(0, 256, (16, 28, 28, 1)).astype("float32")
+
+
+@pytest.fixture(params=RUNS, ids=lambda run: run.name)
+def run(request):
+    return request.param
+
+
+def kernels(model):
+    return [layer.kernel.shape for layer in model.layers if hasattr(layer, "kernel")]
+
+
+def test_some_are_committed():
+    assert {recipes.read(run / recipes.RECIPE_FILE)[0].model for run in RUNS} >= {"resnet20", "densenetbc40_12"}
+
+
+def test_card_tells_what_was_measured(run):
+    results, card = json.loads((run / "run.json").read_text()), (run / "README.md").read_text()
+    confusion = np.array(results["confusion"])
+    assert results["accuracy"] == pytest.approx(np.trace(confusion) / confusion.sum())
+    assert f"{results['accuracy']:.2%} of the {confusion.sum():,} images" in card
+    assert f"{results['accuracy']:.2%}" in (ROOT / "saved_models" / "README.md").read_text()
+
+
+def test_files_agree_and_are_the_variant(run):
+    recipe, _ = recipes.read(run / recipes.RECIPE_FILE)
+    model = keras.saving.load_model(run / "model.keras")
+    assert kernels(model) == kernels(zoo.create_model(recipe.model, input_shape=IMAGES.shape[1:]))
+    run_tflite, *_ = inference.load_runner(run / "model.tflite")
+    np.testing.assert_allclose(run_tflite(IMAGES), model.predict(IMAGES, verbose=0), atol=1e-5)
+
+
+@pytest.mark.sweep
+def test_accuracy_is_what_the_card_says(run):
+    """Needs Fashion-MNIST where TFDS finds it."""
+    results = json.loads((run / "run.json").read_text())
+    assert inference.evaluate(run)["accuracy"] == pytest.approx(results["accuracy"], abs=2e-4)

@@ -183,14 +183,9 @@ def draw(path: Path, lines: dict[str, dict[str, Line]]) -> None:
 
 
 def machine() -> dict:
-    flags = set(Path("/proc/cpuinfo").read_text().split())
-    return {
-        "processor": stopwatch.processor(),
-        "instructions": sorted(flag for flag in flags if flag.startswith(("avx", "amx"))),
-        "cores": os.cpu_count(),
+    return stopwatch.machine() | {
         "threads": THREADS,
         "system": platform.platform(),
-        "python": platform.python_version(),
         "load_before": os.getloadavg()[0],
     }
 

@@ -21,7 +21,6 @@ import dataclasses
 import importlib.metadata
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -215,15 +214,9 @@ def line(name: str, row: dict) -> str:
 
 
 def machine() -> dict:
-    info = Path("/proc/cpuinfo").read_text()
-    flags = next(text for text in info.splitlines() if text.startswith("flags")).split()
-    return {
-        "processor": next(text for text in info.splitlines() if text.startswith("model name")).split(":")[1].strip(),
-        "instructions": [flag for flag in flags if flag.startswith(("avx", "amx"))],
-        "cores": os.cpu_count(),
-        "python": platform.python_version(),
-        **{name: importlib.metadata.version(name) for name in PACKAGES},
-    }
+    from keras_resdense import stopwatch
+
+    return stopwatch.machine() | {name: importlib.metadata.version(name) for name in PACKAGES}
 
 
 def main() -> None:

@@ -10,10 +10,10 @@ import sys
 import time
 from pathlib import Path
 
-from keras_resdense import benchmark, checkpoints, deploy, inference, multiworker, recipes, training, zoo
+from keras_resdense import benchmark, deploy, inference, multiworker, recipes, training, zoo
 from keras_resdense.analysis import format_parts, summarise, write_parts
 from keras_resdense.drawing import check_suffix, draw_network, save_figure
-from keras_resdense.export import EXPORTERS, TFLite, format_table
+from keras_resdense.export import EXPORTERS, TFLite, format_table, staged
 from keras_resdense.recipes import Recipe, Settings
 
 #: What a process returns that was asked to terminate: 128 and the number of SIGTERM.
@@ -234,12 +234,13 @@ def _summary(options: argparse.Namespace) -> None:
         check_suffix(options.picture)
     path, per = Path(options.model), options.per or "stage"
     model = inference.load_keras(path) if path.exists() else zoo.create_model(options.model)
+    parts = summarise(model, per) if per != "layer" or options.csv else []
     if per == "layer":
         model.summary(line_length=120)
     else:
-        print(format_parts(summarise(model, per)))
+        print(format_parts(parts))
     if options.csv:
-        write_parts(summarise(model, per), options.csv)
+        write_parts(parts, options.csv)
     if options.picture:
         save_figure(draw_network(model), options.picture)
 
@@ -254,7 +255,7 @@ def _benchmark(options: argparse.Namespace) -> None:
     )
     print(measured)
     if options.json:
-        with checkpoints.replacing(options.json) as temporary:
+        with staged(options.json) as temporary:
             temporary.write_text(json.dumps(dataclasses.asdict(measured), indent=2) + "\n")
 
 

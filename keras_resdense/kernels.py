@@ -15,8 +15,9 @@ import tensorflow as tf
 
 #: Channels that vector instructions take at once; oneDNN is up to seven times as slow for other numbers of them.
 _LANES = 16
-#: Attributes of tensors: what they are a concatenation of; their channels' moments; how they were made.
-_PARTS, _MOMENTS, _ORIGIN = "_resdense_parts", "_resdense_moments", "_resdense_origin"
+#: Attributes of tensors: what they are a concatenation of; their channels' moments; how they were normalised; how what
+#: was rectified to make them had been.
+_PARTS, _MOMENTS, _NORMALISED, _RECTIFIED = (f"_resdense_{note}" for note in ("parts", "moments", "normalised", "relu"))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,10 +33,10 @@ def remember_parts(x, parts) -> None:
     setattr(x, _PARTS, parts)
 
 
-def pass_on_origin(before, after) -> None:
-    """Notes on a rectified tensor how what was rectified had been made."""
-    if hasattr(before, _ORIGIN):
-        setattr(after, _ORIGIN, getattr(before, _ORIGIN))
+def remember_rectified(before, after) -> None:
+    """Notes on a rectified tensor how what was rectified had been normalised."""
+    if hasattr(before, _NORMALISED):
+        setattr(after, _RECTIFIED, getattr(before, _NORMALISED))
 
 
 def scale_and_shift(x, scale, offset, mean, variance, epsilon: float):
@@ -64,13 +65,9 @@ def batch_normalise(x, scale, offset, epsilon: float):
         mean, variance = _moments(x)
         arguments = (x, scale, offset, mean, variance)
         outputs = _normalise(*arguments, epsilon)
-        setattr(outputs, _ORIGIN, _Normalised(arguments, epsilon))
+        setattr(outputs, _NORMALISED, _Normalised(arguments, epsilon))
         return outputs, mean, variance
-    none = tf.zeros([0])
-    outputs, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(
-        x=x, scale=scale, offset=offset, mean=none, variance=none, epsilon=epsilon, is_training=True
-    )
-    return outputs, mean, _biased(variance, x)
+    return _normalise_and_measure(x, scale, offset, epsilon)
 
 
 def convolve_recomputing(x, kernel, convolve: Callable):
@@ -84,7 +81,7 @@ def convolve_recomputing(x, kernel, convolve: Callable):
     Returns:
         What `convolve` does, with the same gradients.
     """
-    origin = getattr(x, _ORIGIN, None)
+    origin = getattr(x, _RECTIFIED, None)
     outputs = convolve(x, kernel) if origin is None else _convolve_recomputing(kernel, convolve, origin)
     # It has no parts, and yet is to be remembered where it is normalised.
     remember_parts(outputs, ())
@@ -137,14 +134,12 @@ def _moments(x):
 def _measure(x):
     """Returns mean and biased variance of each channel."""
     channels = x.shape[-1]
-    ones, zeros, none = tf.ones([channels]), tf.zeros([channels]), tf.zeros([0])
-    wide, wide_ones, wide_zeros = _widened(x, ones, zeros)
-    _, means, variances, *_ = tf.raw_ops.FusedBatchNormV3(
-        x=wide, scale=wide_ones, offset=wide_zeros, mean=none, variance=none, is_training=True
-    )
-    means = tf.reshape(means, [-1, channels])
+    ones = tf.ones([channels])
+    # The outputs, and so scale, offset and epsilon, do not matter.
+    _, *moments = _normalise_and_measure(*_widened(x, ones, ones), 1.0)
+    means, variances = (tf.reshape(vector, [-1, channels]) for vector in moments)
     mean = tf.reduce_mean(means, 0)
-    variance = tf.reduce_mean(tf.reshape(_biased(variances, wide), [-1, channels]) + tf.square(means - mean), 0)
+    variance = tf.reduce_mean(variances + tf.square(means - mean), 0)
 
     def gradient(of_mean, of_variance):
         count = _pixels(x)
@@ -181,9 +176,14 @@ def _normalise(x, scale, offset, mean, variance, epsilon: float):
     return compute(x, scale, offset, mean, variance)
 
 
-def _biased(variance, x):
-    """Turns the unbiased variance, which the kernel returns, into the biased one."""
-    return variance * ((_pixels(x) - 1.0) / _pixels(x))
+def _normalise_and_measure(x, scale, offset, epsilon: float):
+    """Returns the batch normalised by its own statistics, and mean and biased variance of each channel."""
+    none = tf.zeros([0])
+    outputs, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(
+        x=x, scale=scale, offset=offset, mean=none, variance=none, epsilon=epsilon, is_training=True
+    )
+    # The kernel returns the unbiased variance; Keras averages the biased one.
+    return outputs, mean, variance * ((_pixels(x) - 1.0) / _pixels(x))
 
 
 def _pixels(x):

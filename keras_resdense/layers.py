@@ -29,6 +29,11 @@ from collections.abc import Callable, Iterator
 import keras
 import numpy as np
 
+if keras.backend.backend() == "tensorflow":
+    from keras_resdense import kernels
+else:
+    kernels = None
+
 
 class BatchNormalization(keras.layers.BatchNormalization):
     """Keras's batch norm on TensorFlow's fused kernels.
@@ -53,8 +58,6 @@ class BatchNormalization(keras.layers.BatchNormalization):
             return super().call(inputs, training=training, mask=mask)
         import tensorflow as tf
 
-        from keras_resdense import kernels
-
         channels = inputs.shape[-1]
         inputs = tf.cast(inputs, self.compute_dtype)
         scale = tf.convert_to_tensor(self.gamma) if self.scale else tf.ones([channels])
@@ -69,7 +72,7 @@ class BatchNormalization(keras.layers.BatchNormalization):
 
     def _fits_fused_kernel(self, inputs) -> bool:
         return (
-            keras.backend.backend() == "tensorflow"
+            kernels is not None
             and len(inputs.shape) == 4
             and self.axis in (-1, 3)
             and not self.synchronized
@@ -84,9 +87,7 @@ class Concatenate(keras.layers.Concatenate):
 
     def call(self, inputs):
         outputs = super().call(inputs)
-        if keras.backend.backend() == "tensorflow":
-            from keras_resdense import kernels
-
+        if kernels:
             kernels.remember_parts(outputs, inputs)
         return outputs
 
@@ -96,10 +97,8 @@ class Activation(keras.layers.Activation):
 
     def call(self, inputs):
         outputs = super().call(inputs)
-        if keras.backend.backend() == "tensorflow":
-            from keras_resdense import kernels
-
-            kernels.pass_on_origin(inputs, outputs)
+        if kernels:
+            kernels.remember_rectified(inputs, outputs)
         return outputs
 
 
@@ -107,13 +106,9 @@ class RecomputingConv2D(keras.layers.Conv2D):
     """Keras's convolution, without bias, that computes again for its gradient what it read in a dense block."""
 
     def call(self, inputs):
-        if keras.backend.backend() != "tensorflow":
+        if not kernels:
             return super().call(inputs)
-        import tensorflow as tf
-
-        from keras_resdense import kernels
-
-        kernel = tf.cast(self.kernel, self.compute_dtype)
+        kernel = keras.ops.cast(self.kernel, self.compute_dtype)
         return kernels.convolve_recomputing(inputs, kernel, self.convolution_op)
 
 
@@ -137,8 +132,8 @@ def _normal_quantiles() -> np.ndarray:
 
 
 # Keras writes module and class name into a saved model: these make it name Keras's own classes.
-for kind in (Activation, BatchNormalization, Concatenate, RecomputingConv2D):
-    kind.__module__ = "keras.layers"
+Activation.__module__ = BatchNormalization.__module__ = Concatenate.__module__ = "keras.layers"
+RecomputingConv2D.__module__ = "keras.layers"
 RecomputingConv2D.__name__ = "Conv2D"
 RandomNormal.__module__ = "keras.initializers"
 

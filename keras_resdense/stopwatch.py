@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+import os
 import platform
 import time
 from collections.abc import Callable
@@ -63,6 +64,17 @@ def memory_mb(field: str = "VmHWM") -> float | None:
 def processor() -> str:
     """Names the processor."""
     return _facts("/proc/cpuinfo").get("model name") or platform.processor() or platform.machine()
+
+
+def machine() -> dict:
+    """Says what the figures of a benchmark hang on, besides the versions of packages."""
+    flags = _facts("/proc/cpuinfo").get("flags", "").split()
+    return {
+        "processor": processor(),
+        "instructions": sorted(flag for flag in flags if flag.startswith(("avx", "amx"))),
+        "cores": os.cpu_count(),
+        "python": platform.python_version(),
+    }
 
 
 def _facts(path: str) -> dict[str, str]:

@@ -27,9 +27,6 @@ import numpy as np
 from keras_resdense import folding
 from keras_resdense.quantisation import dequantise, quantise
 
-#: From images `(images, height, width, channels)` to outputs `(images, …)`, float32.
-Runner = Callable[[np.ndarray], np.ndarray]
-
 #: Single images that latency is the median of, after the warm-up.
 TIMED_IMAGES = 10
 #: Operators that current runtimes know.
@@ -38,6 +35,25 @@ ONNX_OPSET = 24
 _CONVERTED_OPSET = 18
 #: Images that a runtime gets at once, where it takes more than one.
 BATCH = 64
+
+
+@dataclasses.dataclass(frozen=True)
+class Runner:
+    """An artefact that has been read: a function from images `(images, height, width, channels)` to its outputs.
+
+    Attributes:
+        compute: From a batch that the runtime takes to outputs `(batch, …)`, float32.
+        shape: Of an image, `(height, width, channels)`, with what the runtime has for a side that is not fixed.
+        batch: Most images at once.
+    """
+
+    compute: Callable[[np.ndarray], np.ndarray]
+    shape: tuple[int | str | None, ...]
+    batch: int = BATCH
+
+    def __call__(self, images: np.ndarray) -> np.ndarray:
+        parts = (images[start : start + self.batch] for start in range(0, len(images), self.batch))
+        return np.concatenate([self.compute(part) for part in parts])
 
 
 def largest_difference(outputs: np.ndarray, expected: np.ndarray) -> float:
@@ -107,7 +123,7 @@ class PlainKeras(Exporter):
     def read(self, path: Path, threads: int | None = None) -> Runner:
         with _reading(path, "a Keras model"):
             model = _in_full_precision(keras.saving.load_model(path, compile=False))
-        return _in_batches(model.predict_on_batch, BATCH)
+        return Runner(model.predict_on_batch, model.input_shape[1:])
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -132,13 +148,13 @@ class SavedModel(Exporter):
         with _reading(path, "a SavedModel with the signature serving_default"):
             artefact = tf.saved_model.load(str(path))
             signature = artefact.signatures["serving_default"].structured_input_signature[1]
-            dtype = signature["images"].dtype.as_numpy_dtype
+            dtype, shape = signature["images"].dtype.as_numpy_dtype, tuple(signature["images"].shape[1:])
 
-        def run(images: np.ndarray) -> np.ndarray:
+        def compute(images: np.ndarray) -> np.ndarray:
             # A signature alone does not keep its variables alive: the artefact is asked for it.
-            return artefact.signatures["serving_default"](images=tf.constant(images))["outputs"].numpy()
+            return artefact.signatures["serving_default"](images=tf.constant(images.astype(dtype)))["outputs"].numpy()
 
-        return _in_batches(lambda images: run(images.astype(dtype)), BATCH)
+        return Runner(compute, shape)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -216,7 +232,7 @@ class TFLite(Exporter):
             interpreter.allocate_tensors()
             (source,), (target,) = interpreter.get_input_details(), interpreter.get_output_details()
 
-        def run(images: np.ndarray) -> np.ndarray:
+        def compute(images: np.ndarray) -> np.ndarray:
             if len(images) != interpreter.get_input_details()[0]["shape"][0]:
                 interpreter.resize_tensor_input(source["index"], images.shape)
                 interpreter.allocate_tensors()
@@ -225,7 +241,7 @@ class TFLite(Exporter):
             return dequantise(interpreter.get_tensor(target["index"]), target)
 
         batch = source["shape_signature"][0]
-        return _in_batches(run, BATCH if batch == -1 else batch)
+        return Runner(compute, tuple(source["shape"][1:].tolist()), BATCH if batch == -1 else batch)
 
 
 _TFLITE_KINDS = ("float32", "float16", "dynamic", "int8", "int16x8")
@@ -276,7 +292,7 @@ class ONNX(Exporter):
         with _reading(path, "an ONNX model from images to one output"):
             session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
             (source,), (target,) = session.get_inputs(), session.get_outputs()
-        return _in_batches(lambda images: session.run([target.name], {source.name: images})[0], BATCH)
+        return Runner(lambda images: session.run([target.name], {source.name: images})[0], tuple(source.shape[1:]))
 
 
 _tflite_quantised = partial(TFLite, measure=relative_noise)
@@ -504,10 +520,6 @@ def _as_json(made: Export, model: keras.Model) -> str:
 def _write_text(path: Path, text: str) -> None:
     with staged(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
-
-
-def _in_batches(run: Runner, size: int) -> Runner:
-    return lambda images: np.concatenate([run(images[i : i + size]) for i in range(0, len(images), size)])
 
 
 @contextlib.contextmanager

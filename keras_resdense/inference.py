@@ -34,15 +34,14 @@ def load_keras(path: Path) -> keras.Model:
     return keras.saving.load_model(path, compile=False)
 
 
-def load_runner(path: Path) -> tuple[Runner, Path, tuple[int, int, int]]:
+def load_runner(path: Path) -> tuple[Runner, Path]:
     """Loads a model of any format.
 
     Args:
         path: A run's folder, a `.keras`, a SavedModel, a `.tflite` or an `.onnx`.
 
     Returns:
-        A function from images `(images, height, width, channels)` of pixels 0–255 to probabilities, the
-        file itself, and the size of an image, `(height, width, channels)`.
+        A function from images of pixels 0–255 to probabilities, and the file itself.
 
     Raises:
         ValueError: If it is none of these, is damaged, or does not take images of one size.
@@ -54,28 +53,10 @@ def load_runner(path: Path) -> tuple[Runner, Path, tuple[int, int, int]]:
         raise ValueError(f"{path} is no run's folder, no .keras, no SavedModel, no .tflite and no .onnx.")
     if kind == "onnx" and importlib.util.find_spec("onnxruntime") is None:
         raise ValueError(f"{path} needs onnxruntime: install keras-resdense[onnx].")
-    run, shape = EXPORTERS[kind].read(path), _input_shape(path, kind)
-    if [type(side) for side in shape] != [int] * 3:
-        raise ValueError(f"{path} takes inputs of shape {shape}, not images (height, width, channels) of one size.")
-    return run, path, shape
-
-
-def _input_shape(path: Path, kind: str) -> tuple:
-    if kind == "keras":
-        return load_keras(path).input_shape[1:]
-    if kind == "tflite":
-        from ai_edge_litert.interpreter import Interpreter
-
-        return tuple(Interpreter(str(path)).get_input_details()[0]["shape"][1:].tolist())
-    if kind == "onnx":
-        import onnxruntime
-
-        session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-        return tuple(session.get_inputs()[0].shape[1:])
-    import tensorflow as tf
-
-    signature = tf.saved_model.load(str(path)).signatures["serving_default"].structured_input_signature[1]
-    return tuple(signature["images"].shape[1:])
+    run = EXPORTERS[kind].read(path)
+    if [type(side) for side in run.shape] != [int] * 3:
+        raise ValueError(f"{path} takes inputs of shape {run.shape}, not images (height, width, channels) of one size.")
+    return run, path
 
 
 def predict(
@@ -97,11 +78,11 @@ def predict(
     """
     if top < 1:
         raise ValueError(f"top is {top}; it must be at least 1.")
-    run, path, shape = load_runner(model)
+    run, path = load_runner(model)
     beside = path.parent / "labels.txt"
     labels = labels or (beside if beside.is_file() else None)
     names = labels.read_text(encoding="utf-8").splitlines() if labels else None
-    plan = _plan(_described(path)[0], shape, classes=1)
+    plan = _plan(_described(path)[0], run.shape, classes=1)
     files = [file for given in images for file in _files(given)]
     if not files:
         raise ValueError(f"There are no images in {', '.join(map(str, images))}.")
@@ -110,7 +91,7 @@ def predict(
             pixels = decode_image(file.read_bytes())
         except ValueError as error:
             raise ValueError(f"{file}: {error}") from error
-        if shape[-1] == 1:
+        if run.shape[-1] == 1:
             pixels = np.rint(pixels @ [0.299, 0.587, 0.114]).astype("uint8")[..., None]
         prepared = pipeline.test_image(pixels, plan)
         probabilities = run(prepared.numpy()[None])[0]
@@ -137,18 +118,20 @@ def evaluate(
     Raises:
         ValueError: If no data set is named, and there is no run to look it up, or the data do not fit the model.
     """
-    run, path, shape = load_runner(model)
+    run, path = load_runner(model)
     recipe, settings = _described(path)
     if data is None and recipe is None:
         raise ValueError(f"{path} is no part of a run that names its data: say --data.")
     name = data or recipe.data
     loaded = load_data(name, data_dir or settings.data_dir or None, on_bad_image or settings.on_bad_image)
-    plan = _plan(recipe, shape, len(loaded.class_names))
+    plan = _plan(recipe, run.shape, len(loaded.class_names))
     batches, steps = pipeline.test_batches(loaded.test, plan)
     right, loss = 0, 0.0
     for images, classes, weights in itertools.islice(batches.as_numpy_iterator(), steps):
-        if images.shape[-1] != shape[-1]:
-            raise ValueError(f"{path} takes images of {shape[-1]} channels; those of {name} have {images.shape[-1]}.")
+        if images.shape[-1] != run.shape[-1]:
+            raise ValueError(
+                f"{path} takes images of {run.shape[-1]} channels; those of {name} have {images.shape[-1]}."
+            )
         probabilities, labels = run(images[weights > 0]), classes[weights > 0].argmax(-1)
         if probabilities.shape[-1] != plan.classes:
             raise ValueError(f"{path} knows {probabilities.shape[-1]} classes; {name} has {plan.classes}.")

@@ -35,7 +35,7 @@ def test_files_agree_and_are_the_variant(run):
     assert recipes.read(run / recipes.RECIPE_FILE)[0].model == variant
     model = keras.saving.load_model(run / "model.keras")
     assert kernels(model) == kernels(zoo.create_model(variant, input_shape=IMAGES.shape[1:]))
-    run_tflite, *_ = inference.load_runner(run / "model.tflite")
+    run_tflite, _ = inference.load_runner(run / "model.tflite")
     np.testing.assert_allclose(run_tflite(IMAGES), model.predict(IMAGES, verbose=0), atol=1e-5)
 
 

@@ -140,7 +140,7 @@ def ours(variant: str, kind: str, folder: Path) -> Path:
         from keras_resdense.export import EXPORTERS
 
         exporter = EXPORTERS["tflite" if kind == "float32" else "tflite_int8"]
-        exporter.write(exporter.prepare(keras_resdense.create_model(variant)), path, images())
+        exporter.write(exporter.prepare(measured(keras_resdense.create_model(variant))), path, images())
     return path
 
 
@@ -150,7 +150,8 @@ def theirs(builder: str, kind: str, folder: Path) -> Path:
         import keras
         import tensorflow as tf
 
-        converter = tf.lite.TFLiteConverter.from_keras_model(getattr(keras.applications, builder)(weights=None))
+        model = measured(getattr(keras.applications, builder)(weights=None))
+        converter = tf.lite.TFLiteConverter.from_keras_model(model)
         if kind == "int8":
             converter.optimizations = [tf.lite.Optimize.DEFAULT]
             converter.representative_dataset = lambda: ([image[None]] for image in images())
@@ -158,6 +159,20 @@ def theirs(builder: str, kind: str, folder: Path) -> Path:
             converter.inference_input_type = converter.inference_output_type = tf.int8
         path.write_bytes(converter.convert())
     return path
+
+
+def measured(model):
+    """Returns a network of random weights whose batch norms know their inputs, as a trained one's do.
+
+    Otherwise values grow from layer to layer until, in the deepest, no 8 bits hold them.
+    """
+    import keras
+
+    for layer in model.layers:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            layer.momentum = 0.0
+    model(images(), training=True)
+    return model
 
 
 def images():

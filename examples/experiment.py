@@ -19,6 +19,7 @@ from typing import Any
 
 import keras
 import numpy as np
+import tensorflow as tf
 from matplotlib.figure import Figure
 from PIL import Image
 
@@ -26,6 +27,7 @@ import keras_resdense
 from keras_resdense.data import Examples
 from keras_resdense.export import staged
 from keras_resdense.layers import Network
+from keras_resdense.pipeline import ahead
 
 #: Those of Okabe and Ito's colours, which colour-blind readers tell apart, that are dark enough for a line, and greys.
 COLOURS = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999", "#666666"
@@ -118,6 +120,10 @@ class Experiment:
         images = keras.ops.cast(images, "float32")
         return np.array(keras.ops.image.resize(images, (self.side, self.side), antialias=True)), np.array(labels)
 
+    def _batches(self, images: np.ndarray, labels: np.ndarray, shuffle: bool = False) -> tf.data.Dataset:
+        examples = tf.data.Dataset.from_tensor_slices((images, labels))
+        return ahead((examples.shuffle(len(images)) if shuffle else examples).batch(self.batch_size))
+
     def _compiled(self, row: Network) -> keras.Model:
         steps = self.epochs * math.ceil(self.images / self.batch_size)
         warmup = math.ceil(steps / 10)
@@ -138,18 +144,13 @@ class Experiment:
             variable.assign(keras.ops.zeros_like(variable))
         before, clock = look(model), _StepClock()
         train, test = self.data_sets
-        history = model.fit(
-            *train,
-            batch_size=self.batch_size,
-            epochs=self.epochs,
-            validation_data=[part[:TEST_IMAGES] for part in test],
-            callbacks=[clock],
-            verbose=0,
-        ).history
+        some = self._batches(*(part[:TEST_IMAGES] for part in test))
+        batches = self._batches(*train, shuffle=True)
+        history = model.fit(batches, epochs=self.epochs, validation_data=some, callbacks=[clock], verbose=0).history
         return {
             "train_error": _percent_wrong(history["accuracy"]),
             "test_error": _percent_wrong(history["val_accuracy"]),
-            "final_error": _percent_wrong(model.evaluate(*test, self.batch_size, verbose=0)[1:])[0],
+            "final_error": _percent_wrong(model.evaluate(self._batches(*test), verbose=0)[1:])[0],
             "step_ms": round(1000 * statistics.median(clock.seconds), 1),
             "before": before,
             "after": look(model),

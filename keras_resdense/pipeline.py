@@ -122,7 +122,7 @@ def training_batches(examples: Examples, plan: Plan, strategy, first_step: int =
         else:
             elements = elements.map(load, tf.data.AUTOTUNE, deterministic=True).batch(group, drop_remainder=True)
         elements = elements.map(augment, tf.data.AUTOTUNE, deterministic=True)
-        return _ahead(elements.rebatch(batch // replicas, drop_remainder=True))
+        return ahead(elements.rebatch(batch // replicas, drop_remainder=True))
 
     return strategy.distribute_datasets_from_function(share)
 
@@ -160,13 +160,13 @@ def test_batches(examples: Examples, plan: Plan, strategy=None):
         filling = tf.nest.map_structure(lambda spec: tf.zeros(spec.shape, spec.dtype), images.element_spec)
         images = images.concatenate(tf.data.Dataset.from_tensors(filling).repeat())
         batches = images.batch(batch, drop_remainder=True).take(steps * (replicas // workers))
-        return _ahead(batches.repeat())
+        return ahead(batches.repeat())
 
     return strategy.distribute_datasets_from_function(share), steps
 
 
-def _ahead(batches):
-    """Returns a data set that prepares batches while others are computed with, by as many threads as there are cores.
+def ahead(batches):
+    """Returns a data set that prepares two batches ahead, with as many threads as there are cores.
 
     TensorFlow would look for numbers of threads in a thread of its own, which sleeps ever longer between two looks.
     The end of an iterator waits for it to wake up (seen in 2.21), so that an evaluation took up to twice its time.

@@ -146,7 +146,8 @@ class Experiment:
         train, test = self.data_sets
         some = self._batches(*(part[:TEST_IMAGES] for part in test))
         batches = self._batches(*train, shuffle=True)
-        history = model.fit(batches, epochs=self.epochs, validation_data=some, callbacks=[clock], verbose=0).history
+        options = {"validation_data": some, "callbacks": [clock], "shuffle": False, "verbose": 0}
+        history = model.fit(batches, epochs=self.epochs, **options).history
         return {
             "train_error": _percent_wrong(history["accuracy"]),
             "test_error": _percent_wrong(history["val_accuracy"]),

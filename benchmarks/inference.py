@@ -3,7 +3,7 @@
     python benchmarks/make_torch_onnx.py FOLDER    # where torch, torchvision, onnx and onnxscript are installed
     python benchmarks/inference.py FOLDER [--rounds 40] [--json FILE] [names …]
 
-Ours as the exporters write them, in LiteRT as float32 and int8; keras.applications' as TensorFlow's converter
+Ours as the exporters write them, in LiteRT as float32, dynamic and int8; keras.applications' as TensorFlow's converter
 makes them by itself, likewise; torchvision's in ONNX Runtime and OpenVINO, in float32, and in the bfloat16 that
 OpenVINO takes by itself where the processor has it. OpenVINO reads our TFLite file, too: what then differs from
 torchvision's is the network, and what differs from LiteRT is the runtime.
@@ -33,7 +33,7 @@ SIDE, THREADS = 224, 2
 PAUSE = 0.03
 #: Enough to get ranges; accuracy is not measured here.
 CALIBRATION_IMAGES = 2
-FLOAT, INT8 = "ours, LiteRT float32", "ours, LiteRT int8"
+FLOAT, DYNAMIC, INT8 = (f"ours, LiteRT {kind}" for kind in ("float32", "dynamic", "int8"))
 PACKAGES = ("keras", "tensorflow", "ai-edge-litert", "onnxruntime", "openvino")
 
 
@@ -120,7 +120,7 @@ def work(runtime: str, path: str) -> None:
 
 def contestants(contest: Contest, folder: Path) -> dict[str, tuple[str, Path]]:
     """Returns runtime and file of each, ours first; writes what is missing."""
-    found = {name: ("litert", ours(contest.ours, name.split()[-1], folder)) for name in (FLOAT, INT8)}
+    found = {name: ("litert", ours(contest.ours, name.split()[-1], folder)) for name in (FLOAT, DYNAMIC, INT8)}
     if contest.keras:
         for kind in ("float32", "int8"):
             found[f"keras.applications, LiteRT {kind}"] = "litert", theirs(contest.keras, kind, folder)
@@ -139,7 +139,7 @@ def ours(variant: str, kind: str, folder: Path) -> Path:
         import keras_resdense
         from keras_resdense.export import EXPORTERS
 
-        exporter = EXPORTERS["tflite" if kind == "float32" else "tflite_int8"]
+        exporter = EXPORTERS["tflite" if kind == "float32" else f"tflite_{kind}"]
         exporter.write(exporter.prepare(measured(keras_resdense.create_model(variant))), path, images())
     return path
 
@@ -211,10 +211,11 @@ def compete(runners: dict[str, tuple[str, Path]], rounds: int) -> dict[str, dict
 
 
 def ratio(name: str, measured: dict[str, dict]) -> float | None:
-    """Returns our time over that of a contestant, like with like; of our int8 over our float32."""
+    """Returns our time over that of a contestant, like with like; of our 8-bit files over our float32."""
     if name == FLOAT:
         return None
-    mine, other = (INT8 if name.endswith("int8") else FLOAT), (FLOAT if name == INT8 else name)
+    ours = name in (DYNAMIC, INT8)
+    mine, other = (name, FLOAT) if ours else (INT8 if name.endswith("int8") else FLOAT, name)
     rounds = zip(measured[mine]["milliseconds"], measured[other]["milliseconds"], strict=True)
     return statistics.median(a / b for a, b in rounds)
 

@@ -9,6 +9,7 @@ import pytest
 import keras_resdense
 from keras_resdense import count_macs
 from keras_resdense.folding import fold_batch_norm, in_float32, rewrite_for_phones
+from keras_resdense.layers import all_layers
 from keras_resdense.resnet import ORDERS
 
 REPRESENTATIVES = [
@@ -40,7 +41,7 @@ WHOLE = [pytest.param(name, marks=pytest.mark.sweep) for name in keras_resdense.
 
 
 def norms(model):
-    return [layer for layer in model.layers if isinstance(layer, keras.layers.BatchNormalization)]
+    return [layer for layer in all_layers(model) if isinstance(layer, keras.layers.BatchNormalization)]
 
 
 def randomize(model):

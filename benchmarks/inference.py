@@ -140,7 +140,7 @@ def ours(variant: str, kind: str, folder: Path) -> Path:
         from keras_resdense.export import EXPORTERS
 
         exporter = EXPORTERS["tflite" if kind == "float32" else f"tflite_{kind}"]
-        exporter.write(exporter.prepare(measured(keras_resdense.create_model(variant))), path, images())
+        exporter.write(exporter.prepare(with_statistics(keras_resdense.create_model(variant))), path, images())
     return path
 
 
@@ -150,7 +150,7 @@ def theirs(builder: str, kind: str, folder: Path) -> Path:
         import keras
         import tensorflow as tf
 
-        model = measured(getattr(keras.applications, builder)(weights=None))
+        model = with_statistics(getattr(keras.applications, builder)(weights=None))
         converter = tf.lite.TFLiteConverter.from_keras_model(model)
         if kind == "int8":
             converter.optimizations = [tf.lite.Optimize.DEFAULT]
@@ -161,7 +161,7 @@ def theirs(builder: str, kind: str, folder: Path) -> Path:
     return path
 
 
-def measured(model):
+def with_statistics(model):
     """Returns a network of random weights whose batch norms know their inputs, as a trained one's do.
 
     Otherwise values grow from layer to layer until, in the deepest, no 8 bits hold them.
@@ -214,8 +214,10 @@ def ratio(name: str, measured: dict[str, dict]) -> float | None:
     """Returns our time over that of a contestant, like with like; of our 8-bit files over our float32."""
     if name == FLOAT:
         return None
-    ours = name in (DYNAMIC, INT8)
-    mine, other = (name, FLOAT) if ours else (INT8 if name.endswith("int8") else FLOAT, name)
+    if name in (DYNAMIC, INT8):
+        mine, other = name, FLOAT
+    else:
+        mine, other = INT8 if name.endswith("int8") else FLOAT, name
     rounds = zip(measured[mine]["milliseconds"], measured[other]["milliseconds"], strict=True)
     return statistics.median(a / b for a, b in rounds)
 

@@ -14,6 +14,7 @@ import numpy as np
 import tensorflow as tf
 
 import keras_resdense
+from keras_resdense.pipeline import ahead
 
 #: Network, side of its images, and images in a batch.
 CASES = {
@@ -44,16 +45,13 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3, help="of each; default %(default)s")
     parser.add_argument("--steps", type=int, default=10, help="of a round; default %(default)s")
     options = parser.parse_args()
-    # The end of a `fit` would wait for the thread that tunes the data set, by up to as long as all its steps took.
-    untuned = tf.data.Options()
-    untuned.autotune.enabled = False
 
     print(f"keras {keras.__version__}, tensorflow {tf.__version__}, {len(tf.config.list_physical_devices('GPU'))} GPUs")
     print("| network | " + " | ".join(f"{name}: step, ms (ratio; first call, s)" for name in CHOICES) + " |")
     print("|---|" + "---:|" * len(CHOICES))
     for name, (row, side, batch) in CASES.items():
         images = np.random.default_rng(0).normal(size=(batch, side, side, 3)).astype("float32")
-        batches = tf.data.Dataset.from_tensors((images, np.arange(batch) % 10)).repeat().with_options(untuned)
+        batches = ahead(tf.data.Dataset.from_tensors((images, np.arange(batch) % 10)).repeat())
         models = {
             choice: compiled(row, side, xla, options.steps if together else 1)
             for choice, (xla, together) in CHOICES.items()

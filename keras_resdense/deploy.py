@@ -100,7 +100,7 @@ def export_run(
 def draw(examples: Examples, plan: pipeline.Plan, count: int) -> tuple[np.ndarray, np.ndarray]:
     """Returns some images `(images, height, width, channels)` of pixels 0–255 and their classes; always the same."""
     images, labels = [], []
-    for handle in examples.order((0, 0)).take(count):
+    for handle in pipeline.ahead(examples.order((0, 0)).take(count)):
         image, label, _ = examples.read(handle)
         images.append(pipeline.test_image(image, plan).numpy())
         labels.append(int(label))

@@ -190,7 +190,7 @@ def pixel_statistics(examples: Examples, plan: Plan) -> tuple[list[float], list[
     crop = _test_crop(plan)
     sample = examples.order(tf.constant([0, 0], tf.int64)).take(SAMPLE)
     images = sample.map(lambda handle: crop(examples.read(handle)[0]), tf.data.AUTOTUNE, deterministic=True)
-    moments = np.mean([(x.mean((0, 1)), np.square(x).mean((0, 1))) for x in images.as_numpy_iterator()], axis=0)
+    moments = np.mean([(x.mean((0, 1)), np.square(x).mean((0, 1))) for x in ahead(images).as_numpy_iterator()], axis=0)
     mean, square = moments.astype("float64")
     # A channel that never changes is not blown up.
     return mean.tolist(), np.sqrt(np.maximum(square - mean**2, 1.0)).tolist()

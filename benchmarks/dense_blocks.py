@@ -24,12 +24,18 @@ FORGETFUL = [mock.patch.object(kernels, "remember_parts", lambda x, parts: None)
 FORMS = {"fused": FORGETFUL, "plain": PLAIN, "shared": [], "memory-efficient": []}
 
 
-@contextlib.contextmanager
-def patched(form: str):
+def trained(network: str, form: str, images: np.ndarray, labels: np.ndarray) -> keras.Model:
+    """Returns a network that has made its first steps in one of the forms, and stays in it."""
+    row = keras_resdense.VARIANTS[network]
+    if form == "memory-efficient":
+        row = dataclasses.replace(row, memory_efficient=True)
     with contextlib.ExitStack() as stack:
         for patch in FORMS[form]:
             stack.enter_context(patch)
-        yield
+        model = keras_resdense.create_model(row, input_shape=images.shape[1:])
+        stopwatch.compile_model(model)
+        stopwatch.fit_seconds(model, images, labels, 1)
+    return model
 
 
 def main() -> None:
@@ -44,14 +50,7 @@ def main() -> None:
     images = random.normal(size=(options.batch, options.side, options.side, 3)).astype("float32")
     labels = random.integers(10, size=options.batch)
     for network in options.networks:
-        models = {}
-        for form in FORMS:
-            row = keras_resdense.VARIANTS[network]
-            row = dataclasses.replace(row, memory_efficient=form == "memory-efficient")
-            with patched(form):
-                models[form] = keras_resdense.create_model(row, input_shape=images.shape[1:])
-                stopwatch.compile_model(models[form])
-                stopwatch.fit_seconds(models[form], images, labels, 1)
+        models = {form: trained(network, form, images, labels) for form in FORMS}
         times = {form: [] for form in FORMS}
         for _ in range(options.rounds):
             for form, model in models.items():

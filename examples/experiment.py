@@ -292,7 +292,7 @@ def mean_error(network: dict) -> float:
 
 
 def print_table(networks: dict[str, dict]) -> None:
-    """Prints what came out as a table in Markdown: of the runs the mean, and of test errors the range, too."""
+    """Prints what came out as a table in Markdown: of errors the mean, and of test errors the range, too."""
     print("| network | parameters | million MACs | ms a step | training error | test error |")
     print("|---|---:|---:|---:|---:|---:|")
     for name, network in networks.items():
@@ -300,7 +300,7 @@ def print_table(networks: dict[str, dict]) -> None:
         errors = [run["final_error"] for run in runs]
         print(
             f"| {name} | {network['parameters']:,} | {network['macs'] / 1e6:.1f} "
-            f"| {statistics.mean(run['step_ms'] for run in runs):.0f} "
+            f"| {statistics.median(run['step_ms'] for run in runs):.0f} "
             f"| {statistics.mean(run['train_error'][-1] for run in runs):.1f} % "
             f"| {mean_error(network):.1f} % ({min(errors):.1f}–{max(errors):.1f}) |"
         )

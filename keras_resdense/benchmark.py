@@ -6,8 +6,6 @@ import dataclasses
 import statistics
 from collections.abc import Sequence
 
-import numpy as np
-
 from keras_resdense import stopwatch, training, zoo
 from keras_resdense.analysis import count_macs, count_parameters
 from keras_resdense.recipes import Settings
@@ -94,9 +92,7 @@ def benchmark(
     before = stopwatch.memory_mb("VmRSS")
     with training.precision(Settings(precision=precision).precision):
         model = zoo.create_model(variant, input_shape=(side, side, 3))
-    random = np.random.default_rng(0)
-    images = random.normal(size=(batch_size, side, side, 3)).astype("float32")
-    labels = random.integers(row.stem.classes, size=batch_size)
+    images, labels = stopwatch.random_batch(batch_size, side, row.stem.classes)
 
     def timing(name: str, seconds: Sequence[float]) -> Timing:
         peak = stopwatch.memory_mb()

@@ -24,6 +24,14 @@ def seconds(run: Callable[[], object], times: int, warm_up: int = WARM_UP) -> li
     return _differences(ticks)
 
 
+def random_batch(size: int, side: int, classes: int):
+    """Returns images `(size, side, side, 3)`, always the same, and the numbers of their classes `(size,)`."""
+    import numpy as np
+
+    random = np.random.default_rng(0)
+    return random.normal(size=(size, side, side, 3)).astype("float32"), random.integers(classes, size=size)
+
+
 def compile_model(model) -> None:
     """Compiles a Keras classifier with what all contestants train with: SGD with momentum, all else by default."""
     import keras

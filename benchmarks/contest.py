@@ -199,6 +199,7 @@ def start(job: Job, interpreters: dict[str, Path]) -> dict:
     """Runs a job in a new process, which sees none of the shell's settings of the frameworks."""
     command = [interpreters[CONTESTANTS[job.contestant].environment], Path(__file__).with_name("contestants.py")]
     environment = {name: value for name, value in os.environ.items() if not name.startswith(SETTINGS)}
+    environment |= dict(CONTESTANTS[job.contestant].settings)
     command.append(json.dumps(dataclasses.asdict(job)))
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     if done.returncode:

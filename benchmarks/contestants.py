@@ -79,6 +79,7 @@ class Contestant:
         build: Takes a job, and returns the network, or a function that computes.
         write: Takes a job, writes what other runs read, and returns what they are to know.
         form: How PyTorch runs: "" as it is, "channels_last" or "compiled".
+        settings: Of the environment, as pairs; peers have none but where it is said.
     """
 
     environment: str
@@ -87,6 +88,7 @@ class Contestant:
     build: Callable | None = None
     write: Callable | None = None
     form: str = ""
+    settings: tuple[tuple[str, str], ...] = ()
 
 
 def random_batch(job: Job):
@@ -350,8 +352,12 @@ CONTESTANTS = {
     FRUGAL: dataclasses.replace(_OURS, build=frugal, write=None),
     "ours, folded": Contestant(**_ours, work=in_keras, build=folded),
     "ours, SavedModel": Contestant(**_ours, work=in_runtime, **_file("saved_model")),
+    "ours, frozen SavedModel": Contestant(**_ours, work=in_runtime, **_file("saved_model_frozen")),
     "ours, LiteRT": Contestant(**_ours, work=in_runtime, **_file("tflite")),
     "plain Keras": Contestant(**_theirs, work=in_keras, build=plain_keras),
+    "plain Keras, without oneDNN": Contestant(
+        **_theirs, work=in_keras, build=plain_keras, settings=(("TF_ENABLE_ONEDNN_OPTS", "0"),)
+    ),
     "keras.applications": Contestant(**_theirs, work=in_keras, build=keras_applications),
     "keras.applications, SavedModel": Contestant(
         **_theirs, work=in_runtime, build=their_saved_model, write=write_their_saved_model

@@ -12,7 +12,7 @@ mode. Their files are compared with ours, all else with our `model.predict`. The
 
 from contest import Case, main
 
-FORMS = ("ours, folded", "ours, SavedModel", "ours, LiteRT")
+FORMS = ("ours, folded", "ours, SavedModel", "ours, frozen SavedModel", "ours, LiteRT")
 KERAS = ("keras.applications", "keras.applications, SavedModel", "keras.applications, LiteRT")
 TORCHVISION = ("torchvision", "torchvision, channels last", "torchvision, compiled")
 PEERS = {

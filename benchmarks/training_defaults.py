@@ -14,7 +14,7 @@ import numpy as np
 import tensorflow as tf
 
 import keras_resdense
-from keras_resdense.pipeline import ahead
+from keras_resdense.model import ahead
 
 #: Network, side of its images, and images in a batch.
 CASES = {

@@ -9,7 +9,8 @@ do not count. A contestant's speed in a round is that of its median step; "ours 
 of the two speeds' ratio, and memory the most that its process held beyond what its imports had taken.
 
 keras.applications' ResNet-50 strides in the 1×1 convolution, as resnet50v1 does; the others' in the 3×3, as resnet50.
-"plain Keras" is our network opened from its `.keras` file by a process without the package. "PyTorch" is the network of
+"plain Keras" is our network opened from its `.keras` file by a process without the package; "without oneDNN" as
+TensorFlow runs it where it leaves oneDNN's kernels off by itself, such as on AMD. "PyTorch" is the network of
 the CIFAR papers made of torchvision's blocks. All builds of a network must have as many weights in their kernels.
 
 The limit is the matrix-product rate of that very round over 6 FLOP for each multiply-add of the forward pass: 2 there,
@@ -22,7 +23,7 @@ from contestants import FRUGAL
 
 TORCHVISION = ("torchvision", "torchvision, channels last", "torchvision, compiled", "timm", "timm, channels last")
 DENSE = ("keras.applications", "KerasHub", *TORCHVISION)
-CIFAR = ("plain Keras", "PyTorch", "PyTorch, channels last", "PyTorch, compiled")
+CIFAR = ("plain Keras", "plain Keras, without oneDNN", "PyTorch", "PyTorch, channels last", "PyTorch, compiled")
 
 CASES = (
     Case(network="resnet50", side=224, batch=16, steps=4, peers=("KerasHub", *TORCHVISION)),

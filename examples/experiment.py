@@ -27,7 +27,7 @@ import keras_resdense
 from keras_resdense.data import Examples
 from keras_resdense.export import staged
 from keras_resdense.layers import Network
-from keras_resdense.pipeline import ahead
+from keras_resdense.model import ahead
 
 #: Those of Okabe and Ito's colours, which colour-blind readers tell apart, that are dark enough for a line, and greys.
 COLOURS = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999", "#666666"

@@ -12,6 +12,7 @@ import numpy as np
 from keras_resdense import inference, pipeline, recipes
 from keras_resdense.data import Examples, load_data
 from keras_resdense.export import Export, Exporter, check_target, export, staged
+from keras_resdense.model import ahead
 from keras_resdense.recipes import RECIPE_FILE
 
 #: What of a run's card goes where artefacts of it go, and under which name; a README.md may be there already.
@@ -100,7 +101,7 @@ def export_run(
 def draw(examples: Examples, plan: pipeline.Plan, count: int) -> tuple[np.ndarray, np.ndarray]:
     """Returns some images `(images, height, width, channels)` of pixels 0–255 and their classes; always the same."""
     images, labels = [], []
-    for handle in pipeline.ahead(examples.order((0, 0)).take(count)):
+    for handle in ahead(examples.order((0, 0)).take(count)):
         image, label, _ = examples.read(handle)
         images.append(pipeline.test_image(image, plan).numpy())
         labels.append(int(label))

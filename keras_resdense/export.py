@@ -134,12 +134,19 @@ class SavedModel(Exporter):
     `encoded`, a batch of JPEG or PNG files as strings, and resizes each to the model's size, or, where
     that is not fixed, needs images of one size; it is there for 1, 3 and 4 channels (4: PNG only).
     Both give `outputs`.
+
+    Attributes:
+        frozen: Whether weights are constants of the graph. TensorFlow lays these out once, and variables for each
+            batch, so that few images at once take less time; but it holds some ten copies of constants in memory.
     """
 
+    frozen: bool = False
+
     def write(self, model: keras.Model, path: Path, calibration: np.ndarray | None) -> None:
-        endpoints = {"serving_default": _pixels_endpoint(model)}
+        compute = _freeze(model) if self.frozen else partial(model, training=False)
+        endpoints = {"serving_default": _pixels_endpoint(model, compute)}
         if model.input_shape[-1] in (1, 3, 4):
-            endpoints["serve_images"] = _files_endpoint(model)
+            endpoints["serve_images"] = _files_endpoint(model, compute)
         _write_endpoints(endpoints, path)
 
     def read(self, path: Path, threads: int | None = None) -> Runner:
@@ -205,7 +212,8 @@ class TFLite(Exporter):
         # Full integer models take their bytes by quantisation, the others by a cast.
         pixels = "float32" if self.kind == "int8" else self.pixels
         with tempfile.TemporaryDirectory() as folder:
-            _write_endpoints({"serving_default": _pixels_endpoint(model, self.batch, pixels)}, Path(folder))
+            compute = partial(model, training=False)
+            _write_endpoints({"serving_default": _pixels_endpoint(model, compute, self.batch, pixels)}, Path(folder))
             converter = tf.lite.TFLiteConverter.from_saved_model(folder)
             if self.kind != "float32":
                 converter.optimizations = [tf.lite.Optimize.DEFAULT]
@@ -300,6 +308,7 @@ _tflite_quantised = partial(TFLite, measure=relative_noise)
 EXPORTERS: dict[str, Exporter] = {
     "keras": PlainKeras(file_name="model.keras"),
     "saved_model": SavedModel(file_name="saved_model"),
+    "saved_model_frozen": SavedModel(file_name="saved_model_frozen", frozen=True),
     "tflite": TFLite(file_name="model.tflite"),
     "tflite_float16": TFLite(file_name="model_float16.tflite", kind="float16", tolerance=0.02),
     "tflite_dynamic": _tflite_quantised(file_name="model_dynamic.tflite", kind="dynamic", tolerance=0.2),
@@ -531,18 +540,33 @@ def _reading(path: Path, kind: str) -> Iterator[None]:
         raise ValueError(f"{path} is not {kind}, or it is damaged: {error}") from error
 
 
-def _pixels_endpoint(model: keras.Model, batch: int | None = None, dtype: str | None = None):
+def _freeze(model: keras.Model) -> Callable:
+    """Returns a function from images to outputs whose graph holds the weights."""
+    import tensorflow as tf
+
+    kinds = model.trainable_variables, model.non_trainable_variables
+    weights = [[variable.numpy() for variable in kind] for kind in kinds]
+
+    # Both endpoints call the one graph that a signature allows, and the file has its constants once.
+    @tf.function(input_signature=[tf.TensorSpec(model.inputs[0].shape, model.inputs[0].dtype)])
+    def compute(images):
+        return model.stateless_call(*tf.nest.map_structure(tf.constant, weights), images, training=False)[0]
+
+    return compute
+
+
+def _pixels_endpoint(model: keras.Model, compute: Callable, batch: int | None = None, dtype: str | None = None):
     """Returns a function from images to outputs, and its signature."""
     import tensorflow as tf
 
     def serve(images):
-        return {"outputs": model(tf.cast(images, model.inputs[0].dtype), training=False)}
+        return {"outputs": compute(tf.cast(images, model.inputs[0].dtype))}
 
     spec = tf.TensorSpec((batch, *model.input_shape[1:]), dtype or model.inputs[0].dtype, name="images")
     return serve, [spec]
 
 
-def _files_endpoint(model: keras.Model):
+def _files_endpoint(model: keras.Model, compute: Callable):
     """Returns a function from encoded images to outputs, and its signature."""
     import tensorflow as tf
 
@@ -555,7 +579,7 @@ def _files_endpoint(model: keras.Model):
     def serve(encoded):
         spec = tf.TensorSpec((*size, channels), tf.float32)
         images = tf.map_fn(decode, encoded, fn_output_signature=spec)
-        return {"outputs": model(tf.cast(images, model.inputs[0].dtype), training=False)}
+        return {"outputs": compute(tf.cast(images, model.inputs[0].dtype))}
 
     return serve, [tf.TensorSpec((None,), tf.string, name="encoded")]
 

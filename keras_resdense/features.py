@@ -8,6 +8,7 @@ import re
 import keras
 
 from keras_resdense.layers import all_layers
+from keras_resdense.model import Model
 
 _STRIDED = r"(stem_conv\d|stem_pool|stage\d_block\d+_conv\d|stage\d_transition_pool)"
 _CANDIDATES = r"(stem_relu\d|stem_conv\d|stage\d_((block|layer)\d+_)?out)"
@@ -42,7 +43,7 @@ def feature_extractor(model: keras.Model, levels: tuple[str, ...] | None = None,
         raise ValueError(f"{model.name} holds its network as a layer: pass that layer instead.")
     outputs = {level: model.get_layer(found[level]).output for level in levels}
     inputs = model.inputs[0] if len(model.inputs) == 1 else model.inputs
-    return keras.Model(inputs, outputs, name=f"{model.name}_features")
+    return Model(inputs, outputs, name=f"{model.name}_features")
 
 
 def feature_levels(model: keras.Model, prefix: str = "") -> dict[str, str]:

@@ -14,6 +14,8 @@ from collections.abc import Callable, Iterator
 import keras
 import numpy as np
 
+from keras_resdense.model import Model
+
 
 def fold_batch_norm(model: keras.Model) -> keras.Model:
     """Rewrites a network for inference.
@@ -115,7 +117,7 @@ class _Graph:
         # Keras finds its own by module: names alone would take its function `add` for its layer Add.
         kinds = {type(layer) for layer in self.objects.values() if not type(layer).__module__.startswith("keras.")}
         classes = {kind.__name__: kind for kind in kinds}
-        model = keras.Model.from_config(self.config, custom_objects=classes)
+        model = Model.from_config(self.config, custom_objects=classes)
         for layer in model.layers:
             layer.set_weights(self.weights[layer.name])
         return model

@@ -17,6 +17,7 @@ import keras
 import numpy as np
 
 from keras_resdense.data import Examples
+from keras_resdense.model import ahead
 from keras_resdense.recipes import Recipe
 
 #: Images that are augmented together, and that mixup and cutmix mix with one another; where the batch is no
@@ -26,8 +27,6 @@ GROUP = 8
 DRAWS = 2**10
 #: Images of a batch in evaluation, of each replica.
 TEST_BATCH = 256
-#: Batches that are prepared before they are asked for.
-AHEAD = 2
 #: Images that the normalisation of pixels is measured on.
 SAMPLE = 2048
 
@@ -163,19 +162,6 @@ def test_batches(examples: Examples, plan: Plan, strategy=None):
         return ahead(batches.repeat())
 
     return strategy.distribute_datasets_from_function(share), steps
-
-
-def ahead(batches):
-    """Returns a data set that prepares two batches ahead, with as many threads as there are cores.
-
-    TensorFlow would look for numbers of threads in a thread of its own, which sleeps ever longer between two looks.
-    The end of an iterator waits for it to wake up (seen in 2.21), so that an evaluation took up to twice its time.
-    """
-    import tensorflow as tf
-
-    options = tf.data.Options()
-    options.autotune.enabled = False
-    return batches.prefetch(AHEAD).with_options(options)
 
 
 def test_image(image, plan: Plan):

@@ -20,6 +20,7 @@ import keras
 
 from keras_resdense import densenet, layers, resnet, resnet_v2
 from keras_resdense.catalogue import download, find_weights
+from keras_resdense.model import Model
 from keras_resdense.preprocessing import add_preprocessing
 from keras_resdense.weights import load
 
@@ -127,7 +128,7 @@ def create_model(
         x = keras.layers.GlobalMaxPooling2D(name=f"{layer_prefix}max_pool")(x)
     sources = keras.utils.get_source_inputs(images)
     inputs = sources[0] if len(sources) == 1 else sources
-    model = keras.Model(inputs, x, name=name)
+    model = Model(inputs, x, name=name)
     if file:
         load(model, file, layer_prefix)
     return model

@@ -89,10 +89,11 @@ numpy.save(sys.argv[3], layer(images)["outputs"])
 """
 
 
-def test_saved_model_serves_pixels_and_files_and_is_a_layer_without_this_package(tmp_path):
+@pytest.mark.parametrize("format", ["saved_model", "saved_model_frozen"])
+def test_saved_model_serves_pixels_and_files_and_is_a_layer_without_this_package(format, tmp_path):
     model, images = tiny(), some_images(4)
     expected = model.predict(images.astype("float32"), verbose=0)
-    write(model, tmp_path / "saved_model", "saved_model", images)
+    write(model, tmp_path / "saved_model", format, images)
     serve = tf.saved_model.load(str(tmp_path / "saved_model")).signatures
     outputs = serve["serving_default"](images=tf.constant(images, tf.float32))["outputs"]
     np.testing.assert_allclose(outputs, expected, atol=1e-5)
@@ -107,6 +108,13 @@ def test_saved_model_serves_pixels_and_files_and_is_a_layer_without_this_package
     arguments = [tmp_path / "saved_model", tmp_path / "images.npy", tmp_path / "outputs.npy"]
     subprocess.run([sys.executable, "-c", SERVE, *arguments], check=True, cwd=tmp_path)
     np.testing.assert_allclose(np.load(tmp_path / "outputs.npy"), expected, atol=1e-5)
+
+
+def test_a_frozen_saved_model_holds_its_weights_once_and_as_constants(tmp_path):
+    model = keras_resdense.create_model("resnet18", input_shape=(32, 32, 3))
+    made = write(model, tmp_path / "frozen", "saved_model_frozen", some_images(4))
+    assert not tf.saved_model.load(str(tmp_path / "frozen")).variables
+    assert 1 < made.size / (4 * keras_resdense.fold_batch_norm(model).count_params()) < 1.05
 
 
 def test_saved_model_without_a_fixed_size(tmp_path):

@@ -13,7 +13,7 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "keras_resdense"
 TREES = {path.stem: ast.parse(path.read_text()) for path in PACKAGE.rglob("*.py")}
 FLOORS = [
-    {"startup", "kernels"},
+    {"startup", "kernels", "model"},
     {"layers"},
     {"resnet", "resnet_v2", "densenet"},
     {"weights", "catalogue", "preprocessing"},

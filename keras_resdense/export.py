@@ -137,7 +137,7 @@ class SavedModel(Exporter):
 
     Attributes:
         frozen: Whether weights are constants of the graph. TensorFlow lays these out once, and variables for each
-            batch, so that few images at once take less time; but it holds some ten copies of constants in memory.
+            batch, so that few images at once take less time; but constants take some twenty times their size in memory.
     """
 
     frozen: bool = False

@@ -212,7 +212,7 @@ def folded(job: Job):
 
 
 def exporter(job: Job, kind: str):
-    from keras_resdense.export import EXPORTERS
+    from keras_resdense.exporting.formats import EXPORTERS
 
     return dataclasses.replace(EXPORTERS[kind], batch=job.batch) if kind == "tflite" else EXPORTERS[kind]
 

@@ -17,7 +17,8 @@ import keras
 import numpy as np
 
 import keras_resdense
-from keras_resdense import kernels, layers, stopwatch
+from keras_resdense.insight import stopwatch
+from keras_resdense.networks import kernels, layers
 
 PLAIN = [mock.patch.object(layers, name, getattr(keras.layers, name)) for name in ("BatchNormalization", "Concatenate")]
 FORGETFUL = [mock.patch.object(kernels, "remember_parts", lambda x, parts: None)]

@@ -137,7 +137,7 @@ def ours(variant: str, kind: str, folder: Path) -> Path:
     path = folder / f"{variant}_{kind}.tflite"
     if not path.exists():
         import keras_resdense
-        from keras_resdense.export import EXPORTERS
+        from keras_resdense.exporting.formats import EXPORTERS
 
         exporter = EXPORTERS["tflite" if kind == "float32" else f"tflite_{kind}"]
         exporter.write(exporter.prepare(with_statistics(keras_resdense.create_model(variant))), path, images())
@@ -232,7 +232,7 @@ def line(name: str, row: dict) -> str:
 
 
 def machine() -> dict:
-    from keras_resdense import stopwatch
+    from keras_resdense.insight import stopwatch
 
     return stopwatch.machine() | {name: importlib.metadata.version(name) for name in PACKAGES}
 

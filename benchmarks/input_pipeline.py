@@ -14,8 +14,12 @@ import statistics
 import time
 from collections.abc import Callable
 
-from keras_resdense import pipeline, recipes, training
-from keras_resdense.data import load_data
+from keras_resdense.data.batches import pixel_statistics, training_batches
+from keras_resdense.data.plan import Plan
+from keras_resdense.data.sources import load_data
+from keras_resdense.training import optimisation, recipes
+from keras_resdense.training.classifier import build_classifier, network
+from keras_resdense.training.devices import strategy
 
 #: Steps of a round that are not timed: they use up what was prefetched while the other source had its turn.
 UNTIMED = 10
@@ -46,14 +50,14 @@ def main() -> None:
         recipe, data=options.data or recipe.data, image_size=options.image_size or recipe.image_size
     )
 
-    data, devices = load_data(recipe.data), training.strategy("none")
+    data, devices = load_data(recipe.data), strategy("none")
     size = (recipe.image_size,) * 2 if recipe.image_size else data.image_shape[:2]
-    plan = pipeline.Plan(recipe=recipe, size=size, classes=len(data.class_names))
-    batches = pipeline.training_batches(data.train, plan, devices)
+    plan = Plan(recipe=recipe, size=size, classes=len(data.class_names))
+    batches = training_batches(data.train, plan, devices)
     with devices.scope():
-        normalisation = pipeline.pixel_statistics(data.train, plan)
-        model = training.build_classifier(training.network(recipe), plan, normalisation, data.image_shape[2])
-        training._compile(model, training._phases(recipe)[-1], recipe, recipes.Settings(), options.steps)
+        normalisation = pixel_statistics(data.train, plan)
+        model = build_classifier(network(recipe), plan, normalisation, data.image_shape[2])
+        optimisation._compile(model, optimisation._phases(recipe)[-1], recipe, recipes.Settings(), options.steps)
     model.fit(batches, steps_per_epoch=1, shuffle=False, verbose=0)
     step, streamed = model.train_function, iter(batches)
     repeated = iter(tf.data.Dataset.from_tensors(next(streamed)).repeat())

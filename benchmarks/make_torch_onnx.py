@@ -1,4 +1,4 @@
-"""Writes torchvision's networks, with random weights, as ONNX files for inference.py.
+"""Writes torchvision's networks, with random weights, as ONNX files for runs.py.
 
     python benchmarks/make_torch_onnx.py FOLDER
 

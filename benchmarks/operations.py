@@ -17,7 +17,7 @@ import tensorflow as tf
 from dense_blocks import FORMS, trained
 from tensorflow.tsl.profiler.protobuf import xplane_pb2
 
-from keras_resdense import stopwatch
+from keras_resdense.insight import stopwatch
 
 #: An operation in a trace: its name in the graph and its kind, maybe of oneDNN.
 OPERATION = re.compile(r"[^:]+:(?:_MklNative|_Mkl)?(?P<kind>[A-Z]\w*)")

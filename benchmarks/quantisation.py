@@ -15,10 +15,13 @@ import re
 import tempfile
 from pathlib import Path
 
-from keras_resdense import deploy, inference, pipeline, recipes
-from keras_resdense.data import load_data
-from keras_resdense.export import EXPORTERS
-from keras_resdense.quantisation import signal_to_noise
+from keras_resdense import runs
+from keras_resdense.data.plan import Plan
+from keras_resdense.data.sources import load_data
+from keras_resdense.exporting.formats import EXPORTERS
+from keras_resdense.exporting.quantisation import signal_to_noise
+from keras_resdense.exporting.read import load_keras
+from keras_resdense.training import recipes
 
 FORMATS = ("tflite", "tflite_float16", "tflite_dynamic", "tflite_int8", "tflite_int16x8")
 #: Formats whose files name operations as that of float32 does.
@@ -39,12 +42,12 @@ def measure(run: Path, calibration_images: int) -> None:
     data = load_data(recipe.data)
     # Accuracy is what is asked for here: none is too low to be told.
     rows = [dataclasses.replace(EXPORTERS[name], tolerance=math.inf, threads=(2,)) for name in FORMATS]
-    chosen = deploy.Images(calibration_images=calibration_images, compared_images=data.test.count)
+    chosen = runs.Images(calibration_images=calibration_images, compared_images=data.test.count)
     with tempfile.TemporaryDirectory() as folder:
-        exports = deploy.export_run(run, rows, chosen, Path(folder))
-        size = inference.load_keras(run).input_shape[1:3]
-        plan = pipeline.Plan(recipe=recipe, size=size, classes=len(data.class_names))
-        images, _ = deploy.draw(data.test, plan, IMAGES)
+        exports = runs.export_run(run, rows, chosen, Path(folder))
+        size = load_keras(run).input_shape[1:3]
+        plan = Plan(recipe=recipe, size=size, classes=len(data.class_names))
+        images, _ = runs.draw(data.test, plan, IMAGES)
         print(f"\n{run.name}: {recipe.model}, {data.test.count:,} images, {calibration_images} for calibration\n")
         print("| format | accuracy | loss in points | agreement | MB | stages |\n|---|---:|---:|---:|---:|---|")
         for name, made in zip(FORMATS, exports, strict=True):

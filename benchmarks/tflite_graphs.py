@@ -20,8 +20,8 @@ from ai_edge_litert.interpreter import Interpreter
 from keras import applications
 
 import keras_resdense
-from keras_resdense.export import EXPORTERS
-from keras_resdense.folding import rewrite_for_phones
+from keras_resdense.exporting.folding import rewrite_for_phones
+from keras_resdense.exporting.formats import EXPORTERS
 
 FAMILIES = (
     "resnet18 resnet50 resnet50v1 resnet18d resnext50_32x4d seresnet18 resnet50v2 resnet50v2_keras plainnet18 "

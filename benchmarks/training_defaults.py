@@ -14,7 +14,7 @@ import numpy as np
 import tensorflow as tf
 
 import keras_resdense
-from keras_resdense.model import ahead
+from keras_resdense.data.tfdata import prefetch
 
 #: Network, side of its images, and images in a batch.
 CASES = {
@@ -51,7 +51,7 @@ def main() -> None:
     print("|---|" + "---:|" * len(CHOICES))
     for name, (row, side, batch) in CASES.items():
         images = np.random.default_rng(0).normal(size=(batch, side, side, 3)).astype("float32")
-        batches = ahead(tf.data.Dataset.from_tensors((images, np.arange(batch) % 10)).repeat())
+        batches = prefetch(tf.data.Dataset.from_tensors((images, np.arange(batch) % 10)).repeat())
         models = {
             choice: compiled(row, side, xla, options.steps if together else 1)
             for choice, (xla, together) in CHOICES.items()

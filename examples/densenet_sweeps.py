@@ -14,8 +14,8 @@ import numpy as np
 from experiment import Experiment, command_line, draw_points, mean_error, panels, print_table
 
 from keras_resdense import VARIANTS
-from keras_resdense.analysis import feature_reuse
-from keras_resdense.drawing import draw_feature_reuse
+from keras_resdense.insight.analysis import feature_reuse
+from keras_resdense.insight.drawing import draw_feature_reuse
 
 DENSENET = VARIANTS["densenetbc40_12"]
 DENSENETS = [(k, 0.5) for k in (6, 12, 24)] + [(12, theta) for theta in (0.25, 1.0)]

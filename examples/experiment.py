@@ -24,10 +24,10 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 import keras_resdense
-from keras_resdense.data import Examples
-from keras_resdense.export import staged
-from keras_resdense.layers import Network
-from keras_resdense.model import ahead
+from keras_resdense.data.examples import Examples
+from keras_resdense.data.tfdata import prefetch
+from keras_resdense.files import staged
+from keras_resdense.networks.layers import Network
 
 #: Those of Okabe and Ito's colours, which colour-blind readers tell apart, that are dark enough for a line, and greys.
 COLOURS = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999", "#666666"
@@ -122,7 +122,7 @@ class Experiment:
 
     def _batches(self, images: np.ndarray, labels: np.ndarray, shuffle: bool = False) -> tf.data.Dataset:
         examples = tf.data.Dataset.from_tensor_slices((images, labels))
-        return ahead((examples.shuffle(len(images)) if shuffle else examples).batch(self.batch_size))
+        return prefetch((examples.shuffle(len(images)) if shuffle else examples).batch(self.batch_size))
 
     def _compiled(self, row: Network) -> keras.Model:
         steps = self.epochs * math.ceil(self.images / self.batch_size)

@@ -13,7 +13,7 @@ import re
 from experiment import COLOURS, MARKS, draw_points, options_parser, panels, read, save, write
 
 from keras_resdense import count_macs, count_parameters, create_model
-from keras_resdense.catalogue import published_weights
+from keras_resdense.pretrained.catalogue import published_weights
 
 PATTERNS = {
     "ResNet": r"resnet\d+",

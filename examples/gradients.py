@@ -17,7 +17,7 @@ import tensorflow as tf
 from experiment import Experiment, command_line, draw_spread, panels
 
 from keras_resdense import VARIANTS
-from keras_resdense.analysis import gradient_norms
+from keras_resdense.insight.analysis import gradient_norms
 
 NETWORKS = {name: VARIANTS[name.lower().replace("-", "")] for name in ("PlainNet-56", "ResNet-56")} | {
     "PreActResNet-56": dataclasses.replace(VARIANTS["preactresnet110"], depths=(9, 9, 9)),

@@ -13,7 +13,7 @@ import keras
 import numpy as np
 
 from keras_resdense import DenseNet121, DenseStyle, count_parameters, dense_block, transition_layer
-from keras_resdense.layers import IMAGENET_STEM, add_stem
+from keras_resdense.networks.layers import IMAGENET_STEM, add_stem
 
 
 def build(side: int = 224) -> keras.Model:

@@ -1,23 +1,37 @@
 """Residual and dense networks for Keras 3, as their papers describe them."""
 
 from keras_resdense import startup  # noqa: F401, I001  # before TensorFlow is loaded
-from keras_resdense.analysis import count_macs, count_parameters, feature_reuse, grad_cam, gradient_norms, summarise
-from keras_resdense.catalogue import list_weights
-from keras_resdense.data import load_data
-from keras_resdense.densenet import DenseNet, DenseStyle, dense_block, dense_layer, transition_layer
-from keras_resdense.drawing import draw_feature_reuse, draw_grad_cam, draw_gradient_norms, draw_network, save_figure
-from keras_resdense.export import export
-from keras_resdense.folding import fold_batch_norm
-from keras_resdense.features import feature_extractor, freeze
-from keras_resdense.layers import BatchNormalization, Convolution
-from keras_resdense.preprocessing import decode_predictions, preprocess_input
-from keras_resdense.recipes import RECIPES, Recipe, Settings
-from keras_resdense.resnet import ORDERS, ResidualStyle, ResNet, basic_block, bottleneck_block
-from keras_resdense.resnet import identity_block, projection_block, residual_unit
-from keras_resdense.resnet_v2 import preactivation_unit
-from keras_resdense.training import Run, strategy, train
-from keras_resdense.zoo import (
-    VARIANTS,
+from keras_resdense.insight.analysis import (
+    count_macs,
+    count_parameters,
+    feature_reuse,
+    grad_cam,
+    gradient_norms,
+    summarise,
+)
+from keras_resdense.pretrained.catalogue import list_weights
+from keras_resdense.data.sources import load_data
+from keras_resdense.networks.densenet import DenseNet, DenseStyle, dense_block, dense_layer, transition_layer
+from keras_resdense.insight.drawing import (
+    draw_feature_reuse,
+    draw_grad_cam,
+    draw_gradient_norms,
+    draw_network,
+    save_figure,
+)
+from keras_resdense.exporting.export import export
+from keras_resdense.exporting.folding import fold_batch_norm
+from keras_resdense.insight.features import feature_extractor, freeze
+from keras_resdense.networks.drop_ins import BatchNormalization
+from keras_resdense.networks.layers import Convolution
+from keras_resdense.pretrained.preprocessing import decode_predictions, preprocess_input
+from keras_resdense.training.recipes import RECIPES, Recipe, Settings
+from keras_resdense.networks.resnet import ORDERS, ResNet, ResidualStyle, basic_block, bottleneck_block
+from keras_resdense.networks.resnet import identity_block, projection_block, residual_unit
+from keras_resdense.networks.resnet_v2 import preactivation_unit
+from keras_resdense.training.devices import strategy
+from keras_resdense.training.train import Run, train
+from keras_resdense.networks.zoo import (
     DenseNet100_12,
     DenseNet100_24,
     DenseNet121,
@@ -77,6 +91,7 @@ from keras_resdense.zoo import (
     SEResNet18,
     SEResNet34,
     SEResNet50,
+    VARIANTS,
     WideResNet101_2,
     WideResNet50_2,
     create_model,

@@ -10,11 +10,18 @@ import sys
 import time
 from pathlib import Path
 
-from keras_resdense import benchmark, deploy, inference, multiworker, recipes, training, zoo
-from keras_resdense.analysis import format_parts, summarise, write_parts
-from keras_resdense.drawing import check_suffix, draw_network, save_figure
-from keras_resdense.export import EXPORTERS, TFLite, format_table, staged
-from keras_resdense.recipes import Recipe, Settings
+from keras_resdense import runs
+from keras_resdense.exporting.export import format_table
+from keras_resdense.exporting.formats import EXPORTERS, TFLite
+from keras_resdense.exporting.read import load_keras
+from keras_resdense.files import staged
+from keras_resdense.insight import benchmark
+from keras_resdense.insight.analysis import format_parts, summarise, write_parts
+from keras_resdense.insight.drawing import check_suffix, draw_network, save_figure
+from keras_resdense.networks import zoo
+from keras_resdense.training import recipes, train, workers
+from keras_resdense.training.keeper import Interrupted
+from keras_resdense.training.recipes import Recipe, Settings
 
 #: What a process returns that was asked to terminate: 128 and the number of SIGTERM.
 INTERRUPTED = 143
@@ -62,12 +69,12 @@ def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         options.run(options)
-    except training.Interrupted as stop:
+    except Interrupted as stop:
         print(f"\nkeras-resdense: {stop}", file=sys.stderr)
         return INTERRUPTED
-    except multiworker.WorkerLost as lost:
+    except workers.WorkerLost as lost:
         print(f"\nkeras-resdense: {lost} Starting again, to wait for it.", file=sys.stderr)
-        multiworker.start_again()
+        workers.start_again()
     except KeyboardInterrupt:
         print("\nkeras-resdense: stopped by the keyboard", file=sys.stderr)
         return STOPPED
@@ -97,7 +104,7 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--folder", default="saved_models", help="where the run's folder is made; default %(default)s")
     train.add_argument("--name", help="of the run; default MODEL_DATA")
     for kind in (Recipe, Settings):
-        group = train.add_argument_group(f"in place of the recipe's (see keras_resdense.recipes.{kind.__name__})")
+        group = train.add_argument_group(f"in place of the recipe's (see keras_resdense.{kind.__name__})")
         for field in dataclasses.fields(kind):
             _add_field(group, field)
 
@@ -122,7 +129,7 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument("--overwrite", action="store_true", help="replace files of the same names")
     export.add_argument("--any-batch", action="store_true", help="of TFLite: any number of images at once, not one")
     export.add_argument("--uint8-pixels", action="store_true", help="of TFLite: bytes in, as cameras give them")
-    for field in dataclasses.fields(deploy.Images):
+    for field in dataclasses.fields(runs.Images):
         _add_field(export, field)
 
     names = _command(commands, "list", "list variants or recipes", _list, _LIST_EXAMPLES)
@@ -178,7 +185,7 @@ def _train(options: argparse.Namespace) -> None:
     recipe, settings = recipes.read(path) if path.is_file() else (recipes.get_recipe(options.recipe), Settings())
     recipe, settings = (_overridden(row, options) for row in (recipe, settings))
     start = time.perf_counter()
-    run = training.train(recipe, settings, folder=options.folder, name=options.name)
+    run = train.train(recipe, settings, folder=options.folder, name=options.name)
     minutes, seconds = divmod(round(time.perf_counter() - start), 60)
     print(f"\n{run.accuracy:.2%} of the held-out images right, after {minutes} min {seconds} s. In {run.folder}/:")
     print(format_table(run.exports))
@@ -190,12 +197,12 @@ def _overridden(row, options: argparse.Namespace):
 
 
 def _evaluate(options: argparse.Namespace) -> None:
-    measured = inference.evaluate(options.model, options.data, options.data_dir, options.on_bad_image)
+    measured = runs.evaluate(options.model, options.data, options.data_dir, options.on_bad_image)
     print(f"{measured['accuracy']:.2%} of {measured['images']:,} held-out images right; loss {measured['loss']:.4f}")
 
 
 def _predict(options: argparse.Namespace) -> None:
-    answers = inference.predict(options.model, options.images, options.labels, options.top)
+    answers = runs.predict(options.model, options.images, options.labels, options.top)
     if options.format == "json":
         json.dump([{"image": str(path), "classes": dict(best)} for path, best in answers], sys.stdout, indent=2)
         print()
@@ -214,8 +221,8 @@ def _export(options: argparse.Namespace) -> None:
     changes |= {"pixels": "uint8"} if options.uint8_pixels else {}
     rows = [EXPORTERS[name] for name in options.format]
     rows = [dataclasses.replace(row, **changes) if isinstance(row, TFLite) else row for row in rows]
-    chosen = _overridden(deploy.Images(), options)
-    print(format_table(deploy.export_run(options.model, rows, chosen, options.folder, options.overwrite)))
+    chosen = _overridden(runs.Images(), options)
+    print(format_table(runs.export_run(options.model, rows, chosen, options.folder, options.overwrite)))
 
 
 def _list(options: argparse.Namespace) -> None:
@@ -233,7 +240,7 @@ def _summary(options: argparse.Namespace) -> None:
     if options.picture:
         check_suffix(options.picture)
     path, per = Path(options.model), options.per or "stage"
-    model = inference.load_keras(path) if path.exists() else zoo.create_model(options.model)
+    model = load_keras(path) if path.exists() else zoo.create_model(options.model)
     parts = summarise(model, per) if per != "layer" or options.csv else []
     if per == "layer":
         model.summary(line_length=120)

@@ -12,8 +12,9 @@ import tensorflow as tf
 from PIL import Image
 
 import keras_resdense
-from keras_resdense import VARIANTS, analysis, drawing, feature_reuse, grad_cam, gradient_norms, summarise
+from keras_resdense import VARIANTS, feature_reuse, grad_cam, gradient_norms, summarise
 from keras_resdense.__main__ import main
+from keras_resdense.insight import analysis, drawing
 from tests.zoo_facts import sweep
 
 RANDOM = np.random.default_rng(0)

@@ -10,8 +10,9 @@ import keras
 import numpy as np
 import pytest
 
-from keras_resdense import VARIANTS, benchmark, count_parameters, create_model, stopwatch
+from keras_resdense import VARIANTS, count_parameters, create_model
 from keras_resdense.__main__ import main
+from keras_resdense.insight import benchmark, stopwatch
 from tests.tiny import ROOT
 
 

@@ -16,8 +16,8 @@ from keras import applications
 from safetensors.numpy import save_file
 
 import keras_resdense
-from keras_resdense import catalogue
-from keras_resdense.preprocessing import PREPROCESSINGS
+from keras_resdense.pretrained import catalogue
+from keras_resdense.pretrained.preprocessing import PREPROCESSINGS
 from tests.golden import rule
 from tests.test_parity import TORCH
 

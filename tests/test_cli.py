@@ -18,9 +18,12 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 import keras_resdense
-from keras_resdense import inference, recipes, report, training, zoo
 from keras_resdense.__main__ import _overridden, _parser, main
-from keras_resdense.recipes import RECIPES, Settings
+from keras_resdense.networks import zoo
+from keras_resdense.training import recipes, report
+from keras_resdense.training.keeper import Interrupted
+from keras_resdense.training.recipes import RECIPES, Settings
+from keras_resdense.training.train import Run
 
 COMMANDS = ("train", "evaluate", "predict", "export", "list", "summary", "benchmark")
 MODELS = (".", "model.keras", "saved_model", "model.tflite", "model.onnx")
@@ -72,7 +75,7 @@ def test_a_run_s_card_says_how_to_use_and_to_make_it(run, monkeypatch):
     exec(usage, names)
     assert names["probabilities"].shape == (3, 10)
     making = next(line for line in card.splitlines() if line.startswith("keras-resdense train"))
-    assert making == "keras-resdense train --model tiny --epochs 1 --name run"
+    assert making == "keras-resdense train --epochs 1 --model tiny --name run"
     assert "8 × 8 pixels with 1 channel, values" in card and "10 classes apart: 0, 1, 2, 3, 4, 5, 6, 7, 8, 9 (" in card
 
 
@@ -141,7 +144,7 @@ def test_what_is_no_model_is_refused(run, photos, failing):
 
 
 def test_onnx_without_its_runtime_names_the_extra(run, photos, failing, monkeypatch):
-    monkeypatch.setattr(inference.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     assert "install keras-resdense[onnx]" in failing("predict", run / "model.onnx", photos)
 
 
@@ -186,9 +189,9 @@ def test_a_run_s_file_and_the_card_s_command_make_it_again(run, monkeypatch, cap
 
     def train(recipe, settings, **options):
         asked.append((recipe, settings))
-        return training.Run(folder=run, model=None, accuracy=0.5, exports=[])
+        return Run(folder=run, model=None, accuracy=0.5, exports=[])
 
-    monkeypatch.setattr(training, "train", train)
+    monkeypatch.setattr("keras_resdense.training.train.train", train)
     assert main(["train", "--recipe", str(run / "recipe.json")]) == 0
     assert asked.pop() == recipes.read(run / "recipe.json")
     for row in RECIPES.values():
@@ -200,23 +203,23 @@ def test_a_run_s_file_and_the_card_s_command_make_it_again(run, monkeypatch, cap
 
 def test_training_is_refused_before_it_begins(run, failing, tmp_path):
     train = ["train", "--folder", tmp_path]
-    assert "no recipe 'slow'; there are digits, fast" in failing(*train, "--recipe", "slow")
+    assert "no recipe 'slow'. There are digits, fast" in failing(*train, "--recipe", "slow")
     assert "resnet20" in failing(*train, "--model", "resnet21")
-    assert "epochs is 0; it must be at least 1" in failing(*train, "--epochs", "0")
+    assert "epochs is 0; it must be a whole number of at least 1" in failing(*train, "--epochs", "0")
     assert "There is no data set 'nonsense'" in failing(*train, "--data", "nonsense")
     assert "choose another name" in failing("train", "--folder", run.parent, "--name", run.name)
 
 
 @pytest.mark.parametrize(
     ("stop", "code", "message"),
-    [(training.Interrupted("saved at step 7"), 143, "saved at step 7"), (KeyboardInterrupt(), 130, "keyboard")],
+    [(Interrupted("saved at step 7"), 143, "saved at step 7"), (KeyboardInterrupt(), 130, "keyboard")],
     ids=["SIGTERM", "Ctrl-C"],
 )
 def test_exit_codes_of_what_was_stopped(stop, code, message, monkeypatch, capsys):
     def train(*_, **__):
         raise stop
 
-    monkeypatch.setattr(training, "train", train)
+    monkeypatch.setattr("keras_resdense.training.train.train", train)
     assert main(["train"]) == code
     assert message in capsys.readouterr().err
 

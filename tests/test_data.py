@@ -10,8 +10,12 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from keras_resdense import data, folder, pipeline
-from keras_resdense.recipes import Recipe
+from keras_resdense.data import folder, sources
+from keras_resdense.data.batches import evaluation_batches, pixel_statistics, steps_per_epoch, training_batches
+from keras_resdense.data.examples import in_memory
+from keras_resdense.data.plan import Plan
+from keras_resdense.data.sources import load_data
+from keras_resdense.training.recipes import Recipe
 
 ONE = tf.distribute.OneDeviceStrategy("/cpu:0")
 
@@ -39,7 +43,7 @@ def images(tmp_path):
 
 
 def plan_of(recipe, size=(8, 8), classes=10, seed=3):
-    return pipeline.Plan(recipe=recipe, size=size, classes=classes, seed=seed)
+    return Plan(recipe=recipe, size=size, classes=classes, seed=seed)
 
 
 def drawn(batches, count):
@@ -53,7 +57,7 @@ def drawn(batches, count):
 
 
 def test_digits_are_split_alike_in_every_class():
-    digits = data.load_data("digits")
+    digits = load_data("digits")
     assert digits.train.count + digits.test.count == 1797
     assert digits.image_shape == (8, 8, 1)
     labels = np.array([int(digits.test.read(handle)[1]) for handle in digits.test.order(None)])
@@ -74,12 +78,12 @@ def test_digits_are_split_alike_in_every_class():
 def test_batches_do_not_depend_on_replicas_or_on_resumption(options):
     plan = plan_of(Recipe(batch_size=32, **options))
     pixels = np.random.default_rng(0).integers(0, 256, (100, 8, 8, 1), "uint8")
-    examples = data.in_memory(pixels, np.arange(100) % 10)
+    examples = in_memory(pixels, np.arange(100) % 10)
     two = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
-    steps = pipeline.steps_per_epoch(examples, plan.recipe)
-    alone = drawn(pipeline.training_batches(examples, plan, ONE), steps + 3)
-    shared = drawn(pipeline.training_batches(examples, plan, two), 3)
-    resumed = drawn(pipeline.training_batches(examples, plan, two, first_step=steps - 1), 4)
+    steps = steps_per_epoch(examples, plan.recipe)
+    alone = drawn(training_batches(examples, plan, ONE), steps + 3)
+    shared = drawn(training_batches(examples, plan, two), 3)
+    resumed = drawn(training_batches(examples, plan, two, first_step=steps - 1), 4)
     for expected, found in zip([*alone[:3], *alone[-4:]], [*shared, *resumed], strict=True):
         np.testing.assert_array_equal(expected[0], found[0])
         np.testing.assert_array_equal(expected[1], found[1])
@@ -91,7 +95,7 @@ def test_batches_do_not_depend_on_replicas_or_on_resumption(options):
 @pytest.mark.parametrize(("workers", "replicas"), [(2, 2), (1, 4), (2, 4)])
 @pytest.mark.parametrize("options", [{"flip": True}, {"crop": "area", "mixup": 0.2}], ids=str)
 def test_workers_and_replicas_share_each_batch(workers, replicas, options):
-    plan, examples = plan_of(Recipe(batch_size=32, **options)), data.load_data("digits").train
+    plan, examples = plan_of(Recipe(batch_size=32, **options)), load_data("digits").train
 
     class Workers:
         """Pipelines of all workers, joined in the order in which their replicas come."""
@@ -109,8 +113,8 @@ def test_workers_and_replicas_share_each_batch(workers, replicas, options):
                 )
             )
 
-    alone = drawn(pipeline.training_batches(examples, plan, ONE), 3)
-    for expected, found in zip(alone, drawn(pipeline.training_batches(examples, plan, Workers()), 3), strict=True):
+    alone = drawn(training_batches(examples, plan, ONE), 3)
+    for expected, found in zip(alone, drawn(training_batches(examples, plan, Workers()), 3), strict=True):
         np.testing.assert_array_equal(expected[0], found[0])
         np.testing.assert_array_equal(expected[1], found[1])
 
@@ -119,16 +123,16 @@ def test_an_image_is_moved_as_if_it_were_padded_and_cropped():
     image = colours(size=(8, 8))
     padded = np.pad(image, [(2, 2), (2, 2), (0, 0)])
     crops = np.stack([padded[y : y + 8, x : x + 8] for y in range(5) for x in range(5)])
-    examples = data.in_memory(image[None].repeat(1000, 0), np.zeros(1000))
+    examples = in_memory(image[None].repeat(1000, 0), np.zeros(1000))
     plan = plan_of(Recipe(batch_size=1000, padding=2), classes=1)
-    ((images, _),) = drawn(pipeline.training_batches(examples, plan, ONE), 1)
+    ((images, _),) = drawn(training_batches(examples, plan, ONE), 1)
     found = (images[:, None] == crops).all((2, 3, 4))
     assert (found.sum(1) == 1).all()
     assert 15 < found.sum(0).min() and found.sum(0).max() < 70
 
 
 def test_an_epoch_sees_every_image_once_and_another_seed_another_order():
-    examples = data.load_data("digits").train
+    examples = load_data("digits").train
     one, two = ([int(number) for number in examples.order(tf.constant(key, tf.int64))] for key in ([0, 1], [1, 1]))
     assert sorted(one) == sorted(two) == list(range(examples.count))
     assert one != two
@@ -136,9 +140,9 @@ def test_an_epoch_sees_every_image_once_and_another_seed_another_order():
 
 def test_cutmix_weighs_classes_by_area():
     pixels = np.repeat(np.arange(64, dtype="uint8"), 32 * 32).reshape(64, 32, 32, 1)
-    examples = data.in_memory(pixels, np.arange(64))
+    examples = in_memory(pixels, np.arange(64))
     plan = plan_of(Recipe(batch_size=64, padding=0, cutmix=1.0), (32, 32), 64)
-    ((mixed, labels),) = drawn(pipeline.training_batches(examples, plan, ONE), 1)
+    ((mixed, labels),) = drawn(training_batches(examples, plan, ONE), 1)
     seen = (mixed.astype(int) == np.arange(64)).mean((1, 2))
     np.testing.assert_allclose(labels, seen, atol=0.07)
     assert (labels.max(-1) < 0.99).sum() > 20
@@ -146,27 +150,27 @@ def test_cutmix_weighs_classes_by_area():
 
 def test_repeats_come_in_succession_and_differ():
     plan = plan_of(Recipe(batch_size=30, repeats=3, crop="area", padding=0))
-    ((images, labels),) = drawn(pipeline.training_batches(data.load_data("digits").train, plan, ONE), 1)
+    ((images, labels),) = drawn(training_batches(load_data("digits").train, plan, ONE), 1)
     groups = labels.argmax(-1).reshape(10, 3)
     assert (groups == groups[:, :1]).all()
     assert not np.array_equal(images[0], images[1])
 
 
 def test_batches_that_cannot_be_shared_are_refused():
-    examples = data.load_data("digits").train
+    examples = load_data("digits").train
     two = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
     with pytest.raises(ValueError, match="33; 2 replicas .* a multiple of 2"):
-        pipeline.training_batches(examples, plan_of(Recipe(batch_size=33)), two)
+        training_batches(examples, plan_of(Recipe(batch_size=33)), two)
     with pytest.raises(ValueError, match="8 images at a time .* a worker's share of a step is 36"):
-        pipeline.training_batches(examples, plan_of(Recipe(batch_size=36, mixup=0.2)), ONE)
+        training_batches(examples, plan_of(Recipe(batch_size=36, mixup=0.2)), ONE)
     with pytest.raises(ValueError, match="5000, more than the 1437"):
-        pipeline.training_batches(examples, plan_of(Recipe(batch_size=5000)), ONE)
+        training_batches(examples, plan_of(Recipe(batch_size=5000)), ONE)
 
 
 def test_evaluation_sees_every_image_once_with_full_batches():
-    examples, plan = data.load_data("digits").test, plan_of(Recipe())
+    examples, plan = load_data("digits").test, plan_of(Recipe())
     for strategy in (None, tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])):
-        batches, steps = pipeline.test_batches(examples, plan, strategy)
+        batches, steps = evaluation_batches(examples, plan, strategy)
         found = drawn(batches, steps)
         assert len({len(images) for images, _, _ in found}) == 1
         weights = np.concatenate([weights for _, _, weights in found])
@@ -178,10 +182,10 @@ def test_evaluation_sees_every_image_once_with_full_batches():
 @pytest.mark.parametrize("size", [(40, 60), (60, 40), (32, 32), (5, 90)])
 @pytest.mark.parametrize("crop", ["none", "scale", "area"])
 def test_images_of_any_size_become_the_network_s(crop, size):
-    examples = data.in_memory(colours(size=size)[None].repeat(4, 0), np.zeros(4))
+    examples = in_memory(colours(size=size)[None].repeat(4, 0), np.zeros(4))
     plan = plan_of(Recipe(batch_size=4, crop=crop, padding=0), (32, 32), 1)
-    ((images, _),) = drawn(pipeline.training_batches(examples, plan, ONE), 1)
-    batches, _ = pipeline.test_batches(examples, plan)
+    ((images, _),) = drawn(training_batches(examples, plan, ONE), 1)
+    batches, _ = evaluation_batches(examples, plan)
     assert images.shape == next(iter(batches))[0].shape == (4, 32, 32, 3)
 
 
@@ -189,21 +193,21 @@ def test_the_middle_is_evaluated():
     pixels = np.zeros((1, 64, 128, 3), "uint8")
     pixels[:, :, 64 - 28 : 64 + 28] = 200
     plan = plan_of(Recipe(crop="area", test_crop=0.875), (56, 56), 1)
-    batches, _ = pipeline.test_batches(data.in_memory(pixels, np.zeros(1)), plan)
+    batches, _ = evaluation_batches(in_memory(pixels, np.zeros(1)), plan)
     assert next(iter(batches))[0].numpy().min() > 195
 
 
 def test_pixels_are_measured():
     pixels = np.random.default_rng(0).integers(0, 256, (50, 8, 8, 2), "uint8")
     pixels[..., 1] = 7
-    examples = data.in_memory(pixels, np.zeros(50))
-    mean, deviation = pipeline.pixel_statistics(examples, plan_of(Recipe()))
+    examples = in_memory(pixels, np.zeros(50))
+    mean, deviation = pixel_statistics(examples, plan_of(Recipe()))
     np.testing.assert_allclose(mean, pixels.mean((0, 1, 2)), rtol=1e-4)
     np.testing.assert_allclose(deviation, [pixels[..., 0].std(), 1], rtol=1e-4)
 
 
 def test_folder_is_split_alike_each_time(images, capsys):
-    first, again = (data.load_data(str(images)) for _ in range(2))
+    first, again = (load_data(str(images)) for _ in range(2))
     assert first.class_names == ("Katze", "狗")
     assert (first.train.count, first.test.count) == (16, 4)
     assert "4 of 20 images" in capsys.readouterr().out
@@ -222,7 +226,7 @@ def test_folder_with_its_own_splits(images):
         (images / name).rename(images / "train" / name)
         (images / "val" / name).mkdir()
         (images / "train" / name / "0.png").rename(images / "val" / name / "0.png")
-    loaded = data.load_data(str(images))
+    loaded = load_data(str(images))
     assert (loaded.train.count, loaded.test.count) == (18, 2)
 
 
@@ -267,11 +271,11 @@ def test_everything_bad_is_listed_and_nothing_touched(images):
     (images / "狗" / "notes.txt").write_text("left alone")
     before = sorted(path for path in images.rglob("*"))
     with pytest.raises(ValueError) as error:
-        data.load_data(str(images))
+        load_data(str(images))
     for name in (*bad, "leer", "loop", "self.png"):
         assert f"{name}:" in str(error.value)
     assert "6 bad" in str(error.value) and "notes.txt" not in str(error.value)
-    loaded = data.load_data(str(images), on_bad_image="skip")
+    loaded = load_data(str(images), on_bad_image="skip")
     assert loaded.train.count + loaded.test.count == 20
     assert before == sorted(path for path in images.rglob("*"))
 
@@ -281,16 +285,16 @@ def test_names_of_classes_that_look_alike_are_one_or_refused(images):
     for split, name in (("train", "Ch\u00e9vre"), ("val", "Che\u0301vre")):
         for target in (name, "two\nlines"):
             shutil.copytree(images / "Katze", images / split / target)
-    loaded = data.load_data(str(images))
+    loaded = load_data(str(images))
     assert loaded.class_names == ("Ch\u00e9vre", "two\ufffdlines") and loaded.test.count == 20
     shutil.copytree(images / "Katze", images / "train" / "Che\u0301vre")
     with pytest.raises(ValueError, match="looks like another's"):
-        data.load_data(str(images))
+        load_data(str(images))
 
 
 def test_file_names_need_not_be_text(images):
     (images / "Katze" / "0.png").rename(images / "Katze" / os.fsdecode(b"\xff.png"))
-    loaded = data.load_data(str(images))
+    loaded = load_data(str(images))
     handles = [*loaded.train.order(None), *loaded.test.order(None)]
     assert len(handles) == 20
     assert all(loaded.train.read(handle)[0].shape[-1] == 3 for handle in loaded.train.order(None))
@@ -328,13 +332,13 @@ def test_damaged_files_are_read_or_listed_never_trained_on(images, capsys):
     bad = folder.check_images(sorted((images / "Katze").glob("damaged-*")))
     assert 150 < len(bad) < 360
     with pytest.raises(ValueError, match=f"{len(bad)} bad files") as error:
-        data.load_data(str(images))
+        load_data(str(images))
     assert all(path.name in str(error.value) for path in bad)
-    loaded = data.load_data(str(images), on_bad_image="skip")
+    loaded = load_data(str(images), on_bad_image="skip")
     assert loaded.train.count + loaded.test.count == 380 - len(bad)
     plan = plan_of(Recipe(batch_size=4, crop="area", padding=0), classes=2)
-    steps = pipeline.steps_per_epoch(loaded.train, plan.recipe)
-    for batch, _ in drawn(pipeline.training_batches(loaded.train, plan, ONE), steps):
+    steps = steps_per_epoch(loaded.train, plan.recipe)
+    for batch, _ in drawn(training_batches(loaded.train, plan, ONE), steps):
         assert np.isfinite(batch).all()
 
 
@@ -342,21 +346,21 @@ def test_too_few_images_to_split_are_refused(images):
     for path in list((images / "狗").iterdir())[1:]:
         path.unlink()
     with pytest.raises(ValueError, match="cannot be split"):
-        data.load_data(str(images))
+        load_data(str(images))
 
 
 def test_one_class_is_refused(images):
     for path in (images / "狗").iterdir():
         path.unlink()
     with pytest.raises(ValueError, match="one folder for each class"):
-        data.load_data(str(images), on_bad_image="skip")
+        load_data(str(images), on_bad_image="skip")
 
 
 def test_unknown_names_are_refused():
     with pytest.raises(ValueError, match="There is no data set 'nonsense'"):
-        data.load_data("nonsense")
+        load_data("nonsense")
     with pytest.raises(ValueError, match="'error' or 'skip'"):
-        data.load_data("digits", on_bad_image="ignore")
+        load_data("digits", on_bad_image="ignore")
 
 
 def prepare(folder, height):
@@ -389,18 +393,18 @@ def prepare(folder, height):
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.parametrize(
     ("height", "limit"),
-    [(None, data.MEMORY_LIMIT), (None, 0), (6, data.MEMORY_LIMIT)],
+    [(None, sources.MEMORY_LIMIT), (None, 0), (6, sources.MEMORY_LIMIT)],
     ids=["encoded in memory", "streamed", "decoded in memory"],
 )
 def test_tfds(tmp_path, height, limit, monkeypatch):
-    monkeypatch.setattr(data, "MEMORY_LIMIT", limit)
+    monkeypatch.setattr(sources, "MEMORY_LIMIT", limit)
     prepare(tmp_path, height)
-    loaded = data.load_data("tiny", str(tmp_path))
+    loaded = load_data("tiny", str(tmp_path))
     assert loaded.class_names == ("a", "b") and loaded.image_shape == (height, height and 8, 3)
     assert (loaded.train.count, loaded.test.count) == (60, 20) and loaded.train.uniform == bool(height)
     plan = plan_of(Recipe(batch_size=20, padding=0), classes=2)
-    alone = drawn(pipeline.training_batches(loaded.train, plan, ONE), 6)
-    resumed = drawn(pipeline.training_batches(loaded.train, plan, ONE, first_step=2), 4)
+    alone = drawn(training_batches(loaded.train, plan, ONE), 6)
+    resumed = drawn(training_batches(loaded.train, plan, ONE, first_step=2), 4)
     for (images, labels), (again, _) in zip(alone[2:], resumed, strict=True):
         np.testing.assert_array_equal(images, again)
         np.testing.assert_array_equal(images[:, 0, 0, 0] % 2, labels.argmax(-1))

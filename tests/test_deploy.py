@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 import keras_resdense
-from keras_resdense import recipes
 from keras_resdense.__main__ import main
-from keras_resdense.export import EXPORTERS
-from keras_resdense.recipes import RECIPE_FILE, Recipe, Settings
+from keras_resdense.exporting.formats import EXPORTERS
+from keras_resdense.training import recipes
+from keras_resdense.training.recipes import RECIPE_FILE, Recipe, Settings
 
 ROW = dataclasses.replace(keras_resdense.VARIANTS["resnet20"], depths=(1, 1), filters=(8, 16))
 

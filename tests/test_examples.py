@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 import keras_resdense
-from keras_resdense import weights
-from keras_resdense.catalogue import published_weights
+from keras_resdense.pretrained import weights
+from keras_resdense.pretrained.catalogue import published_weights
 from tests.golden import rule
 
 ROOT = Path(__file__).parent.parent

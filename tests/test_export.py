@@ -14,7 +14,8 @@ import tensorflow as tf
 from ai_edge_litert.interpreter import Interpreter
 
 import keras_resdense
-from keras_resdense.export import EXPORTERS, ONNX, TFLite, export, format_table
+from keras_resdense.exporting.export import export, format_table
+from keras_resdense.exporting.formats import EXPORTERS, ONNX, TFLite
 from tests.test_folding import REPRESENTATIVES, WHOLE, build, shrunk
 
 TINY = dataclasses.replace(keras_resdense.VARIANTS["resnet20"], depths=(1, 1, 1), filters=(8, 16, 32))

@@ -9,7 +9,8 @@ import pytest
 import tensorflow as tf
 
 import keras_resdense
-from keras_resdense import feature_extractor, freeze, weights
+from keras_resdense import feature_extractor, freeze
+from keras_resdense.pretrained import weights
 from tests.golden import rule
 from tests.test_parity import ALWAYS, GOLDEN
 from tests.zoo_facts import TORCH, sweep

@@ -11,27 +11,41 @@ import keras_resdense
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "keras_resdense"
-TREES = {path.stem: ast.parse(path.read_text()) for path in PACKAGE.rglob("*.py")}
-FLOORS = [
-    {"startup", "kernels", "model"},
-    {"layers"},
-    {"resnet", "resnet_v2", "densenet"},
-    {"weights", "catalogue", "preprocessing"},
-    {"zoo"},
-]
-MODELS = {"resnet", "resnet_v2", "densenet", "zoo"}
+#: Every module by its dotted name below the package, such as "networks.resnet".
+TREES = {
+    ".".join(path.relative_to(PACKAGE).with_suffix("").parts): ast.parse(path.read_text(encoding="utf-8"))
+    for path in sorted(PACKAGE.rglob("*.py"))
+    if path.name != "__init__.py"
+}
+#: Rooms, and single files beside them, in the order in which they may know one another.
+FLOORS = (
+    {"files", "graph", "checks"},
+    {"data"},
+    {"pretrained"},
+    {"networks"},
+    {"exporting"},
+    {"training"},
+    {"insight", "runs"},
+    {"__main__"},
+)
 BLOCKS = "basic_block bottleneck_block identity_block projection_block residual_unit preactivation_unit"
 BLOCKS += " dense_layer dense_block transition_layer"
 
 
 def imports(tree):
-    """Returns the modules of the package that a module imports."""
+    """Returns the modules of the package that a module imports, wherever in it it does."""
     found = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("keras_resdense"):
-            parts = node.module.split(".")
-            found |= {parts[1]} if len(parts) > 1 else {alias.name for alias in node.names}
-    return found & set(TREES)
+            path = node.module.split(".")[1:]
+            names = [".".join([*path, alias.name]) for alias in node.names]
+            found |= {name if name in TREES else ".".join(path) for name in names}
+        elif isinstance(node, ast.Import):
+            found |= {alias.name.partition(".")[2] for alias in node.names if alias.name.startswith("keras_resdense")}
+    return found - {""}
+
+
+IMPORTS = {module: imports(tree) for module, tree in TREES.items()}
 
 
 def functions():
@@ -42,27 +56,50 @@ def functions():
 
 
 def floor(module):
-    return next((number for number, modules in enumerate(FLOORS) if module in modules), len(FLOORS))
+    """Returns the floor of a module's room."""
+    room = module.partition(".")[0]
+    (number,) = (number for number, rooms in enumerate(FLOORS) if room in rooms)
+    return number
 
 
-@pytest.mark.parametrize("module", sorted(set(TREES) - {"__init__", "__main__"}))
-def test_imports_run_one_way(module):
-    assert all(floor(imported) <= floor(module) for imported in imports(TREES[module]))
-    assert "__main__" not in imports(TREES[module])
+def test_imports_run_one_way():
+    for module, found in IMPORTS.items():
+        for imported in found:
+            same_room = imported.partition(".")[0] == module.partition(".")[0]
+            assert imported in TREES, (module, imported)
+            assert same_room or floor(imported) < floor(module), (module, imported)
 
 
-@pytest.mark.parametrize("module", ["data", "recipes", "export", "folding", "analysis"])
-def test_capabilities_import_no_model(module):
-    assert not imports(TREES[module]) & MODELS
+def test_no_module_imports_itself_in_a_circle():
+    for module in TREES:
+        reached, waiting = set(), set(IMPORTS[module])
+        while waiting:
+            imported = waiting.pop()
+            assert imported != module, module
+            reached.add(imported)
+            waiting |= IMPORTS[imported] - reached
+
+
+def test_no_module_takes_private_names_of_another():
+    for module, tree in TREES.items():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("keras_resdense"):
+                assert not [alias.name for alias in node.names if alias.name.startswith("_")], module
 
 
 def test_resnets_stand_without_densenets():
-    for module in ("layers", "resnet", "resnet_v2"):
-        assert "densenet" not in imports(TREES[module])
+    for module in ("networks.layers", "networks.resnet", "networks.resnet_v2"):
+        assert "networks.densenet" not in IMPORTS[module]
+
+
+def test_modules_are_short():
+    for module in TREES:
+        lines = len((PACKAGE / f"{module.replace('.', '/')}.py").read_text(encoding="utf-8").splitlines())
+        assert lines <= 400, f"{module} has {lines} lines"
 
 
 def test_init_only_re_exports():
-    body = TREES["__init__"].body
+    body = ast.parse((PACKAGE / "__init__.py").read_text()).body
     assert all(isinstance(node, (ast.Expr, ast.ImportFrom, ast.Assign)) for node in body)
     assert sorted(keras_resdense.__all__) == sorted(set(keras_resdense.__all__))
     assert all(hasattr(keras_resdense, name) for name in keras_resdense.__all__)
@@ -76,7 +113,7 @@ def test_functions_have_at_most_eight_parameters():
 
 
 def test_no_keywords_are_passed_through_but_in_the_typed_builders():
-    assert {(module, f.name) for module, f in functions() if f.args.kwarg} == {("zoo", "build")}
+    assert {(module, f.name) for module, f in functions() if f.args.kwarg} == {("networks.zoo", "build")}
 
 
 @pytest.mark.parametrize("name", BLOCKS.split())
@@ -97,7 +134,7 @@ def test_depths_stand_in_tables_only():
     for module, tree in TREES.items():
         for node in ast.walk(tree):
             if isinstance(node, ast.Tuple) and [getattr(item, "value", 0) for item in node.elts] == [3, 4, 6, 3]:
-                assert module == "resnet"
+                assert module == "networks.resnet"
 
 
 OFFLINE = """

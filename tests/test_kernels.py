@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 
 import keras_resdense
-from keras_resdense import layers
+from keras_resdense.networks import drop_ins, layers
 
 ROW = dataclasses.replace(keras_resdense.VARIANTS["densenetbc100_12"], depths=(5, 4, 3))
 # Beside widths that suit vector instructions, one that needs 16 pixels at a time and images without room for them.
@@ -22,8 +22,8 @@ LABELS = RANDOM.integers(0, 10, 8)
 def plain(row, monkeypatch):
     """Builds a network of nothing but Keras's own layers."""
     with monkeypatch.context() as patch:
-        for name in ("Activation", "BatchNormalization", "Concatenate"):
-            patch.setattr(layers, name, getattr(keras.layers, name))
+        for module, name in ((layers, "Activation"), (layers, "BatchNormalization"), (drop_ins, "Concatenate")):
+            patch.setattr(module, name, getattr(keras.layers, name))
         return keras_resdense.create_model(row, input_shape=IMAGES.shape[1:])
 
 

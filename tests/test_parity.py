@@ -13,7 +13,7 @@ import pytest
 from keras import applications
 
 import keras_resdense
-from keras_resdense import weights
+from keras_resdense.pretrained import weights
 from tests.golden import rule
 from tests.zoo_facts import KERAS, TORCH, sweep
 

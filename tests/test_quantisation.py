@@ -6,8 +6,8 @@ import keras
 import numpy as np
 import pytest
 
-from keras_resdense.export import EXPORTERS
-from keras_resdense.quantisation import dequantise, quantise, signal_to_noise
+from keras_resdense.exporting.formats import EXPORTERS
+from keras_resdense.exporting.quantisation import dequantise, quantise, signal_to_noise
 from tests.test_export import some_images, tiny, write
 from tests.test_folding import build, shrunk
 

@@ -3,8 +3,8 @@
 import numpy as np
 from PIL import Image
 
-from keras_resdense import report
-from keras_resdense.recipes import Recipe, Settings
+from keras_resdense.training import report
+from keras_resdense.training.recipes import Recipe, Settings
 
 NAMES = ("Katze", "狗", "$5", "a$b$c^", "پرنده")
 

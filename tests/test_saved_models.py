@@ -6,7 +6,10 @@ import keras
 import numpy as np
 import pytest
 
-from keras_resdense import inference, recipes, zoo
+from keras_resdense import runs
+from keras_resdense.exporting.read import load_runner
+from keras_resdense.networks import zoo
+from keras_resdense.training import recipes
 from tests.zoo_facts import ROOT
 
 RUNS = {"resnet20_fashion_mnist": "resnet20", "densenetbc40_12_fashion_mnist": "densenetbc40_12"}
@@ -34,7 +37,7 @@ def test_files_agree_and_are_the_variant(run):
     network = zoo.create_model(variant, weights=str(run / "model.keras"), input_shape=IMAGES.shape[1:], classes=10)
     normalised = model.get_layer("normalise")(IMAGES)
     np.testing.assert_allclose(network.predict(normalised, verbose=0), expected, atol=1e-5)
-    run_tflite, _ = inference.load_runner(run / "model.tflite")
+    run_tflite, _ = load_runner(run / "model.tflite")
     np.testing.assert_allclose(run_tflite(IMAGES), expected, atol=1e-5)
 
 
@@ -42,4 +45,4 @@ def test_files_agree_and_are_the_variant(run):
 def test_accuracy_is_what_the_card_says(run):
     """Needs Fashion-MNIST where TFDS finds it."""
     results = json.loads((run / "run.json").read_text())
-    assert inference.evaluate(run)["accuracy"] == pytest.approx(results["accuracy"], abs=2e-4)
+    assert runs.evaluate(run)["accuracy"] == pytest.approx(results["accuracy"], abs=2e-4)

@@ -19,9 +19,16 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_resdense import multiworker, pipeline, training, zoo
 from keras_resdense.__main__ import INTERRUPTED
-from keras_resdense.recipes import Settings
+from keras_resdense.data.batches import evaluation_batches, steps_per_epoch, training_batches
+from keras_resdense.data.plan import Plan
+from keras_resdense.networks import zoo
+from keras_resdense.training import train, workers
+from keras_resdense.training.accumulation import Accumulating
+from keras_resdense.training.devices import strategy
+from keras_resdense.training.keeper import Keeper
+from keras_resdense.training.optimisation import compile_phase, phases_of
+from keras_resdense.training.recipes import Settings
 from tests.tiny import (  # noqa: F401
     RECIPE,
     ROOT,
@@ -45,23 +52,23 @@ def two_devices():
     return tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
 
 
-def losses(devices, precision="float32", **changes):
+def losses(devices, policy="float32", **changes):
     """Loss of each of 20 steps of a network without batch norm."""
     recipe = dataclasses.replace(RECIPE, **changes)
-    plan = pipeline.Plan(recipe=recipe, size=(8, 8), classes=10)
+    plan = Plan(recipe=recipe, size=(8, 8), classes=10)
     keras.utils.set_random_seed(1)
-    with training.precision(precision), devices.scope():
+    with precision(policy), devices.scope():
         model = without_batch_norm()
         if recipe.accumulation > 1:
-            model = training.accumulation.Accumulating(model, recipe.accumulation)
-        training._compile(model, training._phases(recipe)[0], recipe, Settings(), 10)
+            model = Accumulating(model, recipe.accumulation)
+        compile_phase(model, phases_of(recipe)[0], recipe, Settings(), 10)
     found = []
 
     class Note(keras.callbacks.Callback):
         def on_train_batch_end(self, batch, logs=None):
             found.append(logs["loss"])
 
-    batches = pipeline.training_batches(small_digits().train, plan, devices)
+    batches = training_batches(small_digits().train, plan, devices)
     model.fit(batches, epochs=20, steps_per_epoch=1, shuffle=False, verbose=0, callbacks=[Note()])
     return np.array(found)
 
@@ -79,7 +86,7 @@ def test_loss_is_the_same_on_two_devices_and_with_accumulation():
 
 @pytest.mark.sweep
 def test_loss_is_the_same_on_four_devices(tmp_path):
-    (found,) = workers(tmp_path / "four", "losses", 1)
+    (found,) = run_workers(tmp_path / "four", "losses", 1)
     np.testing.assert_allclose(found["losses"], losses(one_device()), atol=1e-4)
 
 
@@ -95,9 +102,9 @@ def test_batch_statistics_are_one_for_all_replicas(synchronous):
     with devices.scope():
         model = zoo.create_model("tiny", input_shape=(8, 8, 1))
         settings = Settings(sync_batch_norm=synchronous)
-        training._compile(model, training._phases(recipe)[0], recipe, settings, 10)
-    plan = pipeline.Plan(recipe=recipe, size=(8, 8), classes=10)
-    batches = pipeline.training_batches(small_digits().train, plan, devices)
+        compile_phase(model, phases_of(recipe)[0], recipe, settings, 10)
+    plan = Plan(recipe=recipe, size=(8, 8), classes=10)
+    batches = training_batches(small_digits().train, plan, devices)
     model.fit(batches, epochs=1, steps_per_epoch=3, shuffle=False, verbose=0)
     for variable in model.variables:
         if "moving" in variable.name:
@@ -107,16 +114,16 @@ def test_batch_statistics_are_one_for_all_replicas(synchronous):
 
 
 def test_strategies(monkeypatch):
-    assert isinstance(training.strategy("none"), tf.distribute.OneDeviceStrategy)
-    assert training.strategy("mirrored").num_replicas_in_sync == 2
+    assert isinstance(strategy("none"), tf.distribute.OneDeviceStrategy)
+    assert strategy("mirrored").num_replicas_in_sync == 2
     with pytest.raises(ValueError, match="auto, none, mirrored, multiworker"):
-        training.strategy("many")
+        strategy("many")
     with pytest.raises(ValueError, match="neither TF_CONFIG nor SLURM"):
-        training.strategy("multiworker")
+        strategy("multiworker")
     monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "3")
-    assert multiworker.worker_count() == 3
+    assert workers.worker_count() == 3
     monkeypatch.setenv("TF_CONFIG", json.dumps({"cluster": {"chief": ["a:1"], "worker": ["b:1"]}}))
-    assert multiworker.worker_count() == 2
+    assert workers.worker_count() == 2
 
 
 def test_slurm_names_workers_with_and_without_gpus(monkeypatch):
@@ -124,14 +131,14 @@ def test_slurm_names_workers_with_and_without_gpus(monkeypatch):
     for name, value in job.items():
         monkeypatch.setenv(f"SLURM_{name}", value)
     monkeypatch.setenv("TF_CONFIG", "")
-    multiworker._describe_slurm()
+    workers._describe_slurm()
     described = json.loads(os.environ["TF_CONFIG"])
     assert described["cluster"] == {"worker": ["node1:8888", "node1:8889", "node2:8888"]}
     assert described["task"] == {"type": "worker", "index": 2}
 
 
 def test_a_worker_says_whom_it_waits_for(monkeypatch, capsys):
-    monkeypatch.setattr(multiworker, "PATIENCE", 0)
+    monkeypatch.setattr("keras_resdense.training.workers.PATIENCE", 0)
     mine, missing = ports(2)
     other = {"worker 1": f"127.0.0.1:{missing}"}
 
@@ -140,29 +147,29 @@ def test_a_worker_says_whom_it_waits_for(monkeypatch, capsys):
         with socket.create_server(("127.0.0.1", missing)):
             waiting.join()
 
-    waiting = threading.Thread(target=multiworker.await_workers, args=(other, mine))
+    waiting = threading.Thread(target=workers.await_workers, args=(other, mine))
     waiting.start()
     start_late()
     assert f"Waiting for worker 1 at 127.0.0.1:{missing} to start." in capsys.readouterr().err
-    monkeypatch.setattr(multiworker, "LIMIT", 0)
+    monkeypatch.setattr("keras_resdense.training.workers.LIMIT", 0)
     with pytest.raises(TimeoutError, match=f"in vain for worker 1 at 127.0.0.1:{missing}"):
-        multiworker.await_workers(other, mine)
+        workers.await_workers(other, mine)
 
 
 def test_a_lost_worker_is_named(monkeypatch):
     (address,) = cluster(1)["worker"]
     lost = tf.errors.UnavailableError(None, None, "Socket closed")
-    with pytest.raises(tf.errors.UnavailableError), multiworker.noticing_losses():
+    with pytest.raises(tf.errors.UnavailableError), workers.noticing_losses():
         raise lost
     monkeypatch.setenv("TF_CONFIG", task({"worker": [address, address]}, 0)["TF_CONFIG"])
-    with pytest.raises(multiworker.WorkerLost, match=f"worker 1 at {address} is lost"), multiworker.noticing_losses():
+    with pytest.raises(workers.WorkerLost, match=f"worker 1 at {address} is lost"), workers.noticing_losses():
         raise lost
 
 
 def test_workers_that_see_different_checkpoints_stop(tmp_path, monkeypatch):
-    monkeypatch.setattr(multiworker, "mean", lambda _, value: value + 1)
+    monkeypatch.setattr("keras_resdense.training.workers.mean", lambda _, value: value + 1)
     with pytest.raises(ValueError, match="a file system that they share"):
-        training.train(RECIPE, folder=str(tmp_path))
+        train.train(RECIPE, folder=str(tmp_path))
 
 
 def ports(count):
@@ -182,7 +189,7 @@ def task(described, index):
     return {"TF_CONFIG": json.dumps({"cluster": described, "task": {"type": "worker", "index": index}})}
 
 
-def workers(folder, kind, count):
+def run_workers(folder, kind, count):
     """Trains on so many processes and returns what each ends with."""
     folder.mkdir()
     described, processes = cluster(count), []
@@ -200,8 +207,8 @@ def workers(folder, kind, count):
 
 @pytest.mark.parametrize("count", [2, pytest.param(3, marks=pytest.mark.sweep)])
 def test_workers_end_with_the_weights_and_metrics_of_one_process(tmp_path, count):
-    (alone,) = workers(tmp_path / "alone", "plain", 1)
-    for found in workers(tmp_path / "together", "plain", count):
+    (alone,) = run_workers(tmp_path / "alone", "plain", 1)
+    for found in run_workers(tmp_path / "together", "plain", count):
         assert set(found.files) == set(alone.files)
         for name in alone.files:
             np.testing.assert_allclose(found[name], alone[name], atol=2e-5 if name == "metrics" else 1e-5)
@@ -210,7 +217,7 @@ def test_workers_end_with_the_weights_and_metrics_of_one_process(tmp_path, count
 @pytest.mark.sweep
 @pytest.mark.parametrize("count", [2, 3])
 def test_workers_share_batch_statistics(tmp_path, count):
-    first, *others = workers(tmp_path / "together", "network", count)
+    first, *others = run_workers(tmp_path / "together", "network", count)
     for other in others:
         for name in set(first.files) - {"metrics"}:
             np.testing.assert_allclose(other[name], first[name], atol=1e-6)
@@ -277,28 +284,28 @@ def work(folder: Path, kind: str) -> None:
     if kind == "losses":
         cpu = tf.config.list_physical_devices("CPU")[0]
         tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 4)
-        np.savez(folder / "worker-0.npz", losses=losses(training.strategy("mirrored")))
+        np.savez(folder / "worker-0.npz", losses=losses(strategy("mirrored")))
         return
     install()
     index = json.loads(os.environ.get("TF_CONFIG", "{}")).get("task", {}).get("index", 0)
     if index:
         forbid_writing(folder / "run")
     if kind == "network":
-        run = training.train(WORKER_RECIPE, WORKER_SETTINGS, folder=str(folder), name="run")
+        run = train.train(WORKER_RECIPE, WORKER_SETTINGS, folder=str(folder), name="run")
         model, metrics = run.model, [run.accuracy]
     else:
-        devices = training.strategy()
+        devices = strategy()
         data = small_digits()
         keras.utils.set_random_seed(0)
         with devices.scope():
             model = without_batch_norm()
-        plan = pipeline.Plan(recipe=WORKER_RECIPE, size=(8, 8), classes=10)
-        steps = pipeline.steps_per_epoch(data.train, WORKER_RECIPE)
-        keeper = training._Keeper(folder / "run", multiworker.is_chief(devices), steps, WORKER_SETTINGS.save_every)
-        training._fit(model, data, plan, WORKER_SETTINGS, devices, keeper)
+        plan = Plan(recipe=WORKER_RECIPE, size=(8, 8), classes=10)
+        steps = steps_per_epoch(data.train, WORKER_RECIPE)
+        keeper = Keeper(folder / "run", workers.is_chief(devices), steps, WORKER_SETTINGS.save_every)
+        train._fit(model, data, plan, WORKER_SETTINGS, devices, keeper)
         names = ("loss", "accuracy", "val_loss", "val_accuracy")
         metrics = [row[name] for row in keeper.position.history for name in names]
-        batches, test_steps = pipeline.test_batches(data.test, plan, devices)
+        batches, test_steps = evaluation_batches(data.test, plan, devices)
         metrics += model.evaluate(batches, steps=test_steps, verbose=0)
         pixels = np.linspace(0, 255, 96 * 64, dtype="float32").reshape(96, 8, 8, 1)
         metrics += model.predict(pixels, batch_size=48, verbose=0).sum(0).tolist()

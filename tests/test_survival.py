@@ -13,9 +13,12 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_resdense import checkpoints, training
 from keras_resdense.__main__ import main
-from keras_resdense.recipes import Settings
+from keras_resdense.files import WRITING
+from keras_resdense.training import checkpoints, train
+from keras_resdense.training.keeper import Interrupted
+from keras_resdense.training.recipes import Settings
+from keras_resdense.training.run_folder import claimed, open_run
 from tests.tiny import RECIPE, newest_step, outcome, started, tiny, wait_for  # noqa: F401
 
 
@@ -28,11 +31,11 @@ def test_killed_at_random_moments_a_training_ends_bit_identical(tmp_path, kills,
             with started(tmp_path, "killed", epochs) as made:
                 wait_for(made, lambda step=step: newest_step(run) >= step)
                 if number % 2:
-                    wait_for(made, lambda: any((run / "checkpoints").glob(f"{checkpoints.WRITING}*")))
+                    wait_for(made, lambda: any((run / "checkpoints").glob(f"{WRITING}*")))
                 else:
                     time.sleep(moments.uniform(0, 0.05))
             assert made.returncode == -signal.SIGKILL
-            halfway += len(list(run.rglob(f"{checkpoints.WRITING}*")))
+            halfway += len(list(run.rglob(f"{WRITING}*")))
         if kills > 1:
             assert halfway > 0, "no kill came while a file was written"
             with started(tmp_path, "killed", epochs) as made:
@@ -46,7 +49,7 @@ def test_killed_at_random_moments_a_training_ends_bit_identical(tmp_path, kills,
     assert expected[1] == found[1] and set(expected[0]) == set(found[0])
     for name in expected[0]:
         np.testing.assert_array_equal(expected[0][name], found[0][name])
-    assert not list(run.rglob(f"{checkpoints.WRITING}*"))
+    assert not list(run.rglob(f"{WRITING}*"))
 
 
 class KillAt(keras.callbacks.Callback):
@@ -64,19 +67,19 @@ class KillAt(keras.callbacks.Callback):
 
 def killed(monkeypatch, batches, **options):
     """Begins a training and kills it after so many batches."""
-    callbacks = training._callbacks
+    callbacks = train._callbacks
     with monkeypatch.context() as patch:
-        patch.setattr(training, "_callbacks", lambda *known: [*callbacks(*known), KillAt(batches)])
+        patch.setattr(train, "_callbacks", lambda *known: [*callbacks(*known), KillAt(batches)])
         with pytest.raises(KeyboardInterrupt):
-            training.train(**options)
+            train.train(**options)
 
 
 def test_frozen_phase_survives_too(tmp_path, monkeypatch):
     recipe = dataclasses.replace(RECIPE, frozen_epochs=1, frozen_learning_rate=0.1)
-    whole = training.train(recipe, folder=str(tmp_path), name="whole")
+    whole = train.train(recipe, folder=str(tmp_path), name="whole")
     for batches in (7, 6):
         killed(monkeypatch, batches, recipe=recipe, folder=str(tmp_path), name="killed")
-    resumed = training.train(recipe, folder=str(tmp_path), name="killed")
+    resumed = train.train(recipe, folder=str(tmp_path), name="killed")
     for expected, found in zip(whole.model.get_weights(), resumed.model.get_weights(), strict=True):
         np.testing.assert_array_equal(expected, found)
 
@@ -90,12 +93,12 @@ def test_sigterm_saves_and_the_same_command_goes_on(tmp_path, monkeypatch, steps
 
     settings = Settings(steps_per_execution=steps)
     with monkeypatch.context() as patch:
-        patch.setattr(training, "_callbacks", lambda *_: [Terminate()])
-        with pytest.raises(training.Interrupted, match="saved at step [345]"):
-            training.train(RECIPE, settings, folder=str(tmp_path), name="run")
+        patch.setattr(train, "_callbacks", lambda *_: [Terminate()])
+        with pytest.raises(Interrupted, match="saved at step [345]"):
+            train.train(RECIPE, settings, folder=str(tmp_path), name="run")
     assert 3 <= checkpoints.newest(tmp_path / "run" / "checkpoints").step <= 5
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
-    run = training.train(RECIPE, settings, folder=str(tmp_path), name="run")
+    run = train.train(RECIPE, settings, folder=str(tmp_path), name="run")
     assert len(outcome(run.folder)[1]) == 3
 
 
@@ -125,7 +128,7 @@ def test_without_room_on_the_disk_the_last_checkpoint_stays(tmp_path, monkeypatc
     (good,) = (tmp_path / "run" / "checkpoints").iterdir()
     with file_size_limit(good.stat().st_size // 2):
         with pytest.raises(OSError, match=r"cannot be written \(.*File too large.*the same command goes on"):
-            training.train(RECIPE, folder=str(tmp_path), name="run")
+            train.train(RECIPE, folder=str(tmp_path), name="run")
     assert list((tmp_path / "run" / "checkpoints").iterdir()) == [good]
     assert checkpoints.newest(good.parent).step == 5
 
@@ -144,7 +147,7 @@ def test_weights_are_not_begun_without_room(tmp_path):
 def test_a_folder_that_cannot_be_made_is_said_before_any_work(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(OSError, match="recipe.json cannot be written .*Not a directory"):
-        training.train(RECIPE, folder=str(tmp_path / "file"), name="run")
+        train.train(RECIPE, folder=str(tmp_path / "file"), name="run")
 
 
 def test_out_of_memory_is_said_and_leaves_the_last_checkpoint(tmp_path, monkeypatch, capsys):
@@ -154,7 +157,7 @@ def test_out_of_memory_is_said_and_leaves_the_last_checkpoint(tmp_path, monkeypa
                 tf.zeros((2**44,), tf.int8)
 
     with monkeypatch.context() as patch:
-        patch.setattr(training, "_callbacks", lambda *_: [Exhaust()])
+        patch.setattr(train, "_callbacks", lambda *_: [Exhaust()])
         assert main(["train", "--model", "tiny", "--save-every", "1", "--folder", str(tmp_path), "--name", "run"]) == 1
     assert "Out of memory" in capsys.readouterr().err
     assert checkpoints.newest(tmp_path / "run" / "checkpoints").step == 2
@@ -167,7 +170,7 @@ def test_nan_stops_and_keeps_the_last_good_weights(tmp_path, steps):
     settings = Settings(save_every=1, steps_per_execution=steps)
     message = "after step .* last good weights are in" if steps == 1 else "after step 5. None were good before."
     with pytest.raises(FloatingPointError, match=message):
-        training.train(recipe, settings, folder=str(tmp_path), name="run")
+        train.train(recipe, settings, folder=str(tmp_path), name="run")
     for path in (tmp_path / "run").glob("checkpoints/*"):
         with np.load(path) as file:
             assert all(np.isfinite(file[name]).all() for name in file.files if name != "position")
@@ -175,17 +178,17 @@ def test_nan_stops_and_keeps_the_last_good_weights(tmp_path, steps):
 
 def test_what_a_killed_process_left_is_removed(tmp_path):
     """Even where it was killed before it had written its recipe."""
-    leftovers = [tmp_path / "run" / f"{checkpoints.WRITING}abc", tmp_path / "run" / "checkpoints" / ".writing-def"]
+    leftovers = [tmp_path / "run" / f"{WRITING}abc", tmp_path / "run" / "checkpoints" / ".writing-def"]
     leftovers[0].mkdir(parents=True)
-    target = training._open_run(tmp_path, "run", RECIPE, Settings(), True)
+    target = open_run(tmp_path, "run", RECIPE, Settings(), True)
     leftovers[1].mkdir(parents=True)
-    with training._claimed(target):
+    with claimed(target):
         assert not any(path.exists() for path in leftovers)
 
 
 def test_two_processes_do_not_train_in_one_folder(tmp_path):
-    with training._claimed(tmp_path):
-        with pytest.raises(ValueError, match="Another process trains in"), training._claimed(tmp_path):
+    with claimed(tmp_path):
+        with pytest.raises(ValueError, match="Another process trains in"), claimed(tmp_path):
             pass
-    with training._claimed(tmp_path):
+    with claimed(tmp_path):
         pass

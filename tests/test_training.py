@@ -8,8 +8,9 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from keras_resdense import inference, report, training
-from keras_resdense.recipes import Settings
+from keras_resdense import runs
+from keras_resdense.training import report, train
+from keras_resdense.training.recipes import Settings
 from tests.tiny import RECIPE, tiny  # noqa: F401
 
 
@@ -22,7 +23,7 @@ def weights_of(run):
 
 
 def test_a_run_s_folder(tmp_path):
-    run = training.train(RECIPE, folder=str(tmp_path))
+    run = train.train(RECIPE, folder=str(tmp_path))
     assert run.folder == tmp_path / "tiny_digits"
     expected = {
         *("README.md", "best.weights.h5", "last.weights.h5", "confusion.png", "curves.png", "environment.json"),
@@ -45,10 +46,10 @@ def test_a_run_s_folder(tmp_path):
 
 
 def test_a_run_is_never_overwritten(tmp_path):
-    first = training.train(RECIPE, folder=str(tmp_path))
+    first = train.train(RECIPE, folder=str(tmp_path))
     with pytest.raises(ValueError, match="choose another name"):
-        training.train(RECIPE, folder=str(tmp_path), name=first.folder.name)
-    second = training.train(RECIPE, folder=str(tmp_path))
+        train.train(RECIPE, folder=str(tmp_path), name=first.folder.name)
+    second = train.train(RECIPE, folder=str(tmp_path))
     assert second.folder.name == "tiny_digits_2"
     for expected, found in zip(weights_of(first), weights_of(second), strict=True):
         np.testing.assert_array_equal(expected, found)
@@ -56,15 +57,15 @@ def test_a_run_is_never_overwritten(tmp_path):
 
 def test_xla_on_several_replicas_is_refused(tmp_path):
     with pytest.raises(ValueError, match="leave out --xla"):
-        training.train(RECIPE, Settings(strategy="mirrored", xla=True), folder=str(tmp_path))
+        train.train(RECIPE, Settings(strategy="mirrored", xla=True), folder=str(tmp_path))
 
 
 def test_a_run_evaluates_and_predicts(tmp_path, monkeypatch):
-    monkeypatch.setattr(training, "FORMATS", ("keras",))
-    run = training.train(RECIPE, folder=str(tmp_path))
-    assert inference.evaluate(run.folder, "digits")["accuracy"] == pytest.approx(run.accuracy)
+    monkeypatch.setattr(train, "FORMATS", ("keras",))
+    run = train.train(RECIPE, folder=str(tmp_path))
+    assert runs.evaluate(run.folder, "digits")["accuracy"] == pytest.approx(run.accuracy)
     Image.fromarray(np.zeros((8, 8, 3), "uint8")).save(tmp_path / "black.png")
-    ((path, best),) = inference.predict(run.folder, [tmp_path / "black.png"], top=3)
+    ((path, best),) = runs.predict(run.folder, [tmp_path / "black.png"], top=3)
     expected = run.model.predict(np.zeros((1, 8, 8, 1)), verbose=0)[0]
     assert path.name == "black.png" and len(best) == 3
     assert best[0] == (str(expected.argmax()), pytest.approx(expected.max(), abs=1e-5))

@@ -14,10 +14,13 @@ from PIL import Image
 
 import keras_resdense
 from examples.web import check
-from keras_resdense import inference, pipeline, recipes
-from keras_resdense.export import EXPORTERS
-from keras_resdense.folder import decode_image
-from keras_resdense.recipes import RECIPE_FILE, Recipe, Settings
+from keras_resdense.data.batches import evaluation_image
+from keras_resdense.data.folder import decode_image
+from keras_resdense.data.plan import Plan
+from keras_resdense.exporting.formats import EXPORTERS
+from keras_resdense.exporting.read import load_keras
+from keras_resdense.training import recipes
+from keras_resdense.training.recipes import RECIPE_FILE, Recipe, Settings
 
 pytestmark = pytest.mark.sweep
 
@@ -87,7 +90,7 @@ def test_images_are_prepared_as_in_evaluation(copy, tmp_path, crop, mode, size):
     file = tmp_path / "image.png"
     Image.fromarray(noise.squeeze()).resize(size).save(file)
     grey = np.rint(decode_image(file.read_bytes()) @ [0.299, 0.587, 0.114])[..., None]
-    expected = pipeline.test_image(grey, pipeline.Plan(recipe=recipe, size=(8, 8), classes=10))
+    expected = evaluation_image(grey, Plan(recipe=recipe, size=(8, 8), classes=10))
     with check.opened_page(copy) as page:
         seen = np.reshape(check.open_file(page, file)["pixels"], (8, 8, 1))
     assert np.abs(seen - expected).max() <= 1
@@ -161,6 +164,6 @@ def test_a_network_that_cannot_be_run(copy, content, message):
 def test_a_network_of_bytes_is_refused(run, copy):
     exporter = dataclasses.replace(EXPORTERS["tflite"], pixels="uint8")
     images = keras_resdense.load_data().test.read(np.arange(9))[0].numpy()
-    keras_resdense.export(inference.load_keras(run), copy / "model.tflite", exporter, images, overwrite=True)
+    keras_resdense.export(load_keras(run), copy / "model.tflite", exporter, images, overwrite=True)
     with check.opened_page(copy) as page:
         expect(page.get_by_role("status")).to_contain_text("takes 1 channels of uint8")

@@ -11,7 +11,7 @@ from keras import applications
 from safetensors.numpy import save_file
 
 import keras_resdense
-from keras_resdense import catalogue, weights
+from keras_resdense.pretrained import catalogue, weights
 from tests.golden import rule
 from tests.test_parity import LOGITS, TORCH, assert_same_logits, randomised
 from tests.zoo_facts import KERAS, sweep

@@ -16,10 +16,12 @@ import keras
 import numpy as np
 import pytest
 
-from keras_resdense import training, zoo
 from keras_resdense.__main__ import main
-from keras_resdense.data import in_memory, load_data
-from keras_resdense.recipes import Recipe
+from keras_resdense.data.examples import in_memory
+from keras_resdense.data.sources import load_data
+from keras_resdense.networks import zoo
+from keras_resdense.training import train
+from keras_resdense.training.recipes import Recipe
 
 ROOT = Path(__file__).parent.parent
 #: Five steps an epoch.
@@ -55,8 +57,8 @@ def install(set_item=operator.setitem, set_attribute=setattr):
     """
     row = dataclasses.replace(zoo.VARIANTS["resnet20"], depths=(1, 1, 1), filters=(4, 8, 8), head_dropout=0.1)
     set_item(zoo.VARIANTS, "tiny", row)
-    set_attribute(training, "FORMATS", ())
-    set_attribute(training, "load_data", lambda *_: small_digits())
+    set_attribute(train, "FORMATS", ())
+    set_attribute(train, "load_data", lambda *_: small_digits())
 
 
 @contextlib.contextmanager

@@ -15,7 +15,7 @@ import keras
 import pytest
 
 import keras_resdense
-from keras_resdense.layers import all_layers
+from keras_resdense.graph import all_layers
 
 ROOT = Path(__file__).parent.parent
 TORCH = json.loads(gzip.decompress((ROOT / "tests/golden/torch_parameters.json.gz").read_bytes()))

@@ -23,7 +23,8 @@ from pathlib import Path
 from PIL import Image
 
 import keras_resdense
-from keras_resdense import inference, recipes
+from keras_resdense import runs
+from keras_resdense.training import recipes
 
 IMAGES = 50
 WEB = Path(__file__).parent.resolve()
@@ -56,7 +57,7 @@ def compare(run: Path, files: Sequence[Path]) -> Comparison:
     with opened_page(run) as page:
         answers = [open_file(page, file) for file in files]
     differences, agreed = [], 0
-    expected = inference.predict(run / "model.tflite", files, top=len(names))
+    expected = runs.predict(run / "model.tflite", files, top=len(names))
     for answer, (_, ranked) in zip(answers, expected, strict=True):
         probabilities = dict(zip(names, answer["probabilities"], strict=True))
         differences += [abs(probabilities[name] - probability) for name, probability in ranked]

@@ -1,0 +1,59 @@
+"""Errors that say what was received, what is allowed and how to mend it: said once, for every room."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Collection, Mapping
+from typing import TypeVar
+
+Row = TypeVar("Row")
+
+
+def require(row, field: str, holds: bool, allowed: str) -> None:
+    """Raises a ValueError that names the field, what it got and what is allowed, unless `holds`."""
+    if not holds:
+        raise ValueError(f"{type(row).__name__}.{field} is {getattr(row, field)!r}; it must be {allowed}.")
+
+
+def require_whole(row, *fields: str, least: int = 1) -> None:
+    """Raises a ValueError unless the fields are whole numbers of at least `least`."""
+    for field in fields:
+        value = getattr(row, field)
+        whole = isinstance(value, int) and not isinstance(value, bool)
+        require(row, field, whole and value >= least, f"a whole number of at least {least}")
+
+
+def require_rate(row, *fields: str) -> None:
+    """Raises a ValueError unless the fields are shares in [0, 1)."""
+    for field in fields:
+        require(row, field, 0 <= getattr(row, field) < 1, "in [0, 1)")
+
+
+def require_positive(row, *fields: str) -> None:
+    """Raises a ValueError unless the fields are 0 or more."""
+    for field in fields:
+        require(row, field, getattr(row, field) >= 0, "0 or more")
+
+
+def require_choice(row, field: str, allowed: Collection[str]) -> None:
+    """Raises a ValueError unless the field is one of some names."""
+    require(row, field, getattr(row, field) in allowed, f"one of {', '.join(allowed)}")
+
+
+def pick(table: Mapping[str, Row], name: str, kind: str, where: str = "") -> Row:
+    """Returns a row of a table.
+
+    Args:
+        table: The rows by name, in lower case.
+        name: The wanted one, in any case.
+        kind: What a row is, such as "recipe".
+        where: Which command or function lists all of them; default the error lists them itself.
+
+    Raises:
+        ValueError: If there is no such row. The error names the closest ones.
+    """
+    if (key := str(name).lower()) in table:
+        return table[key]
+    near = difflib.get_close_matches(key, table, n=3, cutoff=0.4)
+    hint = f" Closest: {', '.join(near)}." if near else ""
+    raise ValueError(f"There is no {kind} {name!r}.{hint} {where or 'There are ' + ', '.join(table) + '.'}")

@@ -1,0 +1,1 @@
+"""Images in: sources, folders, augmentation, batches. Knows no model."""

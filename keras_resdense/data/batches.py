@@ -1,0 +1,185 @@
+"""From examples to batches: augmentation by Keras's layers, whose chances hang on the place, not on the machine.
+
+An image is cropped, and goes through RandAugment, alone, with seeds from (seed, epoch, number of the image,
+number of its repetition). Whatever a layer of Keras does to each image of a batch on its own is done to
+`GROUP` images at once, which costs a fraction of their time one by one; its seeds come from (seed, epoch,
+place of the group in the epoch). Batch b of an epoch therefore holds the same images, augmented alike, on any
+number of replicas and workers, and after a training was resumed at any step.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from keras_resdense.data.augment import (
+    augmentation_alone,
+    augmentation_together,
+    place_key,
+    resized,
+    shorter_side_resized,
+)
+from keras_resdense.data.examples import Examples
+from keras_resdense.data.plan import ImageRecipe, Plan
+from keras_resdense.data.tfdata import prefetch
+
+#: Images that are augmented together, and that mixup and cutmix mix with one another; where the batch is no
+#: multiple of it, groups are smaller.
+GROUP = 8
+#: Images of a batch in evaluation, of each replica.
+TEST_BATCH = 256
+#: Images that the normalisation of pixels is measured on.
+SAMPLE = 2048
+
+
+def steps_per_epoch(examples: Examples, recipe: ImageRecipe) -> int:
+    """Counts the batches of an epoch; images that fill no batch are left out of it.
+
+    Raises:
+        ValueError: If there are fewer images than a batch has.
+    """
+    if examples.count < recipe.batch_size:
+        raise ValueError(f"batch_size is {recipe.batch_size}, more than the {examples.count} training images.")
+    return examples.count // recipe.batch_size
+
+
+def training_batches(examples: Examples, plan: Plan, strategy, first_step: int = 0):
+    """Makes the endless batches of a training.
+
+    Args:
+        examples: To learn from.
+        plan: What is made of them.
+        strategy: Whose replicas share each batch.
+        first_step: Steps that are left out, because they have been made.
+
+    Returns:
+        A distributed data set of images `(batch, height, width, channels)` float32, pixels 0–255, and
+        classes `(batch, classes)` float32, of which each replica gets its share of the batch.
+
+    Raises:
+        ValueError: If a batch cannot be shared equally.
+    """
+    import tensorflow as tf
+
+    recipe = plan.recipe
+    steps, batch, replicas = steps_per_epoch(examples, recipe), recipe.batch_size, strategy.num_replicas_in_sync
+    if batch % (replicas * recipe.accumulation):
+        raise ValueError(
+            f"batch_size is {batch}; {replicas} replicas with an accumulation of {recipe.accumulation} need a multiple"
+            f" of {replicas * recipe.accumulation}."
+        )
+    first_epoch, skipped = divmod(first_step, steps)
+    group = GROUP if recipe.mixup or recipe.cutmix else math.gcd(batch, GROUP)
+    alone, together = augmentation_alone(plan), augmentation_together(plan)
+
+    def epoch_examples(epoch):
+        handles = examples.order(tf.stack([tf.constant(plan.seed, tf.int64), epoch]))
+        if recipe.repeats > 1:
+            handles = handles.flat_map(lambda handle: tf.data.Dataset.from_tensors(handle).repeat(recipe.repeats))
+        placed = tf.data.Dataset.zip(tf.data.Dataset.from_tensors(epoch).repeat(), handles.enumerate())
+        return placed.take(steps * batch)
+
+    def load(epoch, placed):
+        place, handle = placed
+        image, label, number = examples.read(handle)
+        image = alone(image, place_key(plan.seed, epoch, number * recipe.repeats + place % recipe.repeats))
+        return image, tf.one_hot(label, plan.classes), epoch, place
+
+    def augment(images, labels, epochs, places):
+        return together(images, labels, place_key(plan.seed, epochs[0], -1 - places[0]))
+
+    def share(context):
+        mine = batch // context.num_input_pipelines
+        if mine % group:
+            raise ValueError(
+                f"{group} images at a time are augmented together, but a worker's share of a step is {mine} images:"
+                " change batch_size."
+            )
+        elements = tf.data.Dataset.counter(first_epoch).flat_map(epoch_examples).skip(skipped * batch)
+        if context.num_input_pipelines > 1:
+            elements = elements.enumerate()
+            elements = elements.filter(lambda count, _: count % batch // mine == context.input_pipeline_id)
+            elements = elements.map(lambda _, element: element)
+        if examples.uniform and recipe.crop == "none" and not recipe.rand_augment:
+            elements = elements.batch(group, drop_remainder=True).map(load, tf.data.AUTOTUNE, deterministic=True)
+        else:
+            elements = elements.map(load, tf.data.AUTOTUNE, deterministic=True).batch(group, drop_remainder=True)
+        elements = elements.map(augment, tf.data.AUTOTUNE, deterministic=True)
+        return prefetch(elements.rebatch(batch // replicas, drop_remainder=True))
+
+    return strategy.distribute_datasets_from_function(share)
+
+
+def evaluation_batches(examples: Examples, plan: Plan, strategy=None):
+    """Makes batches of the images held out, the middle of each at the network's size, over and over.
+
+    Args:
+        examples: Held out.
+        plan: Of it, the size and the number of classes.
+        strategy: Whose replicas share the images; None for this machine alone, without any.
+
+    Returns:
+        The data set, and the steps of one pass over the images. It holds images
+        `(batch, height, width, channels)` float32, pixels 0–255, classes `(batch, classes)` float32, and
+        weights `(batch,)`: all batches are full, and what fills up the last weighs 0, the rest so much that
+        Keras's loss, which it divides by the filled batches, is the mean over the images.
+    """
+    import tensorflow as tf
+
+    strategy = strategy or tf.distribute.get_strategy()
+    replicas = strategy.num_replicas_in_sync
+    batch = min(TEST_BATCH, math.ceil(examples.count / replicas))
+    steps = math.ceil(examples.count / (batch * replicas))
+    crop = _test_crop(plan)
+
+    def load(handle):
+        image, label, _ = examples.read(handle)
+        return crop(image), tf.one_hot(label, plan.classes), steps * batch * replicas / examples.count
+
+    def share(context):
+        workers = context.num_input_pipelines
+        images = examples.order(None).shard(workers, context.input_pipeline_id)
+        images = images.map(load, tf.data.AUTOTUNE, deterministic=True)
+        filling = tf.nest.map_structure(lambda spec: tf.zeros(spec.shape, spec.dtype), images.element_spec)
+        images = images.concatenate(tf.data.Dataset.from_tensors(filling).repeat())
+        batches = images.batch(batch, drop_remainder=True).take(steps * (replicas // workers))
+        return prefetch(batches.repeat())
+
+    return strategy.distribute_datasets_from_function(share), steps
+
+
+def evaluation_image(image, plan: Plan):
+    """Makes one image `(height, width, channels)` ready for a network, as `evaluation_batches` does."""
+    return _test_crop(plan)(image)
+
+
+def pixel_statistics(examples: Examples, plan: Plan) -> tuple[list[float], list[float]]:
+    """Returns mean and standard deviation of each channel over `SAMPLE` of the images, the same ones always."""
+    import tensorflow as tf
+
+    crop = _test_crop(plan)
+    sample = examples.order(tf.constant([0, 0], tf.int64)).take(SAMPLE)
+    images = sample.map(lambda handle: crop(examples.read(handle)[0]), tf.data.AUTOTUNE, deterministic=True)
+    moments = np.mean(
+        [(x.mean((0, 1)), np.square(x).mean((0, 1))) for x in prefetch(images).as_numpy_iterator()], axis=0
+    )
+    mean, square = moments.astype("float64")
+    # A channel that never changes is not blown up.
+    return mean.tolist(), np.sqrt(np.maximum(square - mean**2, 1.0)).tolist()
+
+
+def _test_crop(plan: Plan):
+    """Returns a function from an image of any size to its middle of the network's size."""
+    import tensorflow as tf
+
+    height, width = plan.size
+
+    def crop(image):
+        if plan.recipe.crop == "none":
+            return resized(image, plan.size)
+        image = shorter_side_resized(image, plan.size, 1 / plan.recipe.test_crop)
+        top, left = (tf.shape(image)[0] - height) // 2, (tf.shape(image)[1] - width) // 2
+        return tf.image.crop_to_bounding_box(image, top, left, height, width)
+
+    return crop

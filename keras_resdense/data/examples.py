@@ -1,0 +1,100 @@
+"""Images and their classes, in an order that can be drawn anew."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+#: Share of the images held out where a data set has no split of its own.
+HELD_OUT = 0.2
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Examples:
+    """Images and their classes, in an order that can be drawn anew.
+
+    Attributes:
+        count: How many there are.
+        order: From a key, two whole numbers, to a `tf.data.Dataset` of handles in an order that depends on
+            the key alone; from None to their own order.
+        read: From a handle to an image `(height, width, channels)` uint8, its class and its number.
+        uniform: Whether all images are of one size and `read` takes many handles at once, too.
+    """
+
+    count: int
+    order: Callable[[Any], Any]
+    read: Callable[[Any], tuple[Any, Any, Any]]
+    uniform: bool = False
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ImageData:
+    """A data set.
+
+    Attributes:
+        name: What it was loaded by.
+        train: Examples to learn from.
+        test: Examples held out.
+        class_names: In the order of the classes' numbers.
+        image_shape: `(height, width, channels)`; height and width are None where sizes differ.
+    """
+
+    name: str
+    train: Examples
+    test: Examples
+    class_names: tuple[str, ...]
+    image_shape: tuple[int | None, int | None, int]
+
+
+def in_memory(handles, labels: np.ndarray, decode: Callable[[Any], Any] | None = None) -> Examples:
+    """Makes examples of what fits in memory.
+
+    Args:
+        handles: Pixels, encoded images or paths, `(examples, ...)`.
+        labels: Their classes, `(examples,)`.
+        decode: From one handle to an image `(height, width, channels)` uint8; None if handles are pixels.
+    """
+    import tensorflow as tf
+
+    with tf.device("CPU:0"):
+        handles, labels = tf.convert_to_tensor(handles), tf.convert_to_tensor(labels, tf.int64)
+    count = len(labels)
+
+    def order(key):
+        numbers = tf.range(count, dtype=tf.int64)
+        if key is not None:
+            numbers = tf.random.experimental.stateless_shuffle(numbers, key)
+        return tf.data.Dataset.from_tensor_slices(numbers)
+
+    def read(numbers):
+        image = tf.gather(handles, numbers)
+        return decode(image) if decode else image, tf.gather(labels, numbers), numbers
+
+    return Examples(count=count, order=order, read=read, uniform=decode is None)
+
+
+def split_stratified(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Splits examples so that each class gives the same share to both sides, the same ones always.
+
+    Args:
+        labels: Classes `(examples,)`.
+
+    Returns:
+        Numbers of the examples to train on, and of the `HELD_OUT` share to test on.
+
+    Raises:
+        ValueError: If a class has fewer than two examples, or there are fewer to hold out than classes.
+    """
+    from sklearn.model_selection import train_test_split
+
+    try:
+        train, test = train_test_split(np.arange(len(labels)), test_size=HELD_OUT, stratify=labels, random_state=0)
+    except ValueError as error:
+        raise ValueError(
+            f"{len(labels)} images of {len(np.unique(labels))} classes cannot be split into training and test images "
+            f"({error}): give every class more images, or name the two splits yourself."
+        ) from error
+    return np.sort(train), np.sort(test)

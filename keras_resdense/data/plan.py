@@ -1,0 +1,76 @@
+"""What the batches of a training are made of."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from keras_resdense.checks import require, require_choice, require_positive, require_rate, require_whole
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ImageRecipe:
+    """The part of a recipe that turns images and their classes into batches.
+
+    Attributes:
+        batch_size: Images that one update of the weights learns from, over all replicas together.
+        accumulation: Micro-batches that a replica splits its share of a batch into, so that a large batch fits in
+            little memory. Batch norm sees one micro-batch at a time.
+        loss: "categorical" cross-entropy over a softmax, or "binary" over a sigmoid of each class.
+        label_smoothing: Share of the target that is spread over all classes.
+        image_size: Side of the images in training, in pixels. 0 takes the data set's own size or, where that varies,
+            the size that the network was published for.
+        test_size: Side of the images in evaluation and in the saved model, in pixels; 0 for `image_size`.
+        crop: Crop of training images: "none", "scale" or "area", see `keras_resdense.data.augment`.
+        test_crop: Share of the shorter side that evaluation keeps, where training crops.
+        padding: Pixels of zeros around an image before a random crop of the old size.
+        flip: Whether images are mirrored left to right at random.
+        rand_augment: Magnitude, 0–10, of two random operations (1909.13719); 0 for none.
+        erasing: Whether a random rectangle is filled with noise (1708.04896).
+        mixup: α of mixup (1710.09412); 0 for none. With cutmix, each is applied to half of the batches.
+        cutmix: α of cutmix (1905.04899); 0 for none.
+        repeats: How often an image occurs in succession, each time augmented anew (1902.05509). An epoch keeps its
+            length and sees fewer images.
+    """
+
+    batch_size: int = 64
+    accumulation: int = 1
+    loss: str = "categorical"
+    label_smoothing: float = 0.0
+    image_size: int = 0
+    test_size: int = 0
+    crop: str = "none"
+    test_crop: float = 0.875
+    padding: int = 1
+    flip: bool = False
+    rand_augment: float = 0.0
+    erasing: bool = False
+    mixup: float = 0.0
+    cutmix: float = 0.0
+    repeats: int = 1
+
+    def __post_init__(self):
+        require_whole(self, "batch_size", "accumulation", "repeats")
+        require_whole(self, "image_size", "test_size", "padding", least=0)
+        require_positive(self, "mixup", "cutmix")
+        require_rate(self, "label_smoothing")
+        require_choice(self, "loss", ("categorical", "binary"))
+        require_choice(self, "crop", ("none", "scale", "area"))
+        require(self, "test_crop", 0 < self.test_crop <= 1, "above 0 and at most 1")
+        require(self, "rand_augment", 0 <= self.rand_augment <= 10, "from 0 to 10")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What the batches of one training are made of.
+
+    Attributes:
+        recipe: How images are cropped, augmented and mixed.
+        size: Height and width of an image for the network, in pixels.
+        classes: Number of classes.
+        seed: Seed of order and augmentation.
+    """
+
+    recipe: ImageRecipe
+    size: tuple[int, int]
+    classes: int
+    seed: int = 0

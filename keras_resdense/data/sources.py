@@ -1,0 +1,137 @@
+"""Images to train on: the embedded digits, any image classification data set of TFDS, or a folder of images.
+
+A set of examples is an order and a function that reads one: whatever is costly happens in the latter,
+which runs in parallel. The order of an epoch depends on its key alone, so that a training can be resumed
+anywhere and spread over any number of workers.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+
+from keras_resdense.data.examples import HELD_OUT, Examples, ImageData, in_memory, split_stratified
+
+#: Bytes of a data set that are kept in memory: as pixels if images are of one size and that is not more, else
+#: encoded; a larger one is streamed from its files.
+MEMORY_LIMIT = 4 * 2**30
+#: Examples of a streamed data set that are shuffled among one another, besides the order of its files.
+SHUFFLE_BLOCK = 16_384
+
+
+def load_data(name: str = "digits", data_dir: str | None = None, on_bad_image: str = "error") -> ImageData:
+    """Loads a data set.
+
+    Args:
+        name: "digits", scikit-learn's 1,797 handwritten digits of 8×8 pixels, which need no network; the
+            name of an image classification data set of TFDS; or a folder, see `keras_resdense.folder`.
+        data_dir: Folder where TFDS keeps its data sets; default TFDS's own.
+        on_bad_image: Of a folder: "error" to list all files that are no images and stop, "skip" to list
+            them and train without them.
+
+    Raises:
+        ValueError: If the data set is unknown, or a folder holds files that are no images.
+    """
+    if on_bad_image not in ("error", "skip"):
+        raise ValueError(f"on_bad_image is {on_bad_image!r}; it must be 'error' or 'skip'.")
+    if name == "digits":
+        return _digits()
+    if Path(name).is_dir():
+        from keras_resdense.data.folder import load_folder
+
+        return load_folder(Path(name), on_bad_image)
+    return _tfds(name, data_dir)
+
+
+def _digits() -> ImageData:
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    pixels = np.round(digits.images[..., None] * (255 / 16)).astype("uint8")
+    parts = split_stratified(digits.target)
+    train, test = (in_memory(pixels[part], digits.target[part]) for part in parts)
+    names = tuple(map(str, digits.target_names))
+    return ImageData(name="digits", train=train, test=test, class_names=names, image_shape=pixels.shape[1:])
+
+
+def _tfds(name: str, data_dir: str | None) -> ImageData:
+    import tensorflow_datasets as tfds
+
+    try:
+        builder = tfds.builder(name, data_dir=data_dir)
+    except tfds.core.DatasetNotFoundError as error:
+        raise ValueError(
+            f"There is no data set {name!r}: 'digits', a folder of images and the names of TFDS are allowed."
+        ) from error
+    features = builder.info.features
+    kinds = {"image": tfds.features.Image, "label": tfds.features.ClassLabel}
+    if not all(key in features and isinstance(features[key], kind) for key, kind in kinds.items()):
+        raise ValueError(f"{name} does not hold images with one class each, but {sorted(features)}.")
+    builder.download_and_prepare()
+    splits = builder.info.splits
+    # The test images of some sets, such as imagenet2012, come without classes: validation is preferred.
+    held_out = next((split for split in ("validation", "test") if split in splits), None)
+    load = _held_in_memory if builder.info.dataset_size <= MEMORY_LIMIT else _streamed
+    if held_out is None:
+        percent = round(100 * (1 - HELD_OUT))
+        train, test = load(builder, f"train[:{percent}%]"), load(builder, f"train[{percent}%:]")
+        print(f"{name} has no split to test on: the last {100 - percent} % of its training images are held out.")
+    else:
+        train, test = load(builder, "train"), load(builder, held_out)
+    height, width, channels = features["image"].shape
+    return ImageData(
+        name=name,
+        train=train,
+        test=test,
+        class_names=tuple(features["label"].names),
+        image_shape=(height, width, channels or 3),
+    )
+
+
+def _held_in_memory(builder, split: str) -> Examples:
+    import tensorflow as tf
+    import tensorflow_datasets as tfds
+
+    image, count = builder.info.features["image"], builder.info.splits[split].num_examples
+    uniform = None not in image.shape and image.dtype == np.uint8 and count * math.prod(image.shape) <= MEMORY_LIMIT
+    decoders = {} if uniform else {"image": tfds.decode.SkipDecoding()}
+    examples = builder.as_dataset(split=split, batch_size=-1, decoders=decoders)
+
+    def decode(encoded):
+        return tf.io.decode_image(encoded, channels=image.shape[-1] or 3, expand_animations=False)
+
+    return in_memory(examples["image"], examples["label"], None if uniform else decode)
+
+
+def _streamed(builder, split: str) -> Examples:
+    import tensorflow as tf
+    import tensorflow_datasets as tfds
+
+    if builder.info.file_format != tfds.core.FileFormat.TFRECORD or split not in builder.info.splits:
+        raise ValueError(
+            f"{builder.name} is larger than {MEMORY_LIMIT / 2**30:.0f} GiB and has no split {split!r} in TFRecord"
+            " files: prepare it with TFDS's default file format and a split 'validation' or 'test'."
+        )
+    features, fold_in = builder.info.features, tf.random.experimental.stateless_fold_in
+    files = [str(path) for path in builder.info.splits[split].filepaths]
+
+    def order(key):
+        if key is None:
+            return tf.data.TFRecordDataset(files)
+        names = tf.data.Dataset.from_tensor_slices(tf.random.experimental.stateless_shuffle(files, key))
+        records = names.interleave(tf.data.TFRecordDataset, cycle_length=16, block_length=16)
+
+        def shuffled(number, block):
+            block = tf.random.experimental.stateless_shuffle(block, fold_in(key, number))
+            return tf.data.Dataset.from_tensor_slices(block)
+
+        return records.batch(SHUFFLE_BLOCK).enumerate().flat_map(shuffled)
+
+    def read(record):
+        example = features.deserialize_example(record)
+        # A hash serves as the number of an example whose place in its file is not known.
+        return example["image"], example["label"], tf.strings.to_hash_bucket_fast(record, 2**31)
+
+    return Examples(count=builder.info.splits[split].num_examples, order=order, read=read)

@@ -1,0 +1,1 @@
+"""Built models into files, each read back and compared."""

@@ -1,0 +1,60 @@
+"""The functions that a SavedModel serves."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import keras
+
+
+def freeze(model: keras.Model) -> Callable:
+    """Returns a function from images to outputs whose graph holds the weights."""
+    import tensorflow as tf
+
+    kinds = model.trainable_variables, model.non_trainable_variables
+    weights = [[variable.numpy() for variable in kind] for kind in kinds]
+
+    # Both endpoints call the one graph that a signature allows, and the file has its constants once.
+    @tf.function(input_signature=[tf.TensorSpec(model.inputs[0].shape, model.inputs[0].dtype)])
+    def compute(images):
+        return model.stateless_call(*tf.nest.map_structure(tf.constant, weights), images, training=False)[0]
+
+    return compute
+
+
+def pixels_endpoint(model: keras.Model, compute: Callable, batch: int | None = None, dtype: str | None = None):
+    """Returns a function from images to outputs, and its signature."""
+    import tensorflow as tf
+
+    def serve(images):
+        return {"outputs": compute(tf.cast(images, model.inputs[0].dtype))}
+
+    spec = tf.TensorSpec((batch, *model.input_shape[1:]), dtype or model.inputs[0].dtype, name="images")
+    return serve, [spec]
+
+
+def files_endpoint(model: keras.Model, compute: Callable):
+    """Returns a function from encoded images to outputs, and its signature."""
+    import tensorflow as tf
+
+    _, *size, channels = model.input_shape
+
+    def decode(encoded):
+        image = tf.cast(tf.io.decode_image(encoded, channels=channels, expand_animations=False), tf.float32)
+        return image if None in size else tf.image.resize(image, size, antialias=True)
+
+    def serve(encoded):
+        spec = tf.TensorSpec((*size, channels), tf.float32)
+        images = tf.map_fn(decode, encoded, fn_output_signature=spec)
+        return {"outputs": compute(tf.cast(images, model.inputs[0].dtype))}
+
+    return serve, [tf.TensorSpec((None,), tf.string, name="encoded")]
+
+
+def write_endpoints(endpoints: dict, path: Path) -> None:
+    # The variables of the endpoints are found by themselves; a tracked model's are saved a second time.
+    archive = keras.export.ExportArchive()
+    for name, (serve, signature) in endpoints.items():
+        archive.add_endpoint(name, serve, input_signature=signature)
+    archive.write_out(path, verbose=False)

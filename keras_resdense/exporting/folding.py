@@ -1,0 +1,347 @@
+"""Networks rewritten for inference: the same numbers from fewer passes over memory.
+
+At inference a batch norm multiplies each channel by a scale and adds a shift. Where it follows a
+convolution, kernel and bias take both. Where it cannot, because it reads a sum or a concatenation that
+others read, too (pre-activation, dense blocks), a depthwise 1×1 convolution does it in one operation,
+and runtimes fuse the ReLU behind it; scale and shift alone would be two.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+
+import keras
+import numpy as np
+
+from keras_resdense.graph import is_graph
+from keras_resdense.networks.model import Model
+
+
+def fold_batch_norm(model: keras.Model) -> keras.Model:
+    """Rewrites a network for inference.
+
+    Every batch norm behind a convolution or dense layer that nothing else reads goes into it; dropout
+    and average pooling may stand between them, and zero padding where the shift is zero. Every other
+    batch norm over the channels of images, and every rescaling of them, becomes a depthwise 1×1
+    convolution of the same name.
+
+    Args:
+        model: Functional, or sequential and built; its layers may be models, too. It stays as it is.
+
+    Returns:
+        A functional model of plain Keras layers with the same inputs and outputs, which computes in
+        float32 whatever the precision of `model`.
+
+    Raises:
+        ValueError: If the graph of the model's layers is not known.
+    """
+    graph = _Graph(model, fold_batch_norm)
+    for name in list(graph.layers):
+        graph.fold(name)
+    return graph.build()
+
+
+def rewrite_for_phones(model: keras.Model) -> keras.Model:
+    """Rewrites a network as `fold_batch_norm` does, and further into what phones' runtimes do fast and in one go.
+
+    * Max pooling over one pixel, which keeps every n-th, becomes a depthwise 1×1 convolution with that stride; XNNPACK,
+      LiteRT's kernels for CPUs, does not know the former. Where channels of zeros are appended behind it (shortcut A),
+      one 1×1 convolution does both.
+    * A 1×1 convolution before an average pooling (dense networks' transitions) goes behind it: both are linear, and it
+      then computes only the pixels that are left.
+    * Average pooling without padding becomes a depthwise convolution, which XNNPACK has for bytes, too.
+    * The channels that a dense block concatenates are scaled to one range, as its batch norms know it, and back by
+      these: in 8 bits they share one step, in which those that vary little would drown.
+    """
+    graph = _Graph(model, rewrite_for_phones)
+    layout = (graph.append_channels, graph.subsample, graph.pool_first, graph.average)
+    for rewrite in (graph.fold, graph.drop_dropout, *layout, graph.equalise):
+        for name in list(graph.layers):
+            rewrite(name)
+    return graph.build()
+
+
+def in_float32(model: keras.Model) -> keras.Model:
+    """Returns a copy that computes in float32 and is otherwise the same; takes what `fold_batch_norm` takes."""
+    return _Graph(model, in_float32).build()
+
+
+class _Graph:
+    """A functional model as data.
+
+    Attributes:
+        config: Of the model, as `keras.Model.from_config` takes it.
+        layers: Its layers' part of it, by name.
+        objects: The layers themselves, and operations that are none, such as those of `keras.ops`.
+        reads_floats: Whether all inputs are floats, which convolutions ask for and rescalings do not.
+        weights: Of each layer, in the order of its `get_weights`.
+        uses: Of each layer, all references to its output, `[name, call, output]`. They are part of the
+            config: a new name in one is a new connection.
+        ranges: Of each batch norm that became a convolution, how far the channels that it reads go from 0.
+    """
+
+    def __init__(self, model: keras.Model, rewrite: Callable[[keras.Model], keras.Model]):
+        """Reads a model; layers that are models themselves are rewritten."""
+        if not is_graph(model):
+            raise ValueError(
+                f"{model.name!r} is a {type(model).__name__} whose graph of layers is not known; allowed are "
+                "functional models and sequential ones that start with keras.Input."
+            )
+        if isinstance(model, keras.Sequential):
+            model = keras.Model(model.inputs[0], model.outputs[0], name=model.name)
+        self.config = json.loads(model.to_json())["config"]
+        self.layers = {layer["name"]: layer for layer in self.config["layers"]}
+        self.objects = {operation.name: operation for operation in model.operations}
+        for name, layer in self.objects.items():
+            if isinstance(layer, keras.Model):
+                self.objects[name] = rewrite(layer)
+                self.layers[name] |= json.loads(self.objects[name].to_json())
+            elif isinstance(layer, keras.Layer) and not isinstance(layer, keras.layers.InputLayer):
+                self.layers[name]["config"]["dtype"] = "float32"
+        self.reads_floats = all("float" in tensor.dtype for tensor in model.inputs)
+        self.weights = {name: layer.get_weights() for name, layer in self.objects.items() if hasattr(layer, "weights")}
+        self.uses, self.ranges = {name: [] for name in self.layers}, {}
+        outputs = self.config["output_layers"]
+        outputs = [outputs] if isinstance(outputs[0], str) else outputs
+        for reference in [*_references([layer["inbound_nodes"] for layer in self.layers.values()]), *outputs]:
+            self.uses[reference[0]].append(reference)
+
+    def build(self) -> keras.Model:
+        """Returns the model that the graph now describes."""
+        self.config["layers"] = list(self.layers.values())
+        # Keras finds its own by module: names alone would take its function `add` for its layer Add.
+        kinds = {type(layer) for layer in self.objects.values() if not type(layer).__module__.startswith("keras.")}
+        classes = {kind.__name__: kind for kind in kinds}
+        model = Model.from_config(self.config, custom_objects=classes)
+        for layer in model.layers:
+            layer.set_weights(self.weights[layer.name])
+        return model
+
+    def fold(self, name: str) -> None:
+        """Folds a layer into the convolution before it or makes it one, if it scales and shifts channels."""
+        affine = _affine(self.objects[name], self._input_shape(name))
+        if affine is None:
+            return
+        scale, shift = affine
+        sources = self._sources(name)
+        target = self._target(sources[0], shift) if len(sources) == 1 else None
+        if target is not None:
+            self._absorb(target, scale, shift)
+            self._remove(name)
+        elif len(self._input_shape(name)) == 4 and self.reads_floats:
+            if isinstance(self.objects[name], keras.layers.BatchNormalization):
+                self.ranges[name] = _range(self.objects[name])
+            convolution = keras.layers.DepthwiseConv2D(1, name=name)
+            self._replace(name, convolution, [scale.reshape(1, 1, -1, 1), shift])
+
+    def drop_dropout(self, name: str) -> None:
+        """Removes a layer that does nothing at inference."""
+        if isinstance(self.objects[name], keras.layers.Dropout | keras.layers.SpatialDropout2D):
+            self._remove(name)
+
+    def append_channels(self, name: str) -> None:
+        """Makes a layer that appends channels behind a subsampling one convolution with it."""
+        layer = self.objects[name]
+        if not isinstance(layer, keras.layers.ZeroPadding2D) or layer.data_format != "channels_first":
+            return
+        source = self._sources(name)[0]
+        if _subsamples(self.objects[source]) and len(self.uses[source]) == 1:
+            channels = self._input_shape(source)[-1]
+            before, after = layer.padding[1]
+            strides = self.objects[source].strides
+            kernel = np.pad(np.eye(channels), ((0, 0), (before, after)))[None, None]
+            convolution = keras.layers.Conv2D(kernel.shape[-1], 1, strides=strides, use_bias=False, name=name)
+            self._replace(name, convolution, [kernel])
+            self._remove(source)
+
+    def subsample(self, name: str) -> None:
+        """Makes a pooling over one pixel a depthwise convolution."""
+        layer = self.objects[name]
+        if _subsamples(layer):
+            channels = self._input_shape(name)[-1]
+            convolution = keras.layers.DepthwiseConv2D(1, strides=layer.strides, use_bias=False, name=name)
+            self._replace(name, convolution, [np.ones((1, 1, channels, 1))])
+
+    def pool_first(self, name: str) -> None:
+        """Puts an average pooling before the 1×1 convolution that it reads."""
+        if not isinstance(self.objects[name], keras.layers.AveragePooling2D):
+            return
+        convolution = self._sources(name)[0]
+        layer = self.objects[convolution]
+        pointwise = isinstance(layer, keras.layers.Conv2D) and layer.kernel_size == layer.strides == (1, 1)
+        if not pointwise or self._target(convolution, np.zeros(1)) is None:
+            return
+        (pool_reads,) = _tensors(self.layers[name]["inbound_nodes"])
+        (convolution_reads,) = _tensors(self.layers[convolution]["inbound_nodes"])
+        between = pool_reads["keras_history"]
+        pool_reads |= convolution_reads
+        pooled = self.objects[name].compute_output_shape(pool_reads["shape"])
+        convolution_reads |= {"shape": [*pooled], "keras_history": between}
+        between[0] = name
+        for reference in self.uses[name]:
+            reference[0] = convolution
+        self.uses[convolution], self.uses[name] = self.uses[name], [between]
+
+    def average(self, name: str) -> None:
+        """Makes an average pooling without padding a depthwise convolution."""
+        layer = self.objects[name]
+        if not isinstance(layer, keras.layers.AveragePooling2D):
+            return
+        _, *sides, channels = self._input_shape(name)
+        tiles = layer.pool_size == layer.strides and all(side and side % layer.strides[0] == 0 for side in sides)
+        if layer.padding == "valid" or tiles:
+            size = layer.pool_size
+            convolution = keras.layers.DepthwiseConv2D(size, strides=layer.strides, use_bias=False, name=name)
+            self._replace(name, convolution, [np.full((*size, channels, 1), 1 / np.prod(size))])
+
+    def equalise(self, name: str) -> None:
+        """Scales what a dense block concatenates to one range, if convolutions make it and batch norms read it.
+
+        Args:
+            name: Of the batch norm behind the block, which alone reads all of it, or of any other layer.
+        """
+        end = self._sources(name)[0] if name in self.ranges else ""
+        if not isinstance(self.objects.get(end), keras.layers.Concatenate) or len(self.uses[end]) != 1:
+            return
+        channels = self._ingredients(end)
+        parts = [part for part in channels if not isinstance(self.objects[part], keras.layers.Concatenate)]
+        inner = [source for joined in channels.keys() - {*parts} for source in self._sources(joined)]
+        readers = {
+            reader: source
+            for reader in self.layers.keys() - channels.keys()
+            for source in self._sources(reader)
+            if source in channels
+        }
+        width = sum(channels[part].stop - channels[part].start for part in parts)
+        known = sum(len(self.uses[tensor]) for tensor in channels) == len(inner) + len(readers)
+        if (
+            known
+            and readers.keys() <= self.ranges.keys()
+            and width == len(self.ranges[name])
+            and all(self._is_linear(part) for part in parts)
+        ):
+            for part in parts:
+                self._absorb(part, 1 / self.ranges[name][channels[part]], 0.0)
+            for reader, source in readers.items():
+                kernel, bias = self.weights[reader]
+                self.weights[reader] = [kernel * self.ranges[name][channels[source]].reshape(1, 1, -1, 1), bias]
+
+    def _ingredients(self, name: str, start: int = 0) -> dict[str, slice]:
+        """Returns the channels in a concatenation of everything that it is made of, itself included."""
+        found, stop = {}, start
+        for tensor in _tensors(self.layers[name]["inbound_nodes"]):
+            source, stop = tensor["keras_history"][0], stop + tensor["shape"][-1]
+            if isinstance(self.objects[source], keras.layers.Concatenate):
+                found |= self._ingredients(source, stop - tensor["shape"][-1])
+            found[source] = slice(stop - tensor["shape"][-1], stop)
+        return found | {name: slice(start, stop)}
+
+    def _is_linear(self, name: str) -> bool:
+        """Says whether a layer is one that absorbs a scale, and is called once."""
+        layer = self.objects[name]
+        linear = isinstance(layer, _ABSORBING) and layer.activation is keras.activations.linear
+        return linear and len(self._sources(name)) == 1
+
+    def _sources(self, name: str) -> list[str]:
+        """Returns the layers that a layer reads, in all its calls."""
+        return [source for source, *_ in _references(self.layers[name]["inbound_nodes"])]
+
+    def _input_shape(self, name: str) -> list[int | None]:
+        """Returns the shape of what a layer reads in its first call, the batch first; [] if it reads nothing."""
+        return next(_tensors(self.layers[name]["inbound_nodes"]), {"shape": []})["shape"]
+
+    def _target(self, name: str, shift: np.ndarray) -> str | None:
+        """Returns the layer that can absorb what follows `name`, which is it or stands before it."""
+        sources = self._sources(name)
+        if len(self.uses[name]) != 1 or len(sources) != 1:
+            return None
+        layer = self.objects[name]
+        if isinstance(layer, _ABSORBING):
+            return name if self._is_linear(name) else None
+        padding = isinstance(layer, keras.layers.ZeroPadding2D) and layer.data_format == "channels_last"
+        if isinstance(layer, _TRANSPARENT) or (padding and not shift.any()):
+            return self._target(sources[0], shift)
+        return None
+
+    def _absorb(self, name: str, scale: np.ndarray, shift: np.ndarray) -> None:
+        kernel, *bias = self.weights[name]
+        # A depthwise kernel ends with channels and multiplier, every other one with the filters.
+        ending = kernel.shape[-2:] if isinstance(self.objects[name], keras.layers.DepthwiseConv2D) else (-1,)
+        bias = bias[0] if bias else 0.0
+        self.weights[name] = [kernel * scale.reshape(ending), bias * scale + shift]
+        self.layers[name]["config"]["use_bias"] = True
+
+    def _remove(self, name: str) -> None:
+        """Connects whatever reads a layer to the only source of it."""
+        (own,) = _references(self.layers[name]["inbound_nodes"])
+        for reference in self.uses[name]:
+            reference[0] = own[0]
+        others = [reference for reference in self.uses[own[0]] if reference is not own]
+        self.uses[own[0]] = others + self.uses[name]
+        del self.layers[name], self.uses[name]
+
+    def _replace(self, name: str, layer: keras.layers.Layer, weights: list[np.ndarray]) -> None:
+        layer.dtype_policy = "float32"
+        self.objects[name], self.weights[name] = layer, weights
+        self.layers[name] |= json.loads(json.dumps(keras.saving.serialize_keras_object(layer)))
+        for call in self.layers[name]["inbound_nodes"]:
+            call["kwargs"] = {}
+
+
+#: Layers with a kernel and a bias that can take a scale and a shift.
+_ABSORBING = (keras.layers.Conv2D, keras.layers.DepthwiseConv2D, keras.layers.Dense)
+#: Layers before which a channel can be scaled and shifted as well as behind.
+_TRANSPARENT = (
+    keras.layers.Dropout,
+    keras.layers.SpatialDropout2D,
+    keras.layers.AveragePooling2D,
+    keras.layers.GlobalAveragePooling2D,
+)
+
+
+def _tensors(structure) -> Iterator[dict]:
+    """Yields the description of every tensor in a part of a config."""
+    if isinstance(structure, dict) and "keras_history" in structure:
+        yield structure
+    elif isinstance(structure, dict | list):
+        for part in structure.values() if isinstance(structure, dict) else structure:
+            yield from _tensors(part)
+
+
+def _references(calls: list) -> Iterator[list]:
+    """Yields `[name, call, output]` of every tensor that some calls of layers read."""
+    return (tensor["keras_history"] for tensor in _tensors(calls))
+
+
+def _subsamples(layer: keras.layers.Layer) -> bool:
+    """Says whether a layer keeps every n-th pixel and nothing else."""
+    return isinstance(layer, keras.layers.MaxPooling2D) and layer.pool_size == (1, 1) and layer.strides != (1, 1)
+
+
+def _affine(layer: keras.layers.Layer, shape: list[int | None]) -> tuple[np.ndarray, np.ndarray] | None:
+    """Returns by what a layer multiplies each channel and what it adds, in float64; None if it does not.
+
+    Args:
+        layer: Any.
+        shape: Of its input, the batch first.
+    """
+    if isinstance(layer, keras.layers.BatchNormalization) and layer.axis in (-1, len(shape) - 1):
+        mean, variance = _float64(layer.moving_mean), _float64(layer.moving_variance)
+        scale = (_float64(layer.gamma) if layer.scale else 1.0) / np.sqrt(variance + layer.epsilon)
+        return scale, (_float64(layer.beta) if layer.center else 0.0) - mean * scale
+    if isinstance(layer, keras.layers.Rescaling):
+        channels = shape[-1:]
+        scale, shift = (np.asarray(value, "float64").reshape(-1) for value in (layer.scale, layer.offset))
+        if {scale.size, shift.size} <= {1, *channels}:
+            return np.broadcast_to(scale, channels), np.broadcast_to(shift, channels)
+    return None
+
+
+def _range(norm: keras.layers.BatchNormalization) -> np.ndarray:
+    """Returns how far from 0 nearly all values of each channel that a batch norm reads are: three deviations."""
+    return abs(_float64(norm.moving_mean)) + 3 * np.sqrt(_float64(norm.moving_variance) + norm.epsilon)
+
+
+def _float64(weight) -> np.ndarray:
+    return weight.numpy().astype("float64")

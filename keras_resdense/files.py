@@ -1,0 +1,71 @@
+"""Files that are whole or not there: everything is written under a temporary name, then renamed."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+
+@contextlib.contextmanager
+def staged(path: Path) -> Iterator[Path]:
+    """Gives a temporary path to write to, which takes the place of `path` if all goes well."""
+    with contextlib.ExitStack() as stack:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            folder = stack.enter_context(tempfile.TemporaryDirectory(dir=path.parent, prefix=".writing-"))
+        except OSError as error:
+            raise ValueError(f"{path} cannot be written: {error}. Choose a path in a folder of yours.") from error
+        temporary = Path(folder) / path.name
+        yield temporary
+        if path.is_dir():
+            # A folder is not replaced in one step: the old one goes where it is removed in the end.
+            path.rename(Path(folder) / "replaced")
+        os.replace(temporary, path)
+
+
+def check_target(path: Path, overwrite: bool) -> None:
+    """Raises a ValueError if there is something at a path that may not be replaced."""
+    if path.exists() and not overwrite:
+        raise ValueError(f"{path} exists: choose another path, or overwrite it (overwrite=True, --overwrite).")
+
+
+#: Beginning of the names of folders in which files are written.
+WRITING = ".writing-"
+
+
+@contextlib.contextmanager
+def replacing(path: Path, size: int = 0) -> Iterator[Path]:
+    """Gives a temporary name to write a file to, which takes the place of `path` once it is on the disk.
+
+    Args:
+        path: Of the file; its folder is made where missing.
+        size: Bytes that the disk must have room for, asked for before libraries write that a full disk crashes.
+
+    Raises:
+        OSError: If it cannot be written. What `path` was before, it still is.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=WRITING) as folder:
+            temporary = Path(folder) / path.name
+            if size and hasattr(os, "posix_fallocate"):
+                with tempfile.TemporaryFile(dir=folder) as file:
+                    os.posix_fallocate(file.fileno(), 0, size)
+            yield temporary
+            with open(temporary, "rb") as file:
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+    except OSError as error:
+        raise OSError(
+            f"{path} cannot be written ({error}). What was written before is whole: the same command goes on from it."
+        ) from error
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Removes what a killed process was writing with `replacing`, anywhere in a folder."""
+    for leftover in list(folder.rglob(f"{WRITING}*")):
+        shutil.rmtree(leftover)

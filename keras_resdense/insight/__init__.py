@@ -1,0 +1,1 @@
+"""Looking inside a built model: numbers first, pictures second."""

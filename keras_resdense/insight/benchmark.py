@@ -1,0 +1,127 @@
+"""How fast a network trains and predicts on this machine, and what memory that takes."""
+
+from __future__ import annotations
+
+import dataclasses
+import statistics
+from collections.abc import Sequence
+
+from keras_resdense.insight import stopwatch
+from keras_resdense.insight.analysis import count_macs, count_parameters
+from keras_resdense.networks import zoo
+from keras_resdense.training.recipes import Settings
+from keras_resdense.training.report import environment
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Timing:
+    """What was measured of one thing.
+
+    Attributes:
+        name: What it is.
+        seconds: Of each batch.
+        images_per_second: At the median of these.
+        peak_memory_mb: Most that the process has held until then, beyond what it held before there was a network;
+            None where the system does not tell.
+    """
+
+    name: str
+    seconds: Sequence[float]
+    images_per_second: float
+    peak_memory_mb: float | None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Measured:
+    """A network's speed.
+
+    Attributes:
+        variant: Its name.
+        image_size: Side of its images, in pixels.
+        batch_size: Images at once.
+        precision: In which it computed.
+        parameters: That it trains.
+        macs: Multiply-adds of one image.
+        processor: That computed.
+        environment: As `report.environment` tells it.
+        timings: Of "inference" and "training step".
+    """
+
+    variant: str
+    image_size: int
+    batch_size: int
+    precision: str
+    parameters: int
+    macs: int
+    processor: str
+    environment: dict
+    timings: Sequence[Timing]
+
+    def __str__(self) -> str:
+        versions = ", ".join(f"{name} {self.environment[name]}" for name in ("keras", "tensorflow"))
+        head = [
+            f"{self.variant}: {self.parameters:,} parameters, {self.macs / 1e6:,.0f} million multiply-adds an image",
+            f"{self.image_size} × {self.image_size} pixels, {self.batch_size} at once, {self.precision}; {versions}; "
+            f"{self.environment['cores']} cores, {self.processor}",
+            f"\n{'':14}{'ms':>9}{'least–most':>17}{'images/s':>11}{'peak MB':>10}",
+        ]
+        return "\n".join(head + [_line(timing) for timing in self.timings])
+
+
+def benchmark(
+    variant: str, *, image_size: int | None = None, batch_size: int = 32, steps: int = 10, precision: str = "float32"
+) -> Measured:
+    """Times `predict` and the gradient steps of `fit` on random images, with all of Keras's defaults.
+
+    Peak memory is that of the process: measure in a new one.
+
+    Args:
+        variant: Name of a variant.
+        image_size: Side of the images in pixels; default what the variant was published for.
+        batch_size: Images at once.
+        steps: To time of each, after two that do not count.
+        precision: As `Settings.precision`.
+
+    Raises:
+        ValueError: If there is no such variant, or a number or the precision makes no sense.
+    """
+    for name, value in (("batch_size", batch_size), ("steps", steps)):
+        if value < 1:
+            raise ValueError(f"{name} is {value}; it must be at least 1.")
+    row = zoo.get_row(variant)
+    side = row.stem.image_size if image_size is None else image_size
+    before = stopwatch.memory_mb("VmRSS")
+    with precision(Settings(precision=precision).precision):
+        model = zoo.create_model(variant, input_shape=(side, side, 3))
+    images, labels = stopwatch.random_batch(batch_size, side, row.stem.classes)
+
+    def timing(name: str, seconds: Sequence[float]) -> Timing:
+        peak = stopwatch.memory_mb()
+        return Timing(
+            name=name,
+            seconds=seconds,
+            images_per_second=batch_size / statistics.median(seconds),
+            peak_memory_mb=None if peak is None else peak - before,
+        )
+
+    predict = stopwatch.seconds(lambda: model.predict(images, batch_size=batch_size, verbose=0), steps)
+    inference = timing("inference", predict)
+    stopwatch.compile_model(model)
+    return Measured(
+        variant=variant.lower(),
+        image_size=side,
+        batch_size=batch_size,
+        precision=precision,
+        parameters=count_parameters(model),
+        macs=count_macs(model),
+        processor=stopwatch.processor(),
+        environment=environment(),
+        timings=[inference, timing("training step", stopwatch.fit_seconds(model, images, labels, steps))],
+    )
+
+
+def _line(timing: Timing) -> str:
+    low, middle, high = (1000 * of(timing.seconds) for of in (min, statistics.median, max))
+    memory = "unknown" if timing.peak_memory_mb is None else f"{timing.peak_memory_mb:.0f}"
+    spread = f"{low:.1f}–{high:.1f}"
+    return f"{timing.name:14}{middle:9.1f}{spread:>17}{timing.images_per_second:11.1f}{memory:>10}"

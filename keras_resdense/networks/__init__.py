@@ -1,0 +1,1 @@
+"""The networks: a paper is a file, a variant is a row."""

@@ -1,0 +1,259 @@
+"""All variants by name, and the builders users call.
+
+A builder takes the arguments of keras.applications with their meanings and defaults, but for
+`weights=None`: nothing is downloaded unless asked for.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import fnmatch
+import functools
+import inspect
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any, Concatenate, ParamSpec
+
+import keras
+
+from keras_resdense.checks import pick
+from keras_resdense.networks import densenet, layers, resnet, resnet_v2
+from keras_resdense.networks.model import Model
+from keras_resdense.pretrained.catalogue import download, find_weights
+from keras_resdense.pretrained.preprocessing import add_preprocessing
+from keras_resdense.pretrained.weights import load
+
+_KNOBS_BESIDE_WEIGHTS = (
+    "output_stride",
+    "weight_decay",
+    "drop_path",
+    "dropout",
+    "head_dropout",
+    "batch_norm_momentum",
+    "zero_init_last_gamma",
+    "memory_efficient",
+)
+
+#: Every variant: its name and its row. Change one with `dataclasses.replace(row, field=…)`.
+VARIANTS: dict[str, layers.Network] = resnet.RESNETS | resnet_v2.RESNETS_V2 | densenet.DENSENETS
+
+
+def list_models(pattern: str = "*") -> list[str]:
+    """Lists the names of variants that match a shell pattern such as `"resnet*d"`, ignoring case."""
+    return fnmatch.filter(VARIANTS, pattern.lower())
+
+
+def get_row(name: str) -> layers.Network:
+    """Returns the row of a variant.
+
+    Args:
+        name: Name of a variant, in any case.
+
+    Raises:
+        ValueError: If there is no such variant.
+    """
+    return pick(VARIANTS, name, "variant", "keras_resdense.list_models() names all.")
+
+
+def create_model(
+    variant: str | layers.Network,
+    include_top: bool = True,
+    weights: str | None = None,
+    input_tensor: Any = None,
+    input_shape: tuple[int | None, int | None, int] | None = None,
+    pooling: str | None = None,
+    classes: int | None = None,
+    classifier_activation: Any = "softmax",
+    name: str | None = None,
+    layer_prefix: str = "",
+    include_preprocessing: bool = False,
+) -> keras.Model:
+    """Builds a network.
+
+    Args:
+        variant: Name of a variant, or a row: one of `VARIANTS` changed by `dataclasses.replace`.
+        include_top: Whether to add global average pooling and the classifier.
+        weights: None for random weights; "imagenet" for the most accurate published set whose licence allows
+            free use; the name of a published set, see `list_weights`; or a path, see `weights.load`.
+        input_tensor: Keras tensor `(batch, height, width, channels)` to build on, such as the output of
+            preprocessing layers.
+        input_shape: `(height, width, channels)`. Height and width may be None. Default: the size the
+            variant was published for with `include_top`, else `(None, None, 3)`.
+        pooling: Without the top: None for the last feature map `(batch, height, width, channels)`;
+            "avg" or "max" for `(batch, channels)`.
+        classes: Outputs of the classifier. Default: of the data set the variant was published for.
+        classifier_activation: Of the classifier; None for logits.
+        name: Of the model; default the variant's.
+        layer_prefix: Put before the name of every layer, so that two models can be joined in one.
+        include_preprocessing: Whether the model takes pixels 0–255 in RGB and normalises them itself: as the
+            published set wants it, else by ImageNet's mean and deviation.
+
+    Returns:
+        An uncompiled functional model.
+
+    Raises:
+        ValueError: If an argument makes no sense; nothing has been built then.
+    """
+    row = get_row(variant) if isinstance(variant, str) else variant
+    if not isinstance(row, layers.Network):
+        raise ValueError(f"variant is {variant!r}; it must be a name or a row of keras_resdense.VARIANTS.")
+    if name is None:
+        name = variant.lower() if isinstance(variant, str) else type(row).__name__.lower()
+    classes = row.stem.classes if classes is None else classes
+    if isinstance(classes, bool) or not isinstance(classes, int) or classes < 1:
+        raise ValueError(f"classes is {classes!r}; it must be a whole number of at least 1.")
+    if pooling not in (None, "avg", "max"):
+        raise ValueError(f"pooling is {pooling!r}; it must be None, 'avg' or 'max'.")
+    activation = keras.activations.get(classifier_activation)
+    if input_shape is None:
+        side = row.stem.image_size if include_top else None
+        input_shape = (side, side, 3) if input_tensor is None else tuple(input_tensor.shape[1:])
+    file, preprocessing = _find_weights(variant, weights, include_top)
+    images = x = _images(input_tensor, input_shape, row, layer_prefix)
+
+    if include_preprocessing:
+        x = add_preprocessing(x, preprocessing, layer_prefix)
+    x = row.body(x, layer_prefix)
+    if include_top:
+        x = layers.add_head(x, classes, activation, row, layer_prefix)
+    elif pooling == "avg":
+        x = keras.layers.GlobalAveragePooling2D(name=f"{layer_prefix}avg_pool")(x)
+    elif pooling == "max":
+        x = keras.layers.GlobalMaxPooling2D(name=f"{layer_prefix}max_pool")(x)
+    sources = keras.utils.get_source_inputs(images)
+    inputs = sources[0] if len(sources) == 1 else sources
+    model = Model(inputs, x, name=name)
+    if file:
+        load(model, file, layer_prefix)
+    return model
+
+
+def _find_weights(variant, weights: str | None, include_top: bool) -> tuple[Path | None, str]:
+    """Returns the file to load, downloaded if it must be, and the preprocessing that goes with it."""
+    if weights is None:
+        return None, "torch"
+    if Path(weights).is_file():
+        return Path(weights), "torch"
+    found = find_weights(variant if isinstance(variant, str) else _variant_of(variant), weights)
+    return download(found, include_top), found.preprocessing
+
+
+def _variant_of(row: layers.Network) -> str:
+    """Names the variant whose weights fit a row: the one that differs in no knob that shapes them."""
+    for name, published in VARIANTS.items():
+        if isinstance(row, type(published)):
+            same = {knob: getattr(published, knob) for knob in _KNOBS_BESIDE_WEIGHTS if hasattr(published, knob)}
+            if dataclasses.replace(row, **same) == published:
+                return name
+    raise ValueError("No published weights fit this row: it is none of VARIANTS but for knobs that shape no weights.")
+
+
+def _images(input_tensor, input_shape, row: layers.Network, prefix: str):
+    """Returns the Keras tensor to build on, once its shape is known to fit the row."""
+    if keras.config.image_data_format() != "channels_last":
+        raise ValueError(
+            "keras_resdense builds (batch, height, width, channels); "
+            "call keras.config.set_image_data_format('channels_last') first."
+        )
+    least = row.stem.smallest_size
+    shape = tuple(input_shape)
+    fits = len(shape) == 3 and all(side is None or side >= least for side in shape[:2])
+    if not fits or not isinstance(shape[2], int) or shape[2] < 1:
+        raise ValueError(
+            f"The input's shape is {shape}; it must be (height, width, channels) with height and width None or "
+            f"at least {least} pixels, and at least one channel."
+        )
+    if input_tensor is None:
+        return keras.Input(shape, name=f"{prefix}images")
+    if tuple(input_tensor.shape[1:]) != shape:
+        raise ValueError(f"input_tensor has shape {tuple(input_tensor.shape)}, input_shape is {shape}: leave one out.")
+    return input_tensor if keras.utils.is_keras_tensor(input_tensor) else keras.Input(tensor=input_tensor)
+
+
+Arguments = ParamSpec("Arguments")
+
+
+_signature = functools.cache(partial(inspect.signature, eval_str=True))
+
+
+def _builder(create: Callable[Concatenate[str, Arguments], keras.Model], name: str) -> Callable[Arguments, keras.Model]:
+    """Returns `create` for one variant, with a signature and documentation of its own."""
+    variant = name.lower()
+    classes = VARIANTS[variant].stem.classes
+
+    def build(*args: Arguments.args, **kwargs: Arguments.kwargs) -> keras.Model:
+        return create(variant, *args, **kwargs)
+
+    signature = _signature(create)
+    _, *parameters = signature.parameters.values()
+    build.__signature__ = signature.replace(
+        parameters=[p.replace(default=classes, annotation=int) if p.name == "classes" else p for p in parameters]
+    )
+    build.__name__ = build.__qualname__ = name
+    _, after = inspect.getdoc(create).split("    include_top:", 1)
+    build.__doc__ = f"Builds {name}, as `create_model({variant!r}, …)` does.\n\nArgs:\n    include_top:{after}"
+    return build
+
+
+ResNet18 = _builder(create_model, "ResNet18")
+ResNet34 = _builder(create_model, "ResNet34")
+ResNet50 = _builder(create_model, "ResNet50")
+ResNet101 = _builder(create_model, "ResNet101")
+ResNet152 = _builder(create_model, "ResNet152")
+ResNet200 = _builder(create_model, "ResNet200")
+ResNet50V1 = _builder(create_model, "ResNet50V1")
+ResNet101V1 = _builder(create_model, "ResNet101V1")
+ResNet152V1 = _builder(create_model, "ResNet152V1")
+ResNet18D = _builder(create_model, "ResNet18D")
+ResNet34D = _builder(create_model, "ResNet34D")
+ResNet50D = _builder(create_model, "ResNet50D")
+ResNet101D = _builder(create_model, "ResNet101D")
+ResNet152D = _builder(create_model, "ResNet152D")
+ResNet200D = _builder(create_model, "ResNet200D")
+ResNeXt50_32x4d = _builder(create_model, "ResNeXt50_32x4d")
+ResNeXt101_32x8d = _builder(create_model, "ResNeXt101_32x8d")
+ResNeXt101_64x4d = _builder(create_model, "ResNeXt101_64x4d")
+WideResNet50_2 = _builder(create_model, "WideResNet50_2")
+WideResNet101_2 = _builder(create_model, "WideResNet101_2")
+SEResNet18 = _builder(create_model, "SEResNet18")
+SEResNet34 = _builder(create_model, "SEResNet34")
+SEResNet50 = _builder(create_model, "SEResNet50")
+SEResNet101 = _builder(create_model, "SEResNet101")
+SEResNet152 = _builder(create_model, "SEResNet152")
+ResNet18V2 = _builder(create_model, "ResNet18V2")
+ResNet34V2 = _builder(create_model, "ResNet34V2")
+ResNet50V2 = _builder(create_model, "ResNet50V2")
+ResNet101V2 = _builder(create_model, "ResNet101V2")
+ResNet152V2 = _builder(create_model, "ResNet152V2")
+ResNet200V2 = _builder(create_model, "ResNet200V2")
+ResNet50V2_Keras = _builder(create_model, "ResNet50V2_Keras")
+ResNet101V2_Keras = _builder(create_model, "ResNet101V2_Keras")
+ResNet152V2_Keras = _builder(create_model, "ResNet152V2_Keras")
+DenseNet121 = _builder(create_model, "DenseNet121")
+DenseNet161 = _builder(create_model, "DenseNet161")
+DenseNet169 = _builder(create_model, "DenseNet169")
+DenseNet201 = _builder(create_model, "DenseNet201")
+DenseNet264 = _builder(create_model, "DenseNet264")
+PlainNet18 = _builder(create_model, "PlainNet18")
+PlainNet34 = _builder(create_model, "PlainNet34")
+PlainNet20 = _builder(create_model, "PlainNet20")
+PlainNet32 = _builder(create_model, "PlainNet32")
+PlainNet44 = _builder(create_model, "PlainNet44")
+PlainNet56 = _builder(create_model, "PlainNet56")
+ResNet20 = _builder(create_model, "ResNet20")
+ResNet32 = _builder(create_model, "ResNet32")
+ResNet44 = _builder(create_model, "ResNet44")
+ResNet56 = _builder(create_model, "ResNet56")
+ResNet110 = _builder(create_model, "ResNet110")
+ResNet1202 = _builder(create_model, "ResNet1202")
+PreActResNet110 = _builder(create_model, "PreActResNet110")
+PreActResNet164 = _builder(create_model, "PreActResNet164")
+PreActResNet1001 = _builder(create_model, "PreActResNet1001")
+DenseNet40_12 = _builder(create_model, "DenseNet40_12")
+DenseNet100_12 = _builder(create_model, "DenseNet100_12")
+DenseNet100_24 = _builder(create_model, "DenseNet100_24")
+DenseNetBC40_12 = _builder(create_model, "DenseNetBC40_12")
+DenseNetBC100_12 = _builder(create_model, "DenseNetBC100_12")
+DenseNetBC250_24 = _builder(create_model, "DenseNetBC250_24")
+DenseNetBC190_40 = _builder(create_model, "DenseNetBC190_40")

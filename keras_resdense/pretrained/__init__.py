@@ -1,0 +1,1 @@
+"""Published weights: what there is, how images are prepared for them, and files into variables."""

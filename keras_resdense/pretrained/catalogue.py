@@ -1,0 +1,145 @@
+"""The published ImageNet-1k weights that fit our variants, and their download.
+
+The rows are in `published_weights.csv`. timm's come from its package's configurations and its
+`results/results-imagenet.csv` (top-1 at `input_size`); those of keras.applications from Keras's sources and
+documentation, with their MD5 sums.
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import functools
+import os
+import time
+from importlib import resources
+from pathlib import Path
+
+import keras
+
+KERAS_BASE = "https://storage.googleapis.com/tensorflow/keras-applications"
+#: Environment variable that names a mirror of `KERAS_BASE`; `HF_ENDPOINT` is the hub's own.
+KERAS_MIRROR = "KERAS_RESDENSE_KERAS_BASE"
+FREE_LICENCES = ("apache-2.0", "bsd-3-clause", "mit")
+ATTEMPTS = 3
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class WeightSet:
+    """A published set of weights.
+
+    Attributes:
+        variant: Which network it fits.
+        name: What `weights=` takes.
+        publisher: "timm" or "keras.applications".
+        location: Repository on the Hugging Face hub, or `folder/file#md5` under `KERAS_BASE`.
+        no_top_location: The same without the classifier, where published.
+        licence: As its publisher states it.
+        top1: Published accuracy on ImageNet's validation images, in percent; None where not published.
+        train_size: Side of the images in training, in pixels.
+        input_size: Side of the images `top1` was measured at.
+        crop: Share of the resized image's side that the central crop keeps then; None where not published.
+        interpolation: Of the resizing; None where not published.
+        preprocessing: Key of `keras_resdense.pretrained.preprocessing.PREPROCESSINGS`.
+    """
+
+    variant: str
+    name: str
+    publisher: str
+    location: str
+    no_top_location: str
+    licence: str
+    top1: float | None
+    train_size: int
+    input_size: int
+    crop: float | None
+    interpolation: str | None
+    preprocessing: str
+
+
+@functools.cache
+def published_weights() -> list[WeightSet]:
+    """Lists all published sets."""
+    with resources.files("keras_resdense.pretrained").joinpath("published_weights.csv").open(encoding="utf-8") as file:
+        return [
+            WeightSet(
+                **row
+                | {name: float(row[name]) if row[name] else None for name in ("top1", "crop")}
+                | {name: int(row[name]) for name in ("train_size", "input_size")}
+                | {"interpolation": row["interpolation"] or None}
+            )
+            for row in csv.DictReader(file)
+        ]
+
+
+def list_weights(variant: str) -> list[WeightSet]:
+    """Lists the published sets of weights of a variant, the most accurate first."""
+    fitting = [found for found in published_weights() if found.variant == variant.lower()]
+    return sorted(fitting, key=lambda found: -(found.top1 or 0))
+
+
+def find_weights(variant: str, name: str) -> WeightSet:
+    """Finds a published set.
+
+    Args:
+        variant: Name of a variant.
+        name: Of a set; "imagenet" for the most accurate one whose licence allows free use.
+
+    Raises:
+        ValueError: If there is none.
+    """
+    sets = list_weights(variant)
+    fitting = [s for s in sets if s.name == name or (name == "imagenet" and s.licence in FREE_LICENCES)]
+    if fitting:
+        return fitting[0]
+    names = ", ".join(s.name for s in sets) or "none"
+    raise ValueError(f"weights is {name!r}: no file, and no published set of {variant}. There are: {names}.")
+
+
+def download(found: WeightSet, include_top: bool = True) -> Path:
+    """Fetches a published set into its publisher's usual cache, or finds it there without network.
+
+    Args:
+        found: Which.
+        include_top: Whether the classifier is needed, too.
+
+    Returns:
+        Path of the file.
+
+    Raises:
+        OSError: If it is not in the cache and cannot be had; says what to put where by hand.
+    """
+    if found.publisher == "timm":
+        return _from_hub(found.location)
+    return _from_keras(found.location if include_top else found.no_top_location)
+
+
+def _from_hub(repository: str) -> Path:
+    import huggingface_hub
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        return Path(huggingface_hub.hf_hub_download(repository, "model.safetensors"))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        endpoint = huggingface_hub.constants.ENDPOINT
+        raise OSError(
+            f"{endpoint}/{repository}/resolve/main/model.safetensors could not be had ({error}). Download it where "
+            f"there is a network and pass its path as weights=, or name a mirror in HF_ENDPOINT."
+        ) from error
+
+
+def _from_keras(location: str) -> Path:
+    file, md5 = location.split("#")
+    url = f"{os.environ.get(KERAS_MIRROR, KERAS_BASE).rstrip('/')}/{file}"
+    failure = None
+    for attempt in range(ATTEMPTS):
+        time.sleep(attempt)
+        try:
+            return Path(keras.utils.get_file(origin=url, cache_subdir="models", file_hash=md5))
+        except Exception as error:  # get_file raises no narrower class where the network fails
+            failure = error
+    home = Path(os.environ.get("KERAS_HOME", Path.home() / ".keras"))
+    raise OSError(
+        f"{url} could not be had ({failure}). Download it where there is a network and put it at "
+        f"{home / 'models' / Path(file).name}, or name a mirror in {KERAS_MIRROR}."
+    ) from failure

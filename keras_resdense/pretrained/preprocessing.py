@@ -1,0 +1,112 @@
+"""From pixels to what published weights were trained on, and from probabilities to names of classes."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import functools
+from importlib import resources
+
+import keras
+import numpy as np
+
+from keras_resdense.checks import pick
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Preprocessing:
+    """How pixels 0–255 in RGB become a network's input: `(pixels - mean) / deviation`, channel by channel.
+
+    Attributes:
+        mean: Subtracted, in pixels, in the order of the network's channels.
+        deviation: Divided by, in pixels.
+        reversed_channels: Whether the network's channels are blue, green, red.
+    """
+
+    mean: tuple[float, float, float]
+    deviation: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    reversed_channels: bool = False
+
+
+#: By the names that keras.applications gives its modes; "half" is timm's mean and deviation of 0.5.
+PREPROCESSINGS = {
+    "torch": Preprocessing(
+        mean=(0.485 * 255, 0.456 * 255, 0.406 * 255), deviation=(0.229 * 255, 0.224 * 255, 0.225 * 255)
+    ),
+    "half": Preprocessing(mean=(127.5, 127.5, 127.5), deviation=(127.5, 127.5, 127.5)),
+    "tf": Preprocessing(mean=(127.5, 127.5, 127.5), deviation=(127.5, 127.5, 127.5)),
+    "caffe": Preprocessing(mean=(103.939, 116.779, 123.68), reversed_channels=True),
+}
+
+
+def preprocess_input(images, preprocessing: str = "torch"):
+    """Turns pixels into a network's input, as keras.applications' functions of this name do.
+
+    Args:
+        images: Pixels 0–255 in RGB, `(height, width, 3)` with any axes before: an array or a tensor.
+        preprocessing: Key of `PREPROCESSINGS`, such as `list_weights(variant)[0].preprocessing`.
+
+    Returns:
+        Of the shape of `images`, float32: an array for an array, a tensor for a tensor.
+
+    Raises:
+        ValueError: If there is no such preprocessing, or the last axis is not RGB.
+    """
+    rule = pick(PREPROCESSINGS, preprocessing, "preprocessing")
+    if images.shape[-1] != 3:
+        raise ValueError(f"The images have shape {tuple(images.shape)}; their last axis must be RGB.")
+    if isinstance(images, np.ndarray):
+        ordered = images[..., ::-1] if rule.reversed_channels else images
+        return ((ordered - np.array(rule.mean)) / np.array(rule.deviation)).astype("float32")
+    ordered = keras.ops.flip(images, axis=-1) if rule.reversed_channels else images
+    return (keras.ops.cast(ordered, "float32") - rule.mean) / rule.deviation
+
+
+def add_preprocessing(x, preprocessing: str, prefix: str = ""):
+    """Adds layers that do what `preprocess_input` does.
+
+    Args:
+        x: Keras tensor of pixels 0–255, `(batch, height, width, channels)`. Where these are not RGB, all
+            take the mean over the three of mean and deviation.
+        preprocessing: Key of `PREPROCESSINGS`.
+        prefix: Put before the names of the layers.
+
+    Returns:
+        Keras tensor of the same shape.
+    """
+    rule = pick(PREPROCESSINGS, preprocessing, "preprocessing")
+    mean, deviation = np.array(rule.mean), np.array(rule.deviation)
+    if x.shape[-1] != 3:
+        mean, deviation = mean.mean(), deviation.mean()
+    elif rule.reversed_channels:
+        x = keras.ops.flip(x, axis=-1)
+    scale, offset = 1 / deviation, -mean / deviation
+    return keras.layers.Rescaling(scale.tolist(), offset.tolist(), name=f"{prefix}normalise")(x)
+
+
+def decode_predictions(predictions: np.ndarray, top: int = 5) -> list[list[tuple[str, str, float]]]:
+    """Names the most probable of the 1000 classes of ImageNet, as keras.applications does, without network.
+
+    Args:
+        predictions: `(batch, 1000)`.
+        top: How many classes to name.
+
+    Returns:
+        Of each image, most probable first: WordNet's id, name, probability.
+
+    Raises:
+        ValueError: If there are not 1000 classes.
+    """
+    if predictions.ndim != 2 or predictions.shape[1] != 1000:
+        raise ValueError(f"The predictions have shape {predictions.shape}; (batch, 1000) is needed.")
+    order = np.argsort(-predictions, axis=1)[:, :top]
+    return [
+        [(*imagenet_classes()[i], float(row[i])) for i in best] for row, best in zip(predictions, order, strict=True)
+    ]
+
+
+@functools.cache
+def imagenet_classes() -> list[tuple[str, str]]:
+    """Lists the classes of ImageNet-1k: WordNet's id and the first of its words for it."""
+    with resources.files("keras_resdense.pretrained").joinpath("imagenet_classes.csv").open(encoding="utf-8") as file:
+        return [(row["wordnet_id"], row["name"]) for row in csv.DictReader(file)]

@@ -1,0 +1,223 @@
+"""Using what was trained: a run's folder, or a model of any format, on images or held-out data."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import shutil
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from keras_resdense.data.batches import evaluation_batches, evaluation_image
+from keras_resdense.data.examples import Examples
+from keras_resdense.data.folder import SUFFIXES, decode_image
+from keras_resdense.data.plan import Plan
+from keras_resdense.data.sources import load_data
+from keras_resdense.data.tfdata import prefetch
+from keras_resdense.exporting.export import Export, export
+from keras_resdense.exporting.formats import Exporter
+from keras_resdense.exporting.read import load_keras, load_runner
+from keras_resdense.files import check_target, staged
+from keras_resdense.training import recipes
+from keras_resdense.training.recipes import RECIPE_FILE, Recipe, Settings
+
+
+def predict(
+    model: Path, images: Sequence[Path], labels: Path | None = None, top: int = 5
+) -> Iterator[tuple[Path, list[tuple[str, float]]]]:
+    """Classifies images, prepared as in evaluation.
+
+    Args:
+        model: As `load_runner` takes it.
+        images: Files, or folders of them.
+        labels: File of class names, one a line; default `labels.txt` beside the model, or numbers.
+        top: Classes to name of each image.
+
+    Yields:
+        Each image's file and its likeliest classes with their probabilities, the likeliest first.
+
+    Raises:
+        ValueError: If a file is no image, or there is none, or the names are not those of the model's classes.
+    """
+    if top < 1:
+        raise ValueError(f"top is {top}; it must be at least 1.")
+    run, path = load_runner(model)
+    beside = path.parent / "labels.txt"
+    labels = labels or (beside if beside.is_file() else None)
+    names = labels.read_text(encoding="utf-8").splitlines() if labels else None
+    plan = _plan(_described(path)[0], run.shape, classes=1)
+    files = [file for given in images for file in _files(given)]
+    if not files:
+        raise ValueError(f"There are no images in {', '.join(map(str, images))}.")
+    for file in files:
+        try:
+            pixels = decode_image(file.read_bytes())
+        except ValueError as error:
+            raise ValueError(f"{file}: {error}") from error
+        if run.shape[-1] == 1:
+            pixels = np.rint(pixels @ [0.299, 0.587, 0.114]).astype("uint8")[..., None]
+        prepared = evaluation_image(pixels, plan)
+        probabilities = run(prepared.numpy()[None])[0]
+        if names and len(names) != len(probabilities):
+            raise ValueError(f"{labels} has {len(names)} names for {len(probabilities)} classes of {path}.")
+        best = np.argsort(-probabilities)[:top]
+        yield file, [(names[number] if names else str(number), float(probabilities[number])) for number in best]
+
+
+def evaluate(
+    model: Path, data: str | None = None, data_dir: str | None = None, on_bad_image: str | None = None
+) -> dict[str, float]:
+    """Measures a model on the images held out of a data set.
+
+    Args:
+        model: As `load_runner` takes it.
+        data: As `load_data` takes it; default what its run was trained on.
+        data_dir: Folder where TFDS keeps its data sets; default that of its run.
+        on_bad_image: As `load_data` takes it; default that of its run, or "error".
+
+    Returns:
+        "accuracy", "loss" and "images", their number.
+
+    Raises:
+        ValueError: If no data set is named, and there is no run to look it up, or the data do not fit the model.
+    """
+    run, path = load_runner(model)
+    recipe, settings = _described(path)
+    if data is None and recipe is None:
+        raise ValueError(f"{path} is no part of a run that names its data: say --data.")
+    name = data or recipe.data
+    loaded = load_data(name, data_dir or settings.data_dir or None, on_bad_image or settings.on_bad_image)
+    plan = _plan(recipe, run.shape, len(loaded.class_names))
+    batches, steps = evaluation_batches(loaded.test, plan)
+    right, loss = 0, 0.0
+    for images, classes, weights in itertools.islice(batches.as_numpy_iterator(), steps):
+        if images.shape[-1] != run.shape[-1]:
+            raise ValueError(
+                f"{path} takes images of {run.shape[-1]} channels; those of {name} have {images.shape[-1]}."
+            )
+        probabilities, labels = run(images[weights > 0]), classes[weights > 0].argmax(-1)
+        if probabilities.shape[-1] != plan.classes:
+            raise ValueError(f"{path} knows {probabilities.shape[-1]} classes; {name} has {plan.classes}.")
+        right += int((probabilities.argmax(-1) == labels).sum())
+        loss -= float(np.log(np.maximum(probabilities[np.arange(len(labels)), labels], 1e-7)).sum())
+    return {"accuracy": right / loaded.test.count, "loss": loss / loaded.test.count, "images": loaded.test.count}
+
+
+def _described(path: Path) -> tuple[Recipe | None, Settings]:
+    """Returns recipe and settings of the run that a file is part of, if it is."""
+    described = path.parent / RECIPE_FILE
+    return recipes.read(described) if described.is_file() else (None, Settings())
+
+
+def _plan(recipe: Recipe | None, shape: tuple[int, ...], classes: int) -> Plan:
+    return Plan(recipe=recipe or Recipe(), size=shape[:2], classes=classes)
+
+
+def _files(given: Path) -> list[Path]:
+    if given.is_dir():
+        return sorted(path for path in given.rglob("*") if path.suffix.lower() in SUFFIXES)
+    if not given.is_file():
+        raise ValueError(f"There is no {given}.")
+    return [given]
+
+
+#: What of a run's card goes where artefacts of it go, and under which name; a README.md may be there already.
+CARD = {"README.md": "card.md", "curves.png": "curves.png", "confusion.png": "confusion.png"}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Images:
+    """Which images the exports of a run are made and measured with.
+
+    Attributes:
+        calibration: Data set or folder whose training images set the ranges of quantised activations, as
+            `load_data` takes it; "" for what the run was trained on.
+        calibration_images: How many of them.
+        compared_images: How many of the run's images held out an export is compared on, at most.
+        data_dir: Folder where TFDS keeps its data sets; "" for the run's.
+    """
+
+    calibration: str = ""
+    calibration_images: int = 256
+    compared_images: int = 1024
+    data_dir: str = ""
+
+    def __post_init__(self):
+        for name in ("calibration_images", "compared_images"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1.")
+
+
+def export_run(
+    run: Path,
+    exporters: Sequence[Exporter],
+    chosen: Images | None = None,
+    folder: Path | None = None,
+    overwrite: bool = False,
+) -> list[Export]:
+    """Exports the model of a run.
+
+    Args:
+        run: Its folder.
+        exporters: Rows of `EXPORTERS`, or others made of them.
+        chosen: Images to use; default `Images()`.
+        folder: Where the artefacts are written, and the run's card beside them; default the run's.
+        overwrite: Whether artefacts of the same names may be replaced.
+
+    Returns:
+        What was measured.
+
+    Raises:
+        ValueError: If there is no such run, or as `keras_resdense.export`.
+    """
+    chosen = chosen or Images()
+    if not (run / RECIPE_FILE).is_file():
+        raise ValueError(f"{run} is not the folder of a run: it holds no {RECIPE_FILE}.")
+    paths = [(folder or run) / exporter.file_name for exporter in exporters]
+    for path in paths:
+        check_target(path, overwrite)
+    model = load_keras(run)
+    recipe, settings = recipes.read(run / RECIPE_FILE)
+    data_dir = chosen.data_dir or settings.data_dir or None
+    data = load_data(recipe.data, data_dir, settings.on_bad_image)
+    plan = Plan(recipe=recipe, size=model.input_shape[1:3], classes=len(data.class_names))
+    images, labels = draw(data.test, plan, chosen.compared_images)
+    calibration = None
+    if any(exporter.calibrated for exporter in exporters):
+        source = load_data(chosen.calibration, data_dir, settings.on_bad_image) if chosen.calibration else data
+        calibration, _ = draw(source.train, plan, chosen.calibration_images)
+    exports = [
+        export(
+            model,
+            path,
+            exporter,
+            images,
+            labels,
+            calibration=calibration,
+            class_names=data.class_names,
+            overwrite=overwrite,
+        )
+        for exporter, path in zip(exporters, paths, strict=True)
+    ]
+    if folder and folder.resolve() != run.resolve():
+        _copy_card(run, folder)
+    return exports
+
+
+def draw(examples: Examples, plan: Plan, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Returns some images `(images, height, width, channels)` of pixels 0–255 and their classes; always the same."""
+    images, labels = [], []
+    for handle in prefetch(examples.order((0, 0)).take(count)):
+        image, label, _ = examples.read(handle)
+        images.append(evaluation_image(image, plan).numpy())
+        labels.append(int(label))
+    return np.stack(images), np.array(labels)
+
+
+def _copy_card(run: Path, folder: Path) -> None:
+    for name, target in CARD.items():
+        if (run / name).is_file():
+            with staged(folder / target) as temporary:
+                shutil.copyfile(run / name, temporary)

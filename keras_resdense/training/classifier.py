@@ -1,0 +1,70 @@
+"""The network of a recipe, built for a data set."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import keras
+import numpy as np
+
+from keras_resdense.data.examples import ImageData
+from keras_resdense.data.plan import Plan
+from keras_resdense.networks import zoo
+from keras_resdense.training.recipes import Recipe
+
+
+def network(recipe: Recipe, memory_efficient: bool = False):
+    """Returns the row of a recipe's network, with what the recipe asks of it.
+
+    Args:
+        recipe: Whose network.
+        memory_efficient: Of a dense network, see `DenseStyle`.
+
+    Raises:
+        ValueError: If there is no such variant, or it has no such knob.
+    """
+    row = zoo.get_row(recipe.model)
+    wanted = {field: getattr(recipe, field) for field in ("drop_path", "dropout") if getattr(recipe, field)}
+    wanted |= {"memory_efficient": True} if memory_efficient else {}
+    for field in wanted:
+        if not hasattr(row, field):
+            raise ValueError(f"{recipe.model} is a {type(row).__name__}, which has no {field}: leave it out.")
+    # Optimisers that decay weights by themselves would otherwise do it twice.
+    decay = recipe.weight_decay if recipe.optimizer == "sgd" else 0.0
+    return dataclasses.replace(row, weight_decay=decay, **wanted)
+
+
+def build_classifier(row, plan: Plan, normalisation, channels: int) -> keras.Model:
+    """Builds a recipe's network for images of 0–255.
+
+    Args:
+        row: Of the network.
+        plan: Whose recipe and size.
+        normalisation: Mean and standard deviation of each channel.
+        channels: Of an image.
+    """
+    recipe = plan.recipe
+    images = keras.Input((*plan.size, channels), name="images")
+    mean, deviation = map(np.array, normalisation)
+    x = keras.layers.Rescaling((1 / deviation).tolist(), (-mean / deviation).tolist(), name="normalise")(images)
+    return zoo.create_model(
+        row,
+        weights=recipe.weights or None,
+        input_tensor=x,
+        classes=plan.classes,
+        classifier_activation="sigmoid" if recipe.loss == "binary" else "softmax",
+        name=recipe.model,
+    )
+
+
+def plan_of(recipe: Recipe, data: ImageData, row, seed: int) -> Plan:
+    size = image_size_of(recipe, data, row, recipe.image_size)
+    return Plan(recipe=recipe, size=size, classes=len(data.class_names), seed=seed)
+
+
+def image_size_of(recipe: Recipe, data: ImageData, row, wanted: int) -> tuple[int, int]:
+    side = wanted or recipe.image_size
+    if side:
+        return side, side
+    height, width, _ = data.image_shape
+    return (height, width) if height and width else (row.stem.image_size,) * 2

@@ -1,0 +1,113 @@
+"""What keeps a training's state: checkpoints, history and best weights."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import math
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import keras
+
+from keras_resdense.training import checkpoints, report, workers
+from keras_resdense.training.checkpoints import Position
+from keras_resdense.training.optimisation import Phase
+
+
+class Interrupted(Exception):
+    """The training was asked to stop, and its state is saved."""
+
+
+class Keeper(keras.callbacks.Callback):
+    """Writes checkpoints, the history and the best weights; stops at a NaN and when asked to.
+
+    It stands before the callback that swaps averaged weights in for evaluation: at the end of one they are
+    still there.
+    """
+
+    def __init__(self, folder: Path, chief: bool, steps: int, save_every: int):
+        super().__init__()
+        self.folder, self.chief, self.steps, self.save_every = folder, chief, steps, save_every
+        self.position, self.epoch_start, self.started, self.stopping = Position(), 0, 0.0, False
+
+    def restore(self, phase: Phase) -> int:
+        """Sets the model to the last checkpoint of a phase, if there is one; returns the steps made so far.
+
+        Raises:
+            ValueError: If other workers stand elsewhere.
+        """
+        found = checkpoints.restore(self.folder / "checkpoints", self.model, phase.number)
+        begin = dataclasses.replace(self.position, phase=phase.number, step=phase.first * self.steps)
+        self.position = found or begin
+        if workers.mean(self.model.distribute_strategy, self.position.step) != self.position.step:
+            raise ValueError(
+                f"The last checkpoint that this worker sees in {self.folder} is of step {self.position.step}, others"
+                " see another: give all workers one --folder, on a file system that they share."
+            )
+        return self.position.step
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.epoch_start, self.started = self.position.step, time.perf_counter()
+        if self.epoch_start % self.steps:
+            # Keras has just reset the metrics of the epoch that goes on.
+            checkpoints.restore(self.folder / "checkpoints", self.model, self.position.phase)
+
+    def on_train_batch_end(self, batch, logs=None):
+        before, step = self.position.step, self.epoch_start + batch + 1
+        if not math.isfinite(logs["loss"]):
+            raise checkpoints.diverged(f"The loss is {float(logs['loss'])}", self.folder / "checkpoints", step)
+        self.position = dataclasses.replace(self.position, step=step)
+        # After its last step an epoch has still to be evaluated.
+        if step % self.steps:
+            self._stop_if_asked()
+        if self.save_every and step // self.save_every > before // self.save_every and step % self.steps:
+            self._save()
+
+    def on_test_end(self, logs=None):
+        if logs["accuracy"] > self.position.best:
+            self.position = dataclasses.replace(self.position, best=float(logs["accuracy"]))
+            if self.chief:
+                checkpoints.save_weights(self.folder / "best.weights.h5", self.model)
+
+    def on_epoch_end(self, epoch, logs=None):
+        rate = float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate))
+        measured = {name: float(value) for name, value in logs.items()}
+        row = {"epoch": epoch + 1, **measured, "learning_rate": rate, "seconds": time.perf_counter() - self.started}
+        self.position = dataclasses.replace(self.position, history=(*self.position.history, row))
+        if self.chief:
+            report.write_history(self.folder / "history.csv", self.position.history)
+        self._save()
+        self._stop_if_asked()
+
+    def _stop_if_asked(self) -> None:
+        # Only together can workers save; one may hear of the end before the others.
+        if workers.mean(self.model.distribute_strategy, self.stopping):
+            self._save()
+            step = self.position.step
+            raise Interrupted(f"Stopped as asked, saved at step {step}: the same command goes on from there.")
+
+    def _save(self) -> None:
+        checkpoints.save(self.folder / "checkpoints", self.model, self.position, write=self.chief)
+        # Until the chief has written it, no other worker reads the newest.
+        workers.mean(self.model.distribute_strategy, 0.0)
+
+
+@contextlib.contextmanager
+def stopping_on_request(keeper: Keeper) -> Iterator[None]:
+    """Lets SIGTERM stop the training after its present step. Only the main thread can listen to it."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(*_):
+        keeper.stopping = True
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -1,0 +1,81 @@
+"""Phases of a training, their learning rates and their optimisers."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+
+import keras
+
+from keras_resdense.graph import all_layers
+from keras_resdense.training.recipes import Recipe, Settings
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Phase:
+    """Epochs that are trained with one optimiser."""
+
+    number: int
+    first: int
+    last: int
+    frozen: bool
+
+
+def phases_of(recipe: Recipe) -> list[Phase]:
+    borders = [0, recipe.frozen_epochs, recipe.epochs] if recipe.frozen_epochs else [0, recipe.epochs]
+    spans = itertools.pairwise(borders)
+    return [
+        Phase(number=number, first=first, last=last, frozen=last == recipe.frozen_epochs)
+        for number, (first, last) in enumerate(spans)
+    ]
+
+
+def compile_phase(model: keras.Model, phase: Phase, recipe: Recipe, settings: Settings, steps: int) -> None:
+    for layer in all_layers(model):
+        layer.trainable = layer.name == "predictions" if phase.frozen else True
+        if settings.sync_batch_norm and isinstance(layer, keras.layers.BatchNormalization):
+            layer.synchronized = True
+    model.compile(
+        _optimizer(model, phase, recipe, steps),
+        "binary_crossentropy" if recipe.loss == "binary" else "categorical_crossentropy",
+        weighted_metrics=["accuracy"],
+        jit_compile=settings.xla,
+        # An epoch ends where a call of the compiled function does.
+        steps_per_execution=max(n for n in range(1, settings.steps_per_execution + 1) if steps % n == 0),
+    )
+    model.optimizer.build(model.trainable_variables)
+
+
+def _optimizer(model: keras.Model, phase: Phase, recipe: Recipe, steps: int) -> keras.optimizers.Optimizer:
+    common = {
+        "learning_rate": schedule(phase, recipe, steps),
+        "use_ema": recipe.ema > 0,
+        "ema_momentum": recipe.ema,
+    }
+    if recipe.optimizer == "sgd":
+        return keras.optimizers.SGD(momentum=recipe.momentum, nesterov=recipe.nesterov, **common)
+    kind = {"lamb": keras.optimizers.Lamb, "adamw": keras.optimizers.AdamW}[recipe.optimizer]
+    optimizer = kind(weight_decay=recipe.weight_decay, **common)
+    optimizer.exclude_from_weight_decay([v for v in model.trainable_variables if v.name != "kernel"])
+    return optimizer
+
+
+def schedule(phase: Phase, recipe: Recipe, steps: int):
+    """Returns the learning rate of a phase, whose steps its optimiser counts from 0."""
+    if phase.frozen:
+        return recipe.scaled(recipe.frozen_learning_rate)
+    peak, total = recipe.scaled(recipe.learning_rate), (phase.last - phase.first) * steps
+    warmup = min(round(recipe.warmup_epochs * steps), total // 2)
+    if not recipe.milestones:
+        return keras.optimizers.schedules.CosineDecay(
+            initial_learning_rate=0.0 if warmup else peak,
+            decay_steps=total - warmup,
+            warmup_target=peak if warmup else None,
+            warmup_steps=warmup,
+        )
+    boundaries = [round(epoch * steps) for epoch in recipe.milestones]
+    values = [peak / 10**power for power in range(len(boundaries) + 1)]
+    if warmup:
+        boundaries, values = [warmup, *boundaries], [peak / 10, *values]
+    # Keras reaches the next value one step after a boundary.
+    return keras.optimizers.schedules.PiecewiseConstantDecay([boundary - 1 for boundary in boundaries], values)

@@ -1,0 +1,328 @@
+"""How to train: a recipe is one row, and names its network and its data."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from functools import partial
+from pathlib import Path
+
+from keras_resdense.checks import pick, require, require_choice, require_positive, require_rate, require_whole
+from keras_resdense.data.plan import ImageRecipe
+
+#: Name of a run's file with its recipe and settings.
+RECIPE_FILE = "recipe.json"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OptimisationRecipe:
+    """The part of a recipe that decides how weights follow from batches.
+
+    Attributes:
+        epochs: Passes over the training images.
+        optimizer: "sgd", "lamb" (1904.00962) or "adamw" (1711.05101).
+        learning_rate: Peak learning rate for a batch of `learning_rate_batch` images; it grows with the batch
+            (1706.02677, section 2.1).
+        learning_rate_batch: Batch size that the learning rate was published for.
+        momentum: Momentum of SGD.
+        nesterov: Whether the momentum is Nesterov's.
+        warmup_epochs: Epochs of warm-up, at most half of all. The rate rises linearly from 0 where it then falls
+            along a cosine, and stays at a tenth of the peak where it falls in steps.
+        milestones: Epochs after which the rate is divided by 10; none for half a cosine down to 0.
+        weight_decay: λ on convolution and dense kernels; batch norm and biases are spared. With SGD it is part of
+            the loss, otherwise it is decoupled from the gradients (1711.05101).
+        ema: Decay per step of the exponential moving average of the weights, which is evaluated and saved; 0 for the
+            weights themselves.
+        frozen_epochs: First epochs, in which only the classifier learns.
+        frozen_learning_rate: Learning rate of these epochs, for `learning_rate_batch` images.
+    """
+
+    epochs: int = 30
+    optimizer: str = "sgd"
+    learning_rate: float = 0.1
+    learning_rate_batch: int = 64
+    momentum: float = 0.9
+    nesterov: bool = True
+    warmup_epochs: float = 3.0
+    milestones: tuple[float, ...] = ()
+    weight_decay: float = 1e-4
+    ema: float = 0.0
+    frozen_epochs: int = 0
+    frozen_learning_rate: float = 0.0
+
+    def __post_init__(self):
+        require_whole(self, "epochs", "learning_rate_batch")
+        require_whole(self, "frozen_epochs", least=0)
+        require_positive(self, "learning_rate", "frozen_learning_rate", "warmup_epochs", "weight_decay")
+        require_rate(self, "ema", "momentum")
+        require_choice(self, "optimizer", ("sgd", "lamb", "adamw"))
+        require(self, "frozen_epochs", self.frozen_epochs < self.epochs, f"less than epochs, {self.epochs}")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Recipe(ImageRecipe, OptimisationRecipe):
+    """Everything that decides what a training learns, except its seed.
+
+    The fields of `ImageRecipe` and `OptimisationRecipe` are fields of a recipe, too.
+
+    Attributes:
+        model: Name of a variant.
+        data: "digits", the name of a TFDS data set, or a folder of images.
+        drop_path: Stochastic depth of a residual network, see `ResNet`.
+        dropout: Dropout of a dense network's layers, see `DenseNet`.
+        weights: File that the network's weights come from, or "" for random ones.
+    """
+
+    model: str = "resnet20"
+    data: str = "digits"
+    drop_path: float = 0.0
+    dropout: float = 0.0
+    weights: str = ""
+
+    def __post_init__(self):
+        ImageRecipe.__post_init__(self)
+        OptimisationRecipe.__post_init__(self)
+        require_rate(self, "drop_path", "dropout")
+
+    def scaled(self, learning_rate: float) -> float:
+        """Scales a learning rate of this recipe to its batch size."""
+        return learning_rate * self.batch_size / self.learning_rate_batch
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Published:
+    """A row of `RECIPES`.
+
+    Attributes:
+        recipe: For the network named first in `published`.
+        source: Paper and section, and what is different here.
+        published: What it was published to reach.
+        measured: What it reached here.
+    """
+
+    recipe: Recipe
+    source: str
+    published: str
+    measured: str = "not measured"
+
+
+_cifar = partial(
+    Recipe,
+    data="cifar10",
+    batch_size=128,
+    learning_rate_batch=128,
+    nesterov=False,
+    warmup_epochs=0,
+    padding=4,
+    flip=True,
+)
+_densenet_cifar = partial(
+    _cifar,
+    model="densenet40_12",
+    epochs=300,
+    batch_size=64,
+    learning_rate_batch=64,
+    nesterov=True,
+    milestones=(150, 225),
+)
+_imagenet = partial(
+    Recipe,
+    data="imagenet2012",
+    batch_size=256,
+    learning_rate_batch=256,
+    warmup_epochs=0,
+    image_size=224,
+    padding=0,
+    flip=True,
+    crop="area",
+)
+_strikes_back_a2 = _imagenet(
+    model="resnet50",
+    epochs=300,
+    batch_size=2048,
+    learning_rate_batch=2048,
+    optimizer="lamb",
+    learning_rate=5e-3,
+    warmup_epochs=5,
+    weight_decay=0.02,
+    loss="binary",
+    drop_path=0.05,
+    test_crop=0.95,
+    rand_augment=7.0,
+    mixup=0.1,
+    cutmix=1.0,
+    repeats=3,
+)
+_strikes_back = partial(
+    Published,
+    source="2110.00476, table 2; RandAugment is Keras's, without noise in its magnitude, and LAMB decays weights apart"
+    " from its trust ratio",
+)
+
+#: Every recipe: its name and its row. Change one with `dataclasses.replace(row.recipe, field=…)`.
+RECIPES: dict[str, Published] = {
+    "digits": Published(
+        recipe=Recipe(),
+        source="this package; the schedule of 1812.01187",
+        published="nothing",
+        measured="ResNet-20: 98.9 % of the 360 digits held out",
+    ),
+    "fast": Published(
+        recipe=Recipe(
+            data="fashion_mnist",
+            epochs=21,
+            batch_size=128,
+            learning_rate=0.2,
+            learning_rate_batch=128,
+            warmup_epochs=2,
+            weight_decay=5e-4,
+            label_smoothing=0.1,
+            padding=2,
+            flip=True,
+        ),
+        source="this package: the most that 21 epochs of ResNet-20 give; the schedule of 1812.01187",
+        published="nothing",
+        measured="ResNet-20: 94.4 % of Fashion-MNIST's test images in 51 minutes",
+    ),
+    "fine_tune": Published(
+        recipe=Recipe(
+            model="resnet50",
+            epochs=15,
+            batch_size=32,
+            learning_rate=0.01,
+            learning_rate_batch=32,
+            warmup_epochs=1,
+            image_size=224,
+            padding=0,
+            flip=True,
+            crop="area",
+            frozen_epochs=5,
+            frozen_learning_rate=0.1,
+        ),
+        source="this package: the classifier first, then all layers at a lower rate; give it weights and data",
+        published="nothing",
+    ),
+    "resnet_cifar": Published(
+        recipe=_cifar(model="resnet20", epochs=164, milestones=(82, 123)),
+        source="1512.03385, section 4.2: 64,000 steps, the rate divided after 32,000 and 48,000",
+        published="ResNet-20: 8.75 % error on CIFAR-10; 32: 7.51 %; 44: 7.17 %; 56: 6.97 %; 110, warmed up: 6.61 %"
+        " in the mean of five runs, 6.43 % in the best",
+    ),
+    "resnet_imagenet": Published(
+        recipe=_imagenet(model="resnet50", epochs=120, milestones=(30, 60, 90), nesterov=False, crop="scale"),
+        source="1512.03385, section 3.4: 600,000 steps; without its colour augmentation, with its plateaus, which it"
+        " does not date, after 30, 60 and 90 epochs",
+        published="ResNet-50: 22.85 % top-1 error on ImageNet with ten crops; 101: 21.75 %; 152: 21.43 %",
+    ),
+    "preact_cifar": Published(
+        recipe=_cifar(model="preactresnet110", epochs=164, milestones=(82, 123), warmup_epochs=1.024),
+        source="1603.05027, appendix: a tenth of the rate for the first 400 steps",
+        published="PreActResNet-110: 6.37 % error on CIFAR-10, median of five runs; 164: 5.46 %; 1001: 4.92 %",
+    ),
+    "densenet_cifar": Published(
+        recipe=_densenet_cifar(),
+        source="1608.06993, section 4.2; padded and mirrored as in 1512.03385",
+        published="DenseNet-40-12: 5.24 % error on CIFAR-10+; BC-100-12: 4.51 %; BC-190-40: 3.46 %",
+    ),
+    "densenet_cifar_dropout": Published(
+        recipe=_densenet_cifar(dropout=0.2, padding=0, flip=False),
+        source="1608.06993, section 4.2: dropout where there is no augmentation",
+        published="DenseNet-40-12: 7.00 % error on CIFAR-10; BC-100-12: 5.92 %",
+    ),
+    "densenet_imagenet": Published(
+        recipe=_imagenet(model="densenet121", epochs=90, milestones=(30, 60)),
+        source="1608.06993, section 4.2; without the colour augmentation of its reference 8",
+        published="DenseNet-121: 25.02 % top-1 error on ImageNet; 169: 23.80 %; 201: 22.58 %",
+    ),
+    "bag_of_tricks": Published(
+        recipe=_imagenet(
+            model="resnet50d", epochs=200, batch_size=1024, warmup_epochs=5, label_smoothing=0.1, mixup=0.2
+        ),
+        source="1812.01187, sections 3.1, 5.1, 5.2 and 5.4, without distillation and colour augmentation",
+        published="ResNet-50-D: 79.15 % top-1 accuracy on ImageNet without distillation",
+    ),
+    "strikes_back_a1": _strikes_back(
+        recipe=dataclasses.replace(_strikes_back_a2, epochs=600, weight_decay=0.01, label_smoothing=0.1, mixup=0.2),
+        published="ResNet-50: 80.4 % top-1 accuracy on ImageNet",
+    ),
+    "strikes_back_a2": _strikes_back(recipe=_strikes_back_a2, published="ResNet-50: 79.8 % top-1 accuracy on ImageNet"),
+    "strikes_back_a3": _strikes_back(
+        recipe=dataclasses.replace(
+            _strikes_back_a2,
+            epochs=100,
+            learning_rate=8e-3,
+            image_size=160,
+            test_size=224,
+            drop_path=0.0,
+            rand_augment=6.0,
+            repeats=1,
+        ),
+        published="ResNet-50: 78.1 % top-1 accuracy on ImageNet",
+    ),
+}
+
+
+def get_recipe(name: str) -> Recipe:
+    """Returns the recipe of a row.
+
+    Raises:
+        ValueError: If there is no such row.
+    """
+    return pick(RECIPES, name, "recipe").recipe
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Settings:
+    """How a recipe is carried out.
+
+    Attributes:
+        seed: Of weights, order and augmentation.
+        strategy: "auto", "none", "mirrored" or "multiworker", see `keras_resdense.strategy`.
+        precision: "float32", "mixed_bfloat16" or "mixed_float16"; the last scales the loss.
+        sync_batch_norm: Whether batch norm takes its statistics over all replicas together.
+        steps_per_execution: Steps in one call of the compiled function, at most: as many as divide an epoch.
+        xla: Whether XLA compiles the training step.
+        memory_efficient: Whether a dense network saves memory by computing some of it twice, see `DenseStyle`.
+        deterministic: Whether runs are bit-identical, at the price of slower kernels.
+        save_every: Steps between checkpoints, besides those after each epoch; 0 for none.
+        data_dir: Folder where TFDS keeps its data sets; "" for TFDS's own.
+        on_bad_image: "error" or "skip", see `load_data`.
+    """
+
+    seed: int = 0
+    strategy: str = "auto"
+    precision: str = "float32"
+    sync_batch_norm: bool = False
+    steps_per_execution: int = 1
+    xla: bool = False
+    memory_efficient: bool = False
+    deterministic: bool = False
+    save_every: int = 0
+    data_dir: str = ""
+    on_bad_image: str = "error"
+
+    def __post_init__(self):
+        require_choice(self, "precision", ("float32", "mixed_bfloat16", "mixed_float16"))
+        require_choice(self, "on_bad_image", ("error", "skip"))
+        require_choice(self, "strategy", ("auto", "none", "mirrored", "multiworker"))
+        require_whole(self, "steps_per_execution")
+        require_whole(self, "save_every", least=0)
+
+
+def describe(recipe: Recipe, settings: Settings) -> str:
+    """Writes recipe and settings as JSON, from which `read` makes them again."""
+    return json.dumps({"recipe": dataclasses.asdict(recipe), "settings": dataclasses.asdict(settings)}, indent=2) + "\n"
+
+
+def read(path: Path) -> tuple[Recipe, Settings]:
+    """Reads recipe and settings from a run's `recipe.json`.
+
+    Raises:
+        ValueError: If it is no such file.
+    """
+    try:
+        described = json.loads(path.read_text())
+        recipe = described["recipe"] | {"milestones": tuple(described["recipe"]["milestones"])}
+        return Recipe(**recipe), Settings(**described["settings"])
+    except (TypeError, KeyError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ValueError(f"{path} is no {RECIPE_FILE} of a run: {error}.") from error

@@ -1,0 +1,177 @@
+"""From a recipe to a run: a trained model in a folder of its own, with its exports.
+
+A run that was interrupted, however, goes on from its last checkpoint when the same command is given.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import importlib.util
+import shutil
+import time
+from pathlib import Path
+
+import keras
+import numpy as np
+
+from keras_resdense.data.batches import evaluation_batches, pixel_statistics, steps_per_epoch, training_batches
+from keras_resdense.data.examples import ImageData
+from keras_resdense.data.plan import Plan
+from keras_resdense.data.sources import load_data
+from keras_resdense.exporting.export import Export, export
+from keras_resdense.exporting.formats import EXPORTERS
+from keras_resdense.training import accumulation, checkpoints, report, workers
+from keras_resdense.training.checkpoints import Position
+from keras_resdense.training.classifier import build_classifier, image_size_of, network, plan_of
+from keras_resdense.training.devices import precision, strategy
+from keras_resdense.training.keeper import Keeper, stopping_on_request
+from keras_resdense.training.optimisation import compile_phase, phases_of
+from keras_resdense.training.recipes import Recipe, Settings
+from keras_resdense.training.run_folder import claimed, open_run
+
+#: Formats that every run is exported to.
+FORMATS = ("keras", "saved_model", "tflite")
+#: Images held out that exports are compared on, at most.
+COMPARED = 1024
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Run:
+    """A finished training.
+
+    Attributes:
+        folder: Where everything of it is.
+        model: The trained model, from pixels 0–255 to probabilities.
+        accuracy: Share of the held-out images it classifies rightly.
+        exports: What was exported, as measured.
+    """
+
+    folder: Path
+    model: keras.Model
+    accuracy: float
+    exports: list[Export]
+
+
+@workers.noticing_losses()
+def train(
+    recipe: Recipe | None = None,
+    settings: Settings | None = None,
+    *,
+    folder: str = "saved_models",
+    name: str | None = None,
+) -> Run:
+    """Trains, evaluates, saves and exports a model, or goes on with doing so.
+
+    Args:
+        recipe: How; default `Recipe()`, ResNet-20 on the embedded digits.
+        settings: On what and how carefully; default `Settings()`.
+        folder: Where the run's folder is made.
+        name: Of the run; default made of model and data, with a number if that is taken.
+
+    Returns:
+        The run. Its folder holds `run.json` once it is complete.
+
+    Raises:
+        ValueError: If the recipe makes no sense for the data, or another run has that name.
+        FloatingPointError: If the loss is no longer a number.
+        Interrupted: If the process was asked to terminate.
+        WorkerLost: If another worker is gone.
+        OSError: If a file cannot be written.
+    """
+    start = time.perf_counter()
+    recipe, settings = recipe or Recipe(), settings or Settings()
+    row = network(recipe, settings.memory_efficient)
+    if settings.deterministic:
+        import tensorflow as tf
+
+        tf.config.experimental.enable_op_determinism()
+    devices = strategy(settings.strategy)
+    if settings.xla and devices.num_replicas_in_sync > 1:
+        raise ValueError("XLA compiles the step of one device, not that of several replicas: leave out --xla.")
+    chief = workers.is_chief(devices)
+    target = open_run(Path(folder), name, recipe, settings, chief)
+    with claimed(target) if chief else contextlib.nullcontext():
+        data = load_data(recipe.data, settings.data_dir or None, settings.on_bad_image)
+        plan = plan_of(recipe, data, row, settings.seed)
+        with precision(settings.precision):
+            keras.utils.set_random_seed(settings.seed)
+            normalisation = pixel_statistics(data.train, plan)
+            with devices.scope():
+                model = build_classifier(row, plan, normalisation, data.image_shape[2])
+                if recipe.accumulation > 1:
+                    model = accumulation.Accumulating(model, recipe.accumulation)
+            keeper = Keeper(target, chief, steps_per_epoch(data.train, recipe), settings.save_every)
+            _fit(model, data, plan, settings, devices, keeper)
+        if not chief:
+            return Run(folder=target, model=model, accuracy=keeper.position.history[-1]["val_accuracy"], exports=[])
+
+        test_plan = dataclasses.replace(plan, size=image_size_of(recipe, data, row, recipe.test_size))
+        final = build_classifier(row, test_plan, normalisation, data.image_shape[2])
+        final.set_weights(model.get_weights())
+        checkpoints.save_weights(target / "last.weights.h5", final)
+        predicted = report.predict(final, data.test, test_plan)
+        images, labels = _sample(data, test_plan)
+        exports = [
+            export(final, target / EXPORTERS[format].file_name, format, images, labels, overwrite=True)
+            for format in FORMATS
+        ]
+        results = report.Results(
+            recipe=recipe,
+            settings=settings,
+            class_names=data.class_names,
+            history=keeper.position.history,
+            minutes=(time.perf_counter() - start) / 60,
+            **predicted,
+        )
+        report.write(target, results, exports)
+        shutil.rmtree(target / "checkpoints", ignore_errors=True)
+        return Run(folder=target, model=final, accuracy=results.accuracy, exports=exports)
+
+
+def _fit(model: keras.Model, data: ImageData, plan: Plan, settings: Settings, devices, keeper: Keeper):
+    """Trains a model from wherever its last checkpoint stands to the end."""
+    recipe, steps = plan.recipe, keeper.steps
+    test, test_steps = evaluation_batches(data.test, plan, devices)
+    callbacks = [keeper, *_callbacks(recipe, keeper)]
+    keeper.set_model(model)
+
+    def fit(first_epoch: int, last_epoch: int, done: int) -> None:
+        model.fit(
+            training_batches(data.train, plan, devices, first_epoch * steps + done),
+            initial_epoch=first_epoch,
+            epochs=last_epoch,
+            steps_per_epoch=steps - done,
+            validation_data=test,
+            validation_steps=test_steps,
+            callbacks=callbacks,
+            # The batches come shuffled.
+            shuffle=False,
+            verbose="auto" if keeper.chief else 0,
+        )
+
+    reached = checkpoints.newest(keeper.folder / "checkpoints") or Position()
+    for phase in phases_of(recipe)[reached.phase :]:
+        with devices.scope():
+            compile_phase(model, phase, recipe, settings, steps)
+        epoch, done = divmod(keeper.restore(phase), steps)
+        with stopping_on_request(keeper):
+            if done:
+                fit(epoch, epoch + 1, done)
+                # Keras ends every call of `fit` by putting averaged weights in the place of the others.
+                epoch = keeper.restore(phase) // steps
+            fit(epoch, phase.last, 0)
+
+
+def _callbacks(recipe: Recipe, keeper: Keeper) -> list[keras.callbacks.Callback]:
+    callbacks = [keras.callbacks.SwapEMAWeights()] if recipe.ema else []
+    if keeper.chief and importlib.util.find_spec("tensorboard"):
+        callbacks.append(keras.callbacks.TensorBoard(keeper.folder / "tensorboard"))
+    return callbacks
+
+
+def _sample(data: ImageData, plan: Plan) -> tuple[np.ndarray, np.ndarray]:
+    batches, _ = evaluation_batches(data.test, plan)
+    batches = batches.unbatch().take(min(COMPARED, data.test.count))
+    images, classes, _ = zip(*batches.as_numpy_iterator(), strict=True)
+    return np.stack(images), np.argmax(classes, axis=-1)

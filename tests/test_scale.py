@@ -25,7 +25,7 @@ from keras_resdense.data.plan import Plan
 from keras_resdense.networks import zoo
 from keras_resdense.training import train, workers
 from keras_resdense.training.accumulation import Accumulating
-from keras_resdense.training.devices import strategy
+from keras_resdense.training.devices import precision, strategy
 from keras_resdense.training.keeper import Keeper
 from keras_resdense.training.optimisation import compile_phase, phases_of
 from keras_resdense.training.recipes import Settings

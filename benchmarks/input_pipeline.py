@@ -55,7 +55,7 @@ def main() -> None:
     plan = Plan(recipe=recipe, size=size, classes=len(data.class_names))
     batches = training_batches(data.train, plan, devices)
     with devices.scope():
-        normalisation = pixel_statistics(data.train, plan)
+        normalisation = pixel_statistics(data.train, plan.contract(data.image_shape[2]))
         model = build_classifier(network(recipe), plan, normalisation, data.image_shape[2])
         optimisation._compile(model, optimisation._phases(recipe)[-1], recipe, recipes.Settings(), options.steps)
     model.fit(batches, steps_per_epoch=1, shuffle=False, verbose=0)

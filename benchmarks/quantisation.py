@@ -46,8 +46,8 @@ def measure(run: Path, calibration_images: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
         exports = runs.export_run(run, rows, chosen, Path(folder))
         size = load_keras(run).input_shape[1:3]
-        plan = Plan(recipe=recipe, size=size, classes=len(data.class_names))
-        images, _ = runs.draw(data.test, plan, IMAGES)
+        contract = Plan(recipe=recipe, size=size, classes=len(data.class_names)).contract(data.image_shape[2])
+        images, _ = runs.draw(data.test, contract, IMAGES)
         print(f"\n{run.name}: {recipe.model}, {data.test.count:,} images, {calibration_images} for calibration\n")
         print("| format | accuracy | loss in points | agreement | MB | stages |\n|---|---:|---:|---:|---:|---|")
         for name, made in zip(FORMATS, exports, strict=True):

@@ -10,7 +10,9 @@ from keras_resdense.insight.analysis import (
     summarise,
 )
 from keras_resdense.pretrained.catalogue import list_weights
+from keras_resdense.data.contract import ImageContract
 from keras_resdense.data.sources import load_data
+from keras_resdense.runs import transform
 from keras_resdense.networks.densenet import DenseNet, DenseStyle, dense_block, dense_layer, transition_layer
 from keras_resdense.insight.drawing import (
     draw_feature_reuse,
@@ -115,6 +117,7 @@ __all__ = [
     "DenseNetBC250_24",
     "DenseNetBC40_12",
     "DenseStyle",
+    "ImageContract",
     "ORDERS",
     "PlainNet18",
     "PlainNet20",
@@ -203,5 +206,6 @@ __all__ = [
     "strategy",
     "summarise",
     "train",
+    "transform",
     "transition_layer",
 ]

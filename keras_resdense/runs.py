@@ -5,34 +5,71 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import shutil
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import keras
 import numpy as np
 
-from keras_resdense.data.batches import evaluation_batches, evaluation_image
+from keras_resdense.data.batches import evaluation_batches
+from keras_resdense.data.contract import ImageContract
 from keras_resdense.data.examples import Examples
-from keras_resdense.data.folder import SUFFIXES, decode_image
-from keras_resdense.data.plan import Plan
+from keras_resdense.data.folder import SUFFIXES
+from keras_resdense.data.plan import ImageRecipe, Plan
+from keras_resdense.data.resizing import prepare
 from keras_resdense.data.sources import load_data
 from keras_resdense.data.tfdata import prefetch
+from keras_resdense.data.transform import Transform
 from keras_resdense.exporting.export import Export, export
-from keras_resdense.exporting.formats import Exporter
+from keras_resdense.exporting.formats import Exporter, Runner
 from keras_resdense.exporting.read import load_keras, load_runner
 from keras_resdense.files import check_target, staged
+from keras_resdense.pretrained.catalogue import WeightSet
 from keras_resdense.training import recipes
 from keras_resdense.training.recipes import RECIPE_FILE, Recipe, Settings
+
+
+def transform(source: ImageContract | WeightSet | keras.Model | str | Path) -> Transform:
+    """Makes the function that turns images into a network's input, just as its evaluation does.
+
+    Args:
+        source: What knows the image contract: a model with an `image_contract` (built with published weights, or
+            opened by `keras_resdense.load_model`), a published set of `list_weights`, a run's folder or an exported
+            file, or a contract.
+
+    Returns:
+        A function from files, encoded bytes or arrays to a batch, see `keras_resdense.data.transform.Transform`.
+
+    Raises:
+        ValueError: If the source carries no image contract.
+    """
+    if isinstance(source, ImageContract):
+        return Transform(source)
+    if isinstance(source, WeightSet):
+        return Transform(source.contract())
+    if isinstance(source, str | Path):
+        run, path = load_runner(Path(source))
+        return Transform(_contract_of(run, path))
+    contract = getattr(source, "image_contract", None)
+    if contract is None:
+        raise ValueError(
+            f"{getattr(source, 'name', source)!r} carries no image contract: build it with published weights, or pass "
+            "one, such as keras_resdense.ImageContract(size=(224, 224))."
+        )
+    return Transform(contract)
 
 
 def predict(
     model: Path, images: Sequence[Path], labels: Path | None = None, top: int = 5
 ) -> Iterator[tuple[Path, list[tuple[str, float]]]]:
-    """Classifies images, prepared as in evaluation.
+    """Classifies images, prepared as the model's image contract says.
 
     Args:
         model: As `load_runner` takes it.
         images: Files, or folders of them.
-        labels: File of class names, one a line; default `labels.txt` beside the model, or numbers.
+        labels: File of class names, one a line; default the names in the model's file, those of `labels.txt` beside
+            it, or numbers.
         top: Classes to name of each image.
 
     Yields:
@@ -44,24 +81,15 @@ def predict(
     if top < 1:
         raise ValueError(f"top is {top}; it must be at least 1.")
     run, path = load_runner(model)
-    beside = path.parent / "labels.txt"
-    labels = labels or (beside if beside.is_file() else None)
-    names = labels.read_text(encoding="utf-8").splitlines() if labels else None
-    plan = _plan(_described(path)[0], run.shape, classes=1)
+    names = _class_names(run, path, labels)
+    prepared = Transform(_contract_of(run, path))
     files = [file for given in images for file in _files(given)]
     if not files:
         raise ValueError(f"There are no images in {', '.join(map(str, images))}.")
     for file in files:
-        try:
-            pixels = decode_image(file.read_bytes())
-        except ValueError as error:
-            raise ValueError(f"{file}: {error}") from error
-        if run.shape[-1] == 1:
-            pixels = np.rint(pixels @ [0.299, 0.587, 0.114]).astype("uint8")[..., None]
-        prepared = evaluation_image(pixels, plan)
-        probabilities = run(prepared.numpy()[None])[0]
+        probabilities = run(prepared(file))[0]
         if names and len(names) != len(probabilities):
-            raise ValueError(f"{labels} has {len(names)} names for {len(probabilities)} classes of {path}.")
+            raise ValueError(f"{labels or path} has {len(names)} names for {len(probabilities)} classes of {path}.")
         best = np.argsort(-probabilities)[:top]
         yield file, [(names[number] if names else str(number), float(probabilities[number])) for number in best]
 
@@ -89,17 +117,13 @@ def evaluate(
         raise ValueError(f"{path} is no part of a run that names its data: say --data.")
     name = data or recipe.data
     loaded = load_data(name, data_dir or settings.data_dir or None, on_bad_image or settings.on_bad_image)
-    plan = _plan(recipe, run.shape, len(loaded.class_names))
-    batches, steps = evaluation_batches(loaded.test, plan)
+    classes = len(loaded.class_names)
+    batches, steps = evaluation_batches(loaded.test, _contract_of(run, path), classes)
     right, loss = 0, 0.0
-    for images, classes, weights in itertools.islice(batches.as_numpy_iterator(), steps):
-        if images.shape[-1] != run.shape[-1]:
-            raise ValueError(
-                f"{path} takes images of {run.shape[-1]} channels; those of {name} have {images.shape[-1]}."
-            )
-        probabilities, labels = run(images[weights > 0]), classes[weights > 0].argmax(-1)
-        if probabilities.shape[-1] != plan.classes:
-            raise ValueError(f"{path} knows {probabilities.shape[-1]} classes; {name} has {plan.classes}.")
+    for images, targets, weights in itertools.islice(batches.as_numpy_iterator(), steps):
+        probabilities, labels = run(images[weights > 0]), targets[weights > 0].argmax(-1)
+        if probabilities.shape[-1] != classes:
+            raise ValueError(f"{path} knows {probabilities.shape[-1]} classes; {name} has {classes}.")
         right += int((probabilities.argmax(-1) == labels).sum())
         loss -= float(np.log(np.maximum(probabilities[np.arange(len(labels)), labels], 1e-7)).sum())
     return {"accuracy": right / loaded.test.count, "loss": loss / loaded.test.count, "images": loaded.test.count}
@@ -111,8 +135,26 @@ def _described(path: Path) -> tuple[Recipe | None, Settings]:
     return recipes.read(described) if described.is_file() else (None, Settings())
 
 
-def _plan(recipe: Recipe | None, shape: tuple[int, ...], classes: int) -> Plan:
-    return Plan(recipe=recipe or Recipe(), size=shape[:2], classes=classes)
+def _contract_of(run: Runner, path: Path) -> ImageContract:
+    """Returns the contract that a file carries, or that its run's recipe tells; says so where neither does."""
+    if run.contract:
+        return run.contract
+    height, width, channels = run.shape
+    recipe, _ = _described(path)
+    if recipe is None:
+        print(
+            f"{path} does not say how to prepare an image: it is squashed to {height} × {width} pixels, values 0–255.",
+            file=sys.stderr,
+        )
+    return Plan(recipe=recipe or ImageRecipe(), size=(height, width), classes=1).contract(channels)
+
+
+def _class_names(run: Runner, path: Path, labels: Path | None) -> Sequence[str] | None:
+    beside = path.parent / LABELS_FILE
+    if labels is None and run.class_names:
+        return run.class_names
+    labels = labels or (beside if beside.is_file() else None)
+    return labels.read_text(encoding="utf-8").splitlines() if labels else None
 
 
 def _files(given: Path) -> list[Path]:
@@ -123,6 +165,8 @@ def _files(given: Path) -> list[Path]:
     return [given]
 
 
+#: File of the names of the classes, one a line, beside a model.
+LABELS_FILE = "labels.txt"
 #: What of a run's card goes where artefacts of it go, and under which name; a README.md may be there already.
 CARD = {"README.md": "card.md", "curves.png": "curves.png", "confusion.png": "confusion.png"}
 
@@ -182,12 +226,13 @@ def export_run(
     recipe, settings = recipes.read(run / RECIPE_FILE)
     data_dir = chosen.data_dir or settings.data_dir or None
     data = load_data(recipe.data, data_dir, settings.on_bad_image)
-    plan = Plan(recipe=recipe, size=model.input_shape[1:3], classes=len(data.class_names))
-    images, labels = draw(data.test, plan, chosen.compared_images)
+    _, height, width, channels = model.input_shape
+    contract = Plan(recipe=recipe, size=(height, width), classes=len(data.class_names)).contract(channels)
+    images, labels = draw(data.test, contract, chosen.compared_images)
     calibration = None
     if any(exporter.calibrated for exporter in exporters):
         source = load_data(chosen.calibration, data_dir, settings.on_bad_image) if chosen.calibration else data
-        calibration, _ = draw(source.train, plan, chosen.calibration_images)
+        calibration, _ = draw(source.train, contract, chosen.calibration_images)
     exports = [
         export(
             model,
@@ -206,12 +251,12 @@ def export_run(
     return exports
 
 
-def draw(examples: Examples, plan: Plan, count: int) -> tuple[np.ndarray, np.ndarray]:
+def draw(examples: Examples, contract: ImageContract, count: int) -> tuple[np.ndarray, np.ndarray]:
     """Returns some images `(images, height, width, channels)` of pixels 0–255 and their classes; always the same."""
     images, labels = [], []
     for handle in prefetch(examples.order((0, 0)).take(count)):
         image, label, _ = examples.read(handle)
-        images.append(evaluation_image(image, plan).numpy())
+        images.append(prepare(image, contract).numpy())
         labels.append(int(label))
     return np.stack(images), np.array(labels)
 

@@ -12,6 +12,7 @@ from PIL import Image
 
 from keras_resdense.data import folder, sources
 from keras_resdense.data.batches import evaluation_batches, pixel_statistics, steps_per_epoch, training_batches
+from keras_resdense.data.decoding import decode_image
 from keras_resdense.data.examples import in_memory
 from keras_resdense.data.plan import Plan
 from keras_resdense.data.sources import load_data
@@ -170,7 +171,7 @@ def test_batches_that_cannot_be_shared_are_refused():
 def test_evaluation_sees_every_image_once_with_full_batches():
     examples, plan = load_data("digits").test, plan_of(Recipe())
     for strategy in (None, tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])):
-        batches, steps = evaluation_batches(examples, plan, strategy)
+        batches, steps = evaluation_batches(examples, plan.contract(1), plan.classes, strategy)
         found = drawn(batches, steps)
         assert len({len(images) for images, _, _ in found}) == 1
         weights = np.concatenate([weights for _, _, weights in found])
@@ -185,7 +186,7 @@ def test_images_of_any_size_become_the_network_s(crop, size):
     examples = in_memory(colours(size=size)[None].repeat(4, 0), np.zeros(4))
     plan = plan_of(Recipe(batch_size=4, crop=crop, padding=0), (32, 32), 1)
     ((images, _),) = drawn(training_batches(examples, plan, ONE), 1)
-    batches, _ = evaluation_batches(examples, plan)
+    batches, _ = evaluation_batches(examples, plan.contract(3), plan.classes)
     assert images.shape == next(iter(batches))[0].shape == (4, 32, 32, 3)
 
 
@@ -193,7 +194,7 @@ def test_the_middle_is_evaluated():
     pixels = np.zeros((1, 64, 128, 3), "uint8")
     pixels[:, :, 64 - 28 : 64 + 28] = 200
     plan = plan_of(Recipe(crop="area", test_crop=0.875), (56, 56), 1)
-    batches, _ = evaluation_batches(in_memory(pixels, np.zeros(1)), plan)
+    batches, _ = evaluation_batches(in_memory(pixels, np.zeros(1)), plan.contract(3), 1)
     assert next(iter(batches))[0].numpy().min() > 195
 
 
@@ -201,7 +202,7 @@ def test_pixels_are_measured():
     pixels = np.random.default_rng(0).integers(0, 256, (50, 8, 8, 2), "uint8")
     pixels[..., 1] = 7
     examples = in_memory(pixels, np.zeros(50))
-    mean, deviation = pixel_statistics(examples, plan_of(Recipe()))
+    mean, deviation = pixel_statistics(examples, plan_of(Recipe()).contract(2))
     np.testing.assert_allclose(mean, pixels.mean((0, 1, 2)), rtol=1e-4)
     np.testing.assert_allclose(deviation, [pixels[..., 0].std(), 1], rtol=1e-4)
 
@@ -252,12 +253,12 @@ def test_what_is_odd_but_whole_is_read():
         ),
     }
     for name, (encoded, expected) in cases.items():
-        found = folder.decode_image(encoded)
+        found = decode_image(encoded)
         assert found.dtype == np.uint8 and found.shape[-1] == 3, name
         if expected is not None:
             assert np.abs(found.astype(int) - expected).max() <= 1, name
     transparent = np.zeros((12, 16, 4), "uint8")
-    assert folder.decode_image(encode(transparent)).min() == 255
+    assert decode_image(encode(transparent)).min() == 255
 
 
 def test_everything_bad_is_listed_and_nothing_touched(images):

@@ -305,7 +305,7 @@ def work(folder: Path, kind: str) -> None:
         train._fit(model, data, plan, WORKER_SETTINGS, devices, keeper)
         names = ("loss", "accuracy", "val_loss", "val_accuracy")
         metrics = [row[name] for row in keeper.position.history for name in names]
-        batches, test_steps = evaluation_batches(data.test, plan, devices)
+        batches, test_steps = evaluation_batches(data.test, plan.contract(1), 10, devices)
         metrics += model.evaluate(batches, steps=test_steps, verbose=0)
         pixels = np.linspace(0, 255, 96 * 64, dtype="float32").reshape(96, 8, 8, 1)
         metrics += model.predict(pixels, batch_size=48, verbose=0).sum(0).tolist()

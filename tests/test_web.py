@@ -14,9 +14,8 @@ from PIL import Image
 
 import keras_resdense
 from examples.web import check
-from keras_resdense.data.batches import evaluation_image
-from keras_resdense.data.folder import decode_image
 from keras_resdense.data.plan import Plan
+from keras_resdense.data.transform import Transform
 from keras_resdense.exporting.formats import EXPORTERS
 from keras_resdense.exporting.read import load_keras
 from keras_resdense.training import recipes
@@ -89,8 +88,7 @@ def test_images_are_prepared_as_in_evaluation(copy, tmp_path, crop, mode, size):
     noise = np.random.default_rng(0).integers(0, 256, (6, 5, len(mode)), "uint8")
     file = tmp_path / "image.png"
     Image.fromarray(noise.squeeze()).resize(size).save(file)
-    grey = np.rint(decode_image(file.read_bytes()) @ [0.299, 0.587, 0.114])[..., None]
-    expected = evaluation_image(grey, Plan(recipe=recipe, size=(8, 8), classes=10))
+    (expected,) = Transform(Plan(recipe=recipe, size=(8, 8), classes=10).contract(1))(file)
     with check.opened_page(copy) as page:
         seen = np.reshape(check.open_file(page, file)["pixels"], (8, 8, 1))
     assert np.abs(seen - expected).max() <= 1

@@ -17,11 +17,11 @@ from keras_resdense.data.augment import (
     augmentation_alone,
     augmentation_together,
     place_key,
-    resized,
-    shorter_side_resized,
 )
+from keras_resdense.data.contract import ImageContract
 from keras_resdense.data.examples import Examples
 from keras_resdense.data.plan import ImageRecipe, Plan
+from keras_resdense.data.resizing import prepare
 from keras_resdense.data.tfdata import prefetch
 
 #: Images that are augmented together, and that mixup and cutmix mix with one another; where the batch is no
@@ -111,19 +111,20 @@ def training_batches(examples: Examples, plan: Plan, strategy, first_step: int =
     return strategy.distribute_datasets_from_function(share)
 
 
-def evaluation_batches(examples: Examples, plan: Plan, strategy=None):
-    """Makes batches of the images held out, the middle of each at the network's size, over and over.
+def evaluation_batches(examples: Examples, contract: ImageContract, classes: int, strategy=None):
+    """Makes batches of the images held out, prepared as the image contract says, over and over.
 
     Args:
-        examples: Held out.
-        plan: Of it, the size and the number of classes.
+        examples: Images held out.
+        contract: How an image becomes the network's input.
+        classes: Number of classes.
         strategy: Whose replicas share the images; None for this machine alone, without any.
 
     Returns:
         The data set, and the steps of one pass over the images. It holds images
-        `(batch, height, width, channels)` float32, pixels 0–255, classes `(batch, classes)` float32, and
-        weights `(batch,)`: all batches are full, and what fills up the last weighs 0, the rest so much that
-        Keras's loss, which it divides by the filled batches, is the mean over the images.
+        `(batch, height, width, channels)` float32, classes `(batch, classes)` float32, and weights `(batch,)`.
+        All batches are full: what fills up the last one weighs 0. The rest weighs so much that Keras's loss, which
+        it divides by the filled batches, is the mean over the images.
     """
     import tensorflow as tf
 
@@ -131,11 +132,10 @@ def evaluation_batches(examples: Examples, plan: Plan, strategy=None):
     replicas = strategy.num_replicas_in_sync
     batch = min(TEST_BATCH, math.ceil(examples.count / replicas))
     steps = math.ceil(examples.count / (batch * replicas))
-    crop = _test_crop(plan)
 
     def load(handle):
         image, label, _ = examples.read(handle)
-        return crop(image), tf.one_hot(label, plan.classes), steps * batch * replicas / examples.count
+        return prepare(image, contract), tf.one_hot(label, classes), steps * batch * replicas / examples.count
 
     def share(context):
         workers = context.num_input_pipelines
@@ -149,37 +149,19 @@ def evaluation_batches(examples: Examples, plan: Plan, strategy=None):
     return strategy.distribute_datasets_from_function(share), steps
 
 
-def evaluation_image(image, plan: Plan):
-    """Makes one image `(height, width, channels)` ready for a network, as `evaluation_batches` does."""
-    return _test_crop(plan)(image)
-
-
-def pixel_statistics(examples: Examples, plan: Plan) -> tuple[list[float], list[float]]:
+def pixel_statistics(examples: Examples, contract: ImageContract) -> tuple[list[float], list[float]]:
     """Returns mean and standard deviation of each channel over `SAMPLE` of the images, the same ones always."""
     import tensorflow as tf
 
-    crop = _test_crop(plan)
     sample = examples.order(tf.constant([0, 0], tf.int64)).take(SAMPLE)
-    images = sample.map(lambda handle: crop(examples.read(handle)[0]), tf.data.AUTOTUNE, deterministic=True)
+
+    def load(handle):
+        return prepare(examples.read(handle)[0], contract)
+
+    images = sample.map(load, tf.data.AUTOTUNE, deterministic=True)
     moments = np.mean(
         [(x.mean((0, 1)), np.square(x).mean((0, 1))) for x in prefetch(images).as_numpy_iterator()], axis=0
     )
     mean, square = moments.astype("float64")
     # A channel that never changes is not blown up.
     return mean.tolist(), np.sqrt(np.maximum(square - mean**2, 1.0)).tolist()
-
-
-def _test_crop(plan: Plan):
-    """Returns a function from an image of any size to its middle of the network's size."""
-    import tensorflow as tf
-
-    height, width = plan.size
-
-    def crop(image):
-        if plan.recipe.crop == "none":
-            return resized(image, plan.size)
-        image = shorter_side_resized(image, plan.size, 1 / plan.recipe.test_crop)
-        top, left = (tf.shape(image)[0] - height) // 2, (tf.shape(image)[1] - width) // 2
-        return tf.image.crop_to_bounding_box(image, top, left, height, width)
-
-    return crop

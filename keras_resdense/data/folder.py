@@ -8,19 +8,16 @@ orientation turned upright, and of animations the first frame is taken.
 from __future__ import annotations
 
 import concurrent.futures
-import io
 import os
 import unicodedata
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
+from keras_resdense.data.decoding import SUFFIXES, decode_image
 from keras_resdense.data.examples import Examples, ImageData, in_memory, split_stratified
 
-#: Suffixes of the files that are taken for images; others are left alone.
-SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".jfif"))
 #: Names of the folder of images held out, in the order in which they are looked for.
 TEST_FOLDERS = ("val", "valid", "validation", "test")
 
@@ -69,44 +66,6 @@ def load_folder(root: Path, on_bad_image: str = "error") -> ImageData:
     return ImageData(
         name=root.resolve().name, train=trained, test=tested, class_names=names, image_shape=(None, None, 3)
     )
-
-
-def decode_image(encoded: bytes) -> np.ndarray:
-    """Decodes an image file.
-
-    Returns:
-        Pixels `(height, width, 3)`, uint8.
-
-    Raises:
-        ValueError: If it is no image, or is damaged.
-    """
-    from PIL import Image, ImageOps, UnidentifiedImageError
-
-    try:
-        with warnings.catch_warnings():
-            # Pillow warns of what is odd but readable, and of images so large that they may be an attack.
-            warnings.simplefilter("ignore")
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(io.BytesIO(encoded)) as image:
-                image.load()
-                return np.asarray(_to_rgb(ImageOps.exif_transpose(image)))
-    except UnidentifiedImageError as error:
-        raise ValueError("no image") from error
-    # Pillow's decoders raise whatever they stumble over.
-    except Exception as error:
-        raise ValueError(f"{type(error).__name__}: {error}".replace("\n", " ")) from error
-
-
-def _to_rgb(image):
-    from PIL import Image
-
-    if image.mode.startswith("I"):  # 16 bits
-        pixels = np.clip(np.asarray(image).astype("float64") / 257, 0, 255)
-        return Image.fromarray(pixels.round().astype("uint8")).convert("RGB")
-    if image.has_transparency_data:
-        white = Image.new("RGBA", image.size, "white")
-        return Image.alpha_composite(white, image.convert("RGBA")).convert("RGB")
-    return image.convert("RGB")
 
 
 def check_images(paths: list[Path]) -> dict[Path, str]:

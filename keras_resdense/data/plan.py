@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from keras_resdense.checks import require, require_choice, require_positive, require_rate, require_whole
+from keras_resdense.data.contract import ImageContract
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -74,3 +75,9 @@ class Plan:
     size: tuple[int, int]
     classes: int
     seed: int = 0
+
+    def contract(self, channels: int) -> ImageContract:
+        """Returns how evaluation, and whoever uses the network later, prepares an image of so many channels."""
+        if self.recipe.crop == "none":
+            return ImageContract(size=self.size, channels=channels)
+        return ImageContract(size=self.size, channels=channels, resize="shorter_side", crop=self.recipe.test_crop)

@@ -7,6 +7,10 @@ from pathlib import Path
 
 import keras
 
+from keras_resdense.data.contract import ImageContract
+from keras_resdense.data.graph_decoding import decode_in_graph
+from keras_resdense.data.resizing import prepare
+
 
 def freeze(model: keras.Model) -> Callable:
     """Returns a function from images to outputs whose graph holds the weights."""
@@ -38,15 +42,12 @@ def files_endpoint(model: keras.Model, compute: Callable):
     """Returns a function from encoded images to outputs, and its signature."""
     import tensorflow as tf
 
-    _, *size, channels = model.input_shape
-
-    def decode(encoded):
-        image = tf.cast(tf.io.decode_image(encoded, channels=channels, expand_animations=False), tf.float32)
-        return image if None in size else tf.image.resize(image, size, antialias=True)
+    _, height, width, channels = model.input_shape
+    contract = getattr(model, "image_contract", None) or ImageContract(size=(height, width), channels=channels)
 
     def serve(encoded):
-        spec = tf.TensorSpec((*size, channels), tf.float32)
-        images = tf.map_fn(decode, encoded, fn_output_signature=spec)
+        spec = tf.TensorSpec((*contract.size, channels), tf.float32)
+        images = tf.map_fn(lambda file: prepare(decode_in_graph(file), contract), encoded, fn_output_signature=spec)
         return {"outputs": compute(tf.cast(images, model.inputs[0].dtype))}
 
     return serve, [tf.TensorSpec((None,), tf.string, name="encoded")]

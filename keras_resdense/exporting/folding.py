@@ -75,6 +75,7 @@ class _Graph:
         layers: Its layers' part of it, by name.
         objects: The layers themselves, and operations that are none, such as those of `keras.ops`.
         reads_floats: Whether all inputs are floats, which convolutions ask for and rescalings do not.
+        carried: What the model says of its images and classes.
         weights: Of each layer, in the order of its `get_weights`.
         uses: Of each layer, all references to its output, `[name, call, output]`. They are part of the
             config: a new name in one is a new connection.
@@ -99,6 +100,7 @@ class _Graph:
                 self.layers[name] |= json.loads(self.objects[name].to_json())
             elif isinstance(layer, keras.Layer) and not isinstance(layer, keras.layers.InputLayer):
                 self.layers[name]["config"]["dtype"] = "float32"
+        self.carried = {name: getattr(model, name, None) for name in ("image_contract", "class_names")}
         self.reads_floats = all("float" in tensor.dtype for tensor in model.inputs)
         self.weights = {name: layer.get_weights() for name, layer in self.objects.items() if hasattr(layer, "weights")}
         self.uses, self.ranges = {name: [] for name in self.layers}, {}
@@ -116,6 +118,7 @@ class _Graph:
         model = Model.from_config(self.config, custom_objects=classes)
         for layer in model.layers:
             layer.set_weights(self.weights[layer.name])
+        model.image_contract, model.class_names = self.carried["image_contract"], self.carried["class_names"]
         return model
 
     def fold(self, name: str) -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 import keras
 import numpy as np
 
+from keras_resdense.data.contract import ImageContract, attached
 from keras_resdense.exporting import folding
 from keras_resdense.exporting.endpoints import files_endpoint, freeze, pixels_endpoint, write_endpoints
 from keras_resdense.exporting.quantisation import dequantise, quantise
@@ -39,11 +40,15 @@ class Runner:
         compute: From a batch that the runtime takes to outputs `(batch, …)`, float32.
         shape: Of an image, `(height, width, channels)`, with what the runtime has for a side that is not fixed.
         batch: Most images at once.
+        contract: How an image becomes the model's input; None where the file does not say.
+        class_names: In the order of the classes' numbers; None where the file does not say.
     """
 
     compute: Callable[[np.ndarray], np.ndarray]
     shape: tuple[int | str | None, ...]
     batch: int = BATCH
+    contract: ImageContract | None = None
+    class_names: tuple[str, ...] | None = None
 
     def __call__(self, images: np.ndarray) -> np.ndarray:
         parts = (images[start : start + self.batch] for start in range(0, len(images), self.batch))
@@ -117,7 +122,8 @@ class PlainKeras(Exporter):
     def read(self, path: Path, threads: int | None = None) -> Runner:
         with _reading(path, "a Keras model"):
             model = in_full_precision(keras.saving.load_model(path, compile=False))
-        return Runner(model.predict_on_batch, model.input_shape[1:])
+        contract, names = attached(path)
+        return Runner(model.predict_on_batch, model.input_shape[1:], contract=contract, class_names=names)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -139,7 +145,7 @@ class SavedModel(Exporter):
     def write(self, model: keras.Model, path: Path, calibration: np.ndarray | None) -> None:
         compute = freeze(model) if self.frozen else partial(model, training=False)
         endpoints = {"serving_default": pixels_endpoint(model, compute)}
-        if model.input_shape[-1] in (1, 3, 4):
+        if None not in model.input_shape[1:] and model.input_shape[-1] in (1, 3):
             endpoints["serve_images"] = files_endpoint(model, compute)
         write_endpoints(endpoints, path)
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import keras
 import numpy as np
 from keras.src.models.functional import Functional
 
+from keras_resdense.data.contract import ImageContract, attach
 from keras_resdense.data.tfdata import prefetch
+from keras_resdense.files import check_target, staged
 from keras_resdense.networks.drop_ins import saved_as
 
 #: Images of a batch where none is named: Keras's.
@@ -21,7 +25,25 @@ class Model(Functional):
     take longer than the network takes for some images, see `prefetch`.
 
     A saved model names Keras's class, so it opens without this package.
+
+    Attributes:
+        image_contract: How an image becomes the model's input; None where that is not known. `save` writes it, and
+            the names of the classes, into a `.keras`, which plain Keras opens all the same.
+        class_names: Names of the classes in the order of their numbers; None where they are not known.
     """
+
+    image_contract: ImageContract | None = None
+    class_names: tuple[str, ...] | None = None
+
+    def save(self, filepath, overwrite=True, zipped=None):
+        path = Path(filepath)
+        if path.suffix != ".keras" or zipped is False or not (self.image_contract or self.class_names):
+            super().save(filepath, overwrite=overwrite, zipped=zipped)
+            return
+        check_target(path, overwrite)
+        with staged(path) as temporary:
+            super().save(temporary)
+            attach(temporary, self.image_contract, self.class_names)
 
     def predict(self, x, batch_size=None, verbose="auto", steps=None, callbacks=None):
         if _is_images(x):

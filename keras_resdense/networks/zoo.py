@@ -18,10 +18,11 @@ from typing import Any, Concatenate, ParamSpec
 import keras
 
 from keras_resdense.checks import pick
+from keras_resdense.data.contract import ImageContract
 from keras_resdense.networks import densenet, layers, resnet, resnet_v2
 from keras_resdense.networks.model import Model
-from keras_resdense.pretrained.catalogue import download, find_weights
-from keras_resdense.pretrained.preprocessing import add_preprocessing
+from keras_resdense.pretrained.catalogue import WeightSet, download, find_weights, set_of_file
+from keras_resdense.pretrained.preprocessing import PREPROCESSINGS, add_preprocessing, imagenet_classes
 from keras_resdense.pretrained.weights import load
 
 _KNOBS_BESIDE_WEIGHTS = (
@@ -67,7 +68,7 @@ def create_model(
     classifier_activation: Any = "softmax",
     name: str | None = None,
     layer_prefix: str = "",
-    include_preprocessing: bool = False,
+    include_preprocessing: bool | str = False,
 ) -> keras.Model:
     """Builds a network.
 
@@ -86,11 +87,13 @@ def create_model(
         classifier_activation: Of the classifier; None for logits.
         name: Of the model; default the variant's.
         layer_prefix: Put before the name of every layer, so that two models can be joined in one.
-        include_preprocessing: Whether the model takes pixels 0–255 in RGB and normalises them itself: as the
-            published set wants it, else by ImageNet's mean and deviation.
+        include_preprocessing: Whether the model takes pixels 0–255 in RGB and normalises them itself. True takes
+            the preprocessing of the published set, or "torch" with random weights. A file of weights whose set is
+            not known from its name needs the name of a preprocessing: "torch", "half", "tf" or "caffe".
 
     Returns:
-        An uncompiled functional model.
+        An uncompiled functional model. With published weights it has an `image_contract`, see
+        `keras_resdense.transform`, and `class_names` if its classifier is the published one.
 
     Raises:
         ValueError: If an argument makes no sense; nothing has been built then.
@@ -109,10 +112,11 @@ def create_model(
     if input_shape is None:
         side = row.stem.image_size if include_top else None
         input_shape = (side, side, 3) if input_tensor is None else tuple(input_tensor.shape[1:])
-    file, preprocessing = _find_weights(variant, weights, include_top)
+    file, published = _find_weights(variant, weights, include_top)
+    preprocessing = _preprocessing_of(include_preprocessing, file, published)
     images = x = _images(input_tensor, input_shape, row, layer_prefix)
 
-    if include_preprocessing:
+    if preprocessing:
         x = add_preprocessing(x, preprocessing, layer_prefix)
     x = row.body(x, layer_prefix)
     if include_top:
@@ -126,17 +130,42 @@ def create_model(
     model = Model(inputs, x, name=name)
     if file:
         load(model, file, layer_prefix)
+    if published and input_tensor is None and input_shape[2] in (1, 3):
+        size = None if None in input_shape[:2] else tuple(input_shape[:2])
+        contract = published.contract(size, input_shape[2])
+        # A model that normalises by itself takes pixels.
+        pixels = ImageContract(size=contract.size, channels=contract.channels)
+        taken = {name: getattr(pixels, name) for name in ("order", "mean", "std")} if preprocessing else {}
+        model.image_contract = dataclasses.replace(contract, **taken)
+        if include_top and classes == len(imagenet_classes()):
+            model.class_names = tuple(name for _, name in imagenet_classes())
     return model
 
 
-def _find_weights(variant, weights: str | None, include_top: bool) -> tuple[Path | None, str]:
-    """Returns the file to load, downloaded if it must be, and the preprocessing that goes with it."""
+def _find_weights(variant, weights: str | None, include_top: bool) -> tuple[Path | None, WeightSet | None]:
+    """Returns the file to load, downloaded if it must be, and the published set that it is, where that is known."""
     if weights is None:
-        return None, "torch"
-    if Path(weights).is_file():
-        return Path(weights), "torch"
-    found = find_weights(variant if isinstance(variant, str) else _variant_of(variant), weights)
-    return download(found, include_top), found.preprocessing
+        return None, None
+    if not Path(weights).is_file():
+        published = find_weights(variant if isinstance(variant, str) else _variant_of(variant), weights)
+        return download(published, include_top), published
+    published = set_of_file(Path(weights))
+    if published:
+        print(f"{weights} is taken for {published.publisher}'s {published.variant} {published.name}, by its name.")
+    return Path(weights), published
+
+
+def _preprocessing_of(wanted: bool | str, file: Path | None, published: WeightSet | None) -> str | None:
+    """Returns the preprocessing that a model is to hold; None for none."""
+    if isinstance(wanted, str):
+        pick(PREPROCESSINGS, wanted, "preprocessing")
+        return wanted
+    if wanted and file and not published:
+        raise ValueError(
+            f"include_preprocessing is True, but neither {file}'s name nor its folder's says which published set it "
+            f"is: name its preprocessing, include_preprocessing='torch' or another of {', '.join(PREPROCESSINGS)}."
+        )
+    return (published.preprocessing if published else "torch") if wanted else None
 
 
 def _variant_of(row: layers.Network) -> str:

@@ -17,6 +17,9 @@ from pathlib import Path
 
 import keras
 
+from keras_resdense.data.contract import ImageContract
+from keras_resdense.pretrained.preprocessing import PREPROCESSINGS
+
 KERAS_BASE = "https://storage.googleapis.com/tensorflow/keras-applications"
 #: Environment variable that names a mirror of `KERAS_BASE`; `HF_ENDPOINT` is the hub's own.
 KERAS_MIRROR = "KERAS_RESDENSE_KERAS_BASE"
@@ -37,6 +40,7 @@ class WeightSet:
         licence: As its publisher states it.
         top1: Published accuracy on ImageNet's validation images, in percent; None where not published.
         train_size: Side of the images in training, in pixels.
+        train_crop: As `crop`, at `train_size`.
         input_size: Side of the images `top1` was measured at.
         crop: Share of the resized image's side that the central crop keeps then; None where not published.
         interpolation: Of the resizing; None where not published.
@@ -51,10 +55,32 @@ class WeightSet:
     licence: str
     top1: float | None
     train_size: int
+    train_crop: float | None
     input_size: int
     crop: float | None
     interpolation: str | None
     preprocessing: str
+
+    def contract(self, size: int | tuple[int, int] | None = None, channels: int = 3) -> ImageContract:
+        """Returns how an image becomes the input of a network with these weights.
+
+        timm publishes a crop for the training size and one for the size of the test; as in timm, other sizes take
+        the former. keras.applications publishes none: these are the 0.875 and the bilinear resizing usual for
+        networks of their time (1512.03385, section 3.4: shorter side 256 for 224 pixels).
+
+        Args:
+            size: Height and width of the input in pixels, or the side of a square; default `input_size`.
+            channels: 3, or 1 for a network adapted to grey images.
+        """
+        height, width = (size or self.input_size,) * 2 if not isinstance(size, tuple) else size
+        at_test = (height, width) == (self.input_size, self.input_size)
+        base = PREPROCESSINGS[self.preprocessing].contract((height, width), channels)
+        return dataclasses.replace(
+            base,
+            resize="shorter_side",
+            crop=(self.crop if at_test else self.train_crop) or 0.875,
+            interpolation=self.interpolation or "bilinear",
+        )
 
 
 @functools.cache
@@ -64,7 +90,7 @@ def published_weights() -> list[WeightSet]:
         return [
             WeightSet(
                 **row
-                | {name: float(row[name]) if row[name] else None for name in ("top1", "crop")}
+                | {name: float(row[name]) if row[name] else None for name in ("top1", "crop", "train_crop")}
                 | {name: int(row[name]) for name in ("train_size", "input_size")}
                 | {"interpolation": row["interpolation"] or None}
             )
@@ -94,6 +120,23 @@ def find_weights(variant: str, name: str) -> WeightSet:
         return fitting[0]
     names = ", ".join(s.name for s in sets) or "none"
     raise ValueError(f"weights is {name!r}: no file, and no published set of {variant}. There are: {names}.")
+
+
+def set_of_file(path: Path) -> WeightSet | None:
+    """Finds the published set that a file is, by its name or its folders', such as `resnet18.a1_in1k.safetensors`.
+
+    Returns:
+        The set, or None where the names tell none.
+    """
+    parts = path.absolute().parts
+    for found in published_weights():
+        if found.publisher == "timm":
+            name = found.location.rpartition("/")[2]
+            if path.stem == name or any(part.endswith(f"--{name}") or part == name for part in parts[:-1]):
+                return found
+        elif path.name in {Path(place.partition("#")[0]).name for place in (found.location, found.no_top_location)}:
+            return found
+    return None
 
 
 def download(found: WeightSet, include_top: bool = True) -> Path:

@@ -11,6 +11,7 @@ import keras
 import numpy as np
 
 from keras_resdense.checks import pick
+from keras_resdense.data.contract import ImageContract
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -26,6 +27,14 @@ class Preprocessing:
     mean: tuple[float, float, float]
     deviation: tuple[float, float, float] = (1.0, 1.0, 1.0)
     reversed_channels: bool = False
+
+    def contract(self, size: tuple[int, int], channels: int = 3) -> ImageContract:
+        """Returns the contract of a network of this size that is given squashed images."""
+        mean, std = self.mean, self.deviation
+        if channels != 3:
+            mean, std = ((sum(values) / 3,) for values in (mean, std))
+        order = "bgr" if self.reversed_channels and channels == 3 else "rgb"
+        return ImageContract(size=size, channels=channels, order=order, mean=mean, std=std)
 
 
 #: By the names that keras.applications gives its modes; "half" is timm's mean and deviation of 0.5.

@@ -16,8 +16,8 @@ import keras
 import numpy as np
 
 from keras_resdense.data.batches import evaluation_batches
+from keras_resdense.data.contract import ImageContract
 from keras_resdense.data.examples import Examples
-from keras_resdense.data.plan import Plan
 from keras_resdense.exporting.export import Export
 from keras_resdense.files import replacing
 from keras_resdense.training.recipes import RECIPE_FILE, Recipe, Settings
@@ -55,16 +55,16 @@ class Results:
     confusion: np.ndarray
 
 
-def predict(model: keras.Model, examples: Examples, plan: Plan) -> dict:
+def predict(model: keras.Model, examples: Examples, contract: ImageContract, classes: int) -> dict:
     """Evaluates a model on all images held out.
 
     Returns:
         "image_shape", "accuracy", "loss" and "confusion", as in `Results`.
     """
-    batches, steps = evaluation_batches(examples, plan)
-    confusion, loss = np.zeros((plan.classes, plan.classes), int), 0.0
-    for images, classes, weights in itertools.islice(batches.as_numpy_iterator(), steps):
-        probabilities, labels = model.predict_on_batch(images)[weights > 0], classes[weights > 0].argmax(-1)
+    batches, steps = evaluation_batches(examples, contract, classes)
+    confusion, loss = np.zeros((classes, classes), int), 0.0
+    for images, labels, weights in itertools.islice(batches.as_numpy_iterator(), steps):
+        probabilities, labels = model.predict_on_batch(images)[weights > 0], labels[weights > 0].argmax(-1)
         np.add.at(confusion, (labels, probabilities.argmax(-1)), 1)
         loss -= np.log(np.maximum(probabilities[np.arange(len(labels)), labels], 1e-7)).sum()
     count = confusion.sum()

@@ -16,6 +16,7 @@ import keras
 import numpy as np
 
 from keras_resdense.data.batches import evaluation_batches, pixel_statistics, steps_per_epoch, training_batches
+from keras_resdense.data.contract import ImageContract
 from keras_resdense.data.examples import ImageData
 from keras_resdense.data.plan import Plan
 from keras_resdense.data.sources import load_data
@@ -93,12 +94,12 @@ def train(
     target = open_run(Path(folder), name, recipe, settings, chief)
     with claimed(target) if chief else contextlib.nullcontext():
         data = load_data(recipe.data, settings.data_dir or None, settings.on_bad_image)
-        plan = plan_of(recipe, data, row, settings.seed)
+        plan, channels = plan_of(recipe, data, row, settings.seed), data.image_shape[2]
         with precision(settings.precision):
             keras.utils.set_random_seed(settings.seed)
-            normalisation = pixel_statistics(data.train, plan)
+            normalisation = pixel_statistics(data.train, plan.contract(channels))
             with devices.scope():
-                model = build_classifier(row, plan, normalisation, data.image_shape[2])
+                model = build_classifier(row, plan, normalisation, channels)
                 if recipe.accumulation > 1:
                     model = accumulation.Accumulating(model, recipe.accumulation)
             keeper = Keeper(target, chief, steps_per_epoch(data.train, recipe), settings.save_every)
@@ -107,11 +108,12 @@ def train(
             return Run(folder=target, model=model, accuracy=keeper.position.history[-1]["val_accuracy"], exports=[])
 
         test_plan = dataclasses.replace(plan, size=image_size_of(recipe, data, row, recipe.test_size))
-        final = build_classifier(row, test_plan, normalisation, data.image_shape[2])
+        final = build_classifier(row, test_plan, normalisation, channels)
         final.set_weights(model.get_weights())
+        final.image_contract, final.class_names = test_plan.contract(channels), data.class_names
         checkpoints.save_weights(target / "last.weights.h5", final)
-        predicted = report.predict(final, data.test, test_plan)
-        images, labels = _sample(data, test_plan)
+        predicted = report.predict(final, data.test, final.image_contract, plan.classes)
+        images, labels = _sample(data, final.image_contract)
         exports = [
             export(final, target / EXPORTERS[format].file_name, format, images, labels, overwrite=True)
             for format in FORMATS
@@ -132,7 +134,8 @@ def train(
 def _fit(model: keras.Model, data: ImageData, plan: Plan, settings: Settings, devices, keeper: Keeper):
     """Trains a model from wherever its last checkpoint stands to the end."""
     recipe, steps = plan.recipe, keeper.steps
-    test, test_steps = evaluation_batches(data.test, plan, devices)
+    contract = plan.contract(data.image_shape[2])
+    test, test_steps = evaluation_batches(data.test, contract, plan.classes, devices)
     callbacks = [keeper, *_callbacks(recipe, keeper)]
     keeper.set_model(model)
 
@@ -170,8 +173,8 @@ def _callbacks(recipe: Recipe, keeper: Keeper) -> list[keras.callbacks.Callback]
     return callbacks
 
 
-def _sample(data: ImageData, plan: Plan) -> tuple[np.ndarray, np.ndarray]:
-    batches, _ = evaluation_batches(data.test, plan)
+def _sample(data: ImageData, contract: ImageContract) -> tuple[np.ndarray, np.ndarray]:
+    batches, _ = evaluation_batches(data.test, contract, len(data.class_names))
     batches = batches.unbatch().take(min(COMPARED, data.test.count))
     images, classes, _ = zip(*batches.as_numpy_iterator(), strict=True)
     return np.stack(images), np.argmax(classes, axis=-1)

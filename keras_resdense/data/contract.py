@@ -1,0 +1,138 @@
+"""The image contract: how an image becomes a network's input, as one value that every door obeys.
+
+The rules that all contracts share are those of Pillow, timm and torchvision:
+
+* The EXIF orientation is obeyed. Transparent pixels lie on white. Colour becomes grey as
+  0.299 R + 0.587 G + 0.114 B, and grey becomes colour by repetition.
+* Resizing is antialiased and gives whole numbers, as Pillow's does (`keras_resdense.data.resizing`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from keras_resdense.checks import require, require_choice, require_whole
+
+#: Name under which a contract and the names of the classes travel inside of files.
+CONTRACT_FILE = "image_contract.json"
+#: What all contracts share, written into every file for readers in other languages.
+_SHARED = {"orientation": "exif", "transparency": "on white", "antialias": True, "rounding": "whole numbers"}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ImageContract:
+    """How an image becomes a network's input.
+
+    Attributes:
+        size: Height and width of the input, in pixels.
+        channels: 3 for colour, 1 for grey. Image files become one of these; other numbers are for arrays only.
+        order: Order of the colour channels, "rgb" or "bgr".
+        resize: "squash" scales both sides alone, so the image loses its proportions. "shorter_side" keeps them and
+            scales until the image covers the size divided by `crop`.
+        crop: Share of the resized image's side that the central crop keeps, in (0, 1].
+        interpolation: "bilinear" or "bicubic".
+        mean: What is subtracted from each channel, in pixels 0–255, in the order of the network's channels.
+        std: What each channel is divided by then, in pixels. With mean 0 and std 1 the network takes pixels 0–255.
+    """
+
+    size: tuple[int, int]
+    channels: int = 3
+    order: str = "rgb"
+    resize: str = "squash"
+    crop: float = 1.0
+    interpolation: str = "bilinear"
+    mean: tuple[float, ...] = (0.0,)
+    std: tuple[float, ...] = (1.0,)
+
+    def __post_init__(self):
+        sides = len(self.size) == 2 and all(isinstance(side, int) and side > 0 for side in self.size)
+        require(self, "size", sides, "a height and a width in whole pixels")
+        require_whole(self, "channels")
+        require_choice(self, "order", ("rgb", "bgr"))
+        require_choice(self, "resize", ("squash", "shorter_side"))
+        require(self, "crop", 0 < self.crop <= 1, "above 0 and at most 1")
+        require_choice(self, "interpolation", ("bilinear", "bicubic"))
+        for field in ("mean", "std"):
+            fits = len(getattr(self, field)) in (1, self.channels)
+            require(self, field, fits, f"one number, or one for each of the {self.channels} channels")
+        require(self, "std", all(value > 0 for value in self.std), "above 0")
+
+    @property
+    def resized(self) -> tuple[int, int]:
+        """Height and width that the central crop is taken from, in pixels: `floor(size / crop)`, as in timm."""
+        # The small number keeps a share such as 224 / 232 from costing a pixel.
+        height, width = (math.floor(side / self.crop + 1e-6) for side in self.size)
+        return height, width
+
+    @property
+    def takes_pixels(self) -> bool:
+        """Whether the network takes pixels 0–255 as they are."""
+        return set(self.mean) == {0.0} and set(self.std) == {1.0}
+
+    def describe(self) -> str:
+        """Says in one sentence what to do with an image."""
+        height, width = self.size
+        kind = "grey" if self.channels == 1 else self.order.upper()
+        steps = [f"turn it upright as its EXIF orientation says, lay transparency on white, convert it to {kind}"]
+        how = f"{self.interpolation}, antialiased"
+        if self.resize == "squash":
+            steps.append("resize it to {} × {} pixels ({})".format(*self.resized, how))
+        elif self.resized[0] == self.resized[1]:
+            steps.append(f"resize its shorter side to {self.resized[0]} pixels ({how})")
+        else:
+            steps.append("resize it to cover {} × {} pixels ({})".format(*self.resized, how))
+        if self.resize != "squash" or self.crop < 1:
+            steps.append(f"keep the middle {height} × {width}")
+        if self.takes_pixels:
+            steps.append("pass values 0–255")
+        else:
+            mean, std = (", ".join(f"{value:g}" for value in values) for values in (self.mean, self.std))
+            steps.append(f"subtract {mean} from values 0–255 and divide by {std}")
+        return f"To prepare an image, {', '.join(steps[:-1])}, and {steps[-1]}."
+
+    def to_json(self) -> str:
+        """Writes the contract as JSON, from which `from_json` makes it again."""
+        return json.dumps(dataclasses.asdict(self) | _SHARED)
+
+    @classmethod
+    def from_json(cls, text: str) -> ImageContract:
+        """Reads a contract.
+
+        Raises:
+            ValueError: If it is none, or asks for something that this version does not know.
+        """
+        try:
+            fields: dict[str, Any] = json.loads(text)
+            shared = {name: fields.pop(name) for name in _SHARED}
+            contract = cls(**{name: tuple(v) if isinstance(v, list) else v for name, v in fields.items()})
+        except (TypeError, KeyError, AttributeError, json.JSONDecodeError) as error:
+            raise ValueError(f"This is no image contract ({error!r}): {text[:200]}") from error
+        if shared != _SHARED:
+            raise ValueError(f"The image contract asks for {shared}; this version knows {_SHARED}.")
+        return contract
+
+
+def attach(path: Path, contract: ImageContract | None, class_names: Sequence[str] | None) -> None:
+    """Adds a contract and the names of the classes to a `.keras`, which plain Keras still opens."""
+    inside = {
+        "contract": json.loads(contract.to_json()) if contract else None,
+        "class_names": list(class_names) if class_names else None,
+    }
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr(CONTRACT_FILE, json.dumps(inside))
+
+
+def attached(path: Path) -> tuple[ImageContract | None, tuple[str, ...] | None]:
+    """Reads what `attach` has added to a `.keras`; None for what is not there."""
+    with zipfile.ZipFile(path) as archive:
+        if CONTRACT_FILE not in archive.namelist():
+            return None, None
+        inside = json.loads(archive.read(CONTRACT_FILE))
+    contract, names = inside["contract"], inside["class_names"]
+    return contract and ImageContract.from_json(json.dumps(contract)), names and tuple(names)

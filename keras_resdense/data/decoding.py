@@ -1,0 +1,102 @@
+"""Image files into pixels by Pillow: RGB of 8 bits on white, upright, the first frame of an animation."""
+
+from __future__ import annotations
+
+import io
+import warnings
+
+import numpy as np
+
+#: The formats that are opened, by Pillow's names. Pillow would hand others, such as EPS, to programs of their own.
+FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
+#: Suffixes of the files that are taken for images; others are left alone.
+SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".jfif"))
+_ORIENTATION_TAG = 0x0112
+#: Where Pillow finds an orientation besides EXIF; browsers and TensorFlow do not look there.
+_OTHER_ORIENTATIONS = ("xmp", "XML:com.adobe.xmp", "Raw profile type exif")
+
+
+def decode_image(encoded: bytes) -> np.ndarray:
+    """Decodes an image file.
+
+    Args:
+        encoded: A file of one of `FORMATS`.
+
+    Returns:
+        Pixels `(height, width, 3)`, uint8. Transparent ones lie on white. The EXIF orientation is obeyed.
+
+    Raises:
+        ValueError: If it is no image of these formats, is damaged, or has more pixels than Pillow opens, which
+            `PIL.Image.MAX_IMAGE_PIXELS` raises.
+    """
+    from PIL import Image, UnidentifiedImageError
+
+    _ignore_warnings()
+    try:
+        with Image.open(io.BytesIO(encoded), formats=FORMATS) as image:
+            image.load()
+            return np.asarray(_upright(_to_rgb(image, encoded), _orientation(image)))
+    except UnidentifiedImageError as error:
+        raise ValueError("no image") from error
+    except Image.DecompressionBombError as error:
+        raise ValueError(f"{error} To open larger ones, raise PIL.Image.MAX_IMAGE_PIXELS.") from error
+    # Pillow's decoders raise whatever they stumble over.
+    except Exception as error:
+        raise ValueError(f"{type(error).__name__}: {error}".replace("\n", " ")) from error
+
+
+def _ignore_warnings() -> None:
+    """Silences Pillow about what is odd but readable.
+
+    `warnings.catch_warnings` would do it for a moment, but not in threads, where it silences everything for good.
+    """
+    if not any(rule[0] == "ignore" and rule[3] is not None and rule[3].pattern == _PILLOW for rule in warnings.filters):
+        warnings.filterwarnings("ignore", module=_PILLOW)
+
+
+_PILLOW = r"PIL\."
+
+
+def _to_rgb(image, encoded: bytes):
+    from PIL import Image
+
+    if image.mode.startswith("I"):  # 16 bits: the high byte, as TensorFlow and Pillow take it of colours
+        pixels = np.clip(np.asarray(image), 0, 65535) >> 8
+        return Image.fromarray(pixels.astype("uint8")).convert("RGB")
+    if image.has_transparency_data:
+        _scale_transparent_grey(image, encoded)
+        white = Image.new("RGBA", image.size, "white")
+        return Image.alpha_composite(white, image.convert("RGBA")).convert("RGB")
+    return image.convert("RGB")
+
+
+def _scale_transparent_grey(image, encoded: bytes) -> None:
+    """Corrects the grey value that a PNG of 2 or 4 bits calls transparent: Pillow scales its pixels, but not this."""
+    depth = encoded[24] if image.format == "PNG" else 8
+    transparent = image.info.get("transparency")
+    if image.mode == "L" and depth < 8 and isinstance(transparent, int):
+        image.info["transparency"] = transparent * (255 // (2**depth - 1))
+
+
+def _orientation(image) -> int:
+    for name in _OTHER_ORIENTATIONS:
+        image.info.pop(name, None)
+    try:
+        return image.getexif().get(_ORIENTATION_TAG, 1)
+    except Exception:  # damaged EXIF counts as none, as in browsers
+        return 1
+
+
+def _upright(image, orientation: int):
+    from PIL.Image import Transpose
+
+    turns = {
+        2: Transpose.FLIP_LEFT_RIGHT,
+        3: Transpose.ROTATE_180,
+        4: Transpose.FLIP_TOP_BOTTOM,
+        5: Transpose.TRANSPOSE,
+        6: Transpose.ROTATE_270,
+        7: Transpose.TRANSVERSE,
+        8: Transpose.ROTATE_90,
+    }
+    return image.transpose(turns[orientation]) if orientation in turns else image

@@ -126,6 +126,38 @@ def test_strategies(monkeypatch):
     assert workers.worker_count() == 2
 
 
+@pytest.mark.parametrize("name", ["none", "mirrored"])
+@pytest.mark.parametrize("arrays", [True, False])
+def test_nothing_is_tuned_under_a_strategy(monkeypatch, name, arrays):
+    """The thread that tunes a data set can hold up the end of an epoch for a minute."""
+    from tensorflow.python.data.ops import iterator_ops, multi_device_iterator_ops
+
+    tuned = []
+
+    def watch(owner):
+        begin = owner.__init__
+
+        def begin_watched(self, dataset=None, *args, **kwargs):
+            if dataset is not None:
+                tuned.append(dataset.options().autotune.enabled)
+            begin(self, dataset, *args, **kwargs)
+
+        monkeypatch.setattr(owner, "__init__", begin_watched)
+
+    watch(multi_device_iterator_ops.OwnedMultiDeviceIterator)
+    watch(iterator_ops.OwnedIterator)
+    devices = strategy(name)
+    with devices.scope():
+        model = without_batch_norm()
+        model.compile("sgd", "sparse_categorical_crossentropy")
+    x, y = np.zeros((8, 8, 8, 1), "float32"), np.zeros(8, int)
+    data = {"x": x, "y": y} if arrays else {"x": tf.data.Dataset.from_tensor_slices((x, y)).batch(4)}
+    model.fit(**data, validation_data=(x, y), shuffle=False, verbose=0)
+    model.evaluate(**data, verbose=0)
+    # Training, validation and evaluation: a data set of the host, and one of each device.
+    assert len(tuned) >= 3 * (1 + devices.num_replicas_in_sync) and set(tuned) == {False}
+
+
 def test_slurm_names_workers_with_and_without_gpus(monkeypatch):
     job = {"PROCID": "2", "STEP_NUM_TASKS": "3", "STEP_NODELIST": "node[1-2]", "STEP_TASKS_PER_NODE": "2,1"}
     for name, value in job.items():

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Iterator
 
 import keras
 
+from keras_resdense.data.tfdata import untuned
 from keras_resdense.training import workers
 
 
 def strategy(name: str = "auto"):
     """Returns a `tf.distribute` strategy: build and compile under its `scope()`, then call `model.fit` as usual.
+
+    Its data sets are untuned, because TensorFlow's tuning can make an epoch wait for up to a minute at its end.
 
     Args:
         name: "none" for one device; "mirrored" for all GPUs of this machine, or all its logical CPUs;
@@ -22,16 +26,45 @@ def strategy(name: str = "auto"):
     """
     import tensorflow as tf
 
+    _untune_device_iterators()
     if name == "multiworker" or (name == "auto" and workers.worker_count() > 1):
-        return workers.multi_worker_strategy()
+        return workers.multi_worker_strategy(_untuning(tf.distribute.MultiWorkerMirroredStrategy))
     gpus = tf.config.list_logical_devices("GPU")
+    mirrored = _untuning(tf.distribute.MirroredStrategy)
     if name == "mirrored":
-        return tf.distribute.MirroredStrategy([device.name for device in gpus or tf.config.list_logical_devices("CPU")])
+        return mirrored([device.name for device in gpus or tf.config.list_logical_devices("CPU")])
     if name == "auto" and gpus:
-        return tf.distribute.MirroredStrategy()
+        return mirrored()
     if name in ("auto", "none"):
-        return tf.distribute.OneDeviceStrategy("/gpu:0" if gpus else "/cpu:0")
+        return _untuning(tf.distribute.OneDeviceStrategy)("/gpu:0" if gpus else "/cpu:0")
     raise ValueError(f"strategy is {name!r}; it must be one of auto, none, mirrored, multiworker.")
+
+
+def _untuning(kind: type) -> type:
+    """Returns a kind of strategy that unties `fit`, `evaluate` and `predict` from the tuning of their data sets."""
+
+    class Untuning(kind):
+        def experimental_distribute_dataset(self, dataset, options=None):
+            return super().experimental_distribute_dataset(untuned(dataset), options)
+
+    return functools.wraps(kind, updated=())(Untuning)
+
+
+def _untune_device_iterators() -> None:
+    """Takes the tuning thread from the data set that TensorFlow lays around every distributed one, for each device.
+
+    That data set has nothing to tune, and no public way to give it options.
+    """
+    from tensorflow.python.data.ops import multi_device_iterator_ops as devices
+
+    create = devices._create_device_dataset
+    if not hasattr(create, "__wrapped__"):
+
+        @functools.wraps(create)
+        def create_untuned(*args):
+            return untuned(create(*args))
+
+        devices._create_device_dataset = create_untuned
 
 
 @contextlib.contextmanager

@@ -40,10 +40,13 @@ def worker_count() -> int:
     return int(os.environ.get("SLURM_STEP_NUM_TASKS", 1))
 
 
-def multi_worker_strategy():
+def multi_worker_strategy(kind: type):
     """Makes the strategy over the workers that `TF_CONFIG` or SLURM name, and mends `fit` for it.
 
     Call it before anything else of TensorFlow. It returns once all workers are there.
+
+    Args:
+        kind: `tf.distribute.MultiWorkerMirroredStrategy` or a subclass.
 
     Raises:
         ValueError: If neither names several workers.
@@ -65,7 +68,7 @@ def multi_worker_strategy():
     mine = others.pop(_name(resolver.task_type, resolver.task_id))
     # TensorFlow waits, too, but without a word.
     await_workers(others, int(mine.rpartition(":")[2]))
-    return tf.distribute.MultiWorkerMirroredStrategy(resolver)
+    return kind(resolver)
 
 
 def await_workers(others: Mapping[str, str], port: int) -> None:

@@ -1,87 +1,73 @@
-"""Augmentation by Keras's layers, whose chances hang on the place of an image, not on the machine."""
+"""Augmentation in TensorFlow operations, whose chances hang on the place of an image, not on the machine.
+
+Each function computes only what was drawn for its image. What happens follows from a key, two int64.
+"""
 
 from __future__ import annotations
 
 import functools
+import math
 
-import keras
-
+from keras_resdense.data.crops import CROPS
 from keras_resdense.data.plan import Plan
+from keras_resdense.data.rand_augment import rand_augment
 
-#: Seeds that an image or a group has in an epoch.
+#: Keys that an image or a group has in an epoch.
 DRAWS = 2**10
-
-
-class _KeyedSeeds(keras.random.SeedGenerator):
-    """Counts seeds up from a key, for layers that ask for one after another; TensorFlow scrambles them."""
-
-    def __init__(self):
-        super().__init__(seed=0)
-        self.key, self.draws = None, 0
-
-    def restart(self, key) -> None:
-        self.key, self.draws = key, 0
-
-    def next(self, ordered=True):
-        import tensorflow as tf
-
-        self.draws += 1
-        return self.key + tf.constant([0, self.draws], tf.int64)
+#: Chance that a part of an image is erased, and the part's share of the area and its proportions: those of
+#: 1708.04896, with the shares of timm.
+ERASED, ERASED_SHARE, ERASED_RATIO = 0.5, (0.02, 1 / 3), (0.3, 1 / 0.3)
 
 
 def place_key(seed: int, epoch, number):
-    """Returns a key of its own, with room for `DRAWS` seeds, for what has this number in an epoch."""
+    """Returns a key of its own, with room for `DRAWS` more, for what has this number in an epoch."""
     import tensorflow as tf
 
     return tf.stack([epoch * 2**32 + seed, number * DRAWS])
 
 
 def augmentation_alone(plan: Plan):
-    """Returns a function from an image of any size and a key to an image of the network's size."""
+    """Returns a function from an image to one of the network's size.
 
-    recipe, seeds, layers = plan.recipe, _KeyedSeeds(), []
+    It takes the image's shape `(3,)`, a function from the window of a `View` to its pixels, and a key.
+    """
+    recipe = plan.recipe
+    steps = []
+    if recipe.padding:
+        steps.append(functools.partial(moved, padding=recipe.padding))
+    if recipe.flip:
+        steps.append(flipped)
     if recipe.rand_augment:
-        # It would choose the same operations for all images of a group.
-        layers.append(keras.layers.RandAugment(value_range=(0, 255), num_ops=2, factor=recipe.rand_augment / 10))
-        layers[0].generator = seeds
+        steps.append(functools.partial(rand_augment, magnitude=recipe.rand_augment))
+    if recipe.erasing:
+        steps.append(erased)
 
-    def augment(image, key):
-        seeds.restart(key)
-        image = _CROPS[recipe.crop](image, plan.size, seeds)
-        for layer in layers:
-            image = layer(image[None], training=True)[0]
+    def augment(shape, part, key):
+        view = CROPS[recipe.crop](shape, plan.size, key)
+        image = view.of(part(view.window), plan.size)
+        for number, step in enumerate(steps, start=1):
+            image = step(image, key=_further(key, 16 * number))
         return image
 
     return augment
 
 
 def augmentation_together(plan: Plan):
-    """Returns a function from a group of images, their classes and a key to augmented images and targets."""
+    """Returns a function from images `(group, height, width, channels)`, their classes `(group, classes)` and a key.
+
+    It returns mixed images, and targets `(group, classes)`.
+    """
     import tensorflow as tf
 
-    recipe, (height, width), seeds = plan.recipe, plan.size, _KeyedSeeds()
-    layers, mixing = [], []
-    if recipe.padding:
-        # A crop of a padded image is a move; half a pixel more gives all whole moves the same chance.
-        moves = [(recipe.padding + 0.5) / side for side in (height, width)]
-        layers.append(keras.layers.RandomTranslation(*moves, fill_mode="constant", interpolation="nearest"))
-    if recipe.flip:
-        layers.append(keras.layers.RandomFlip("horizontal"))
-    if recipe.erasing:
-        layers.append(keras.layers.RandomErasing(factor=1.0, scale=(0.02, 0.33), value_range=(0, 255)))
-    if recipe.mixup:
-        mixing.append(keras.layers.MixUp(alpha=recipe.mixup))
-    if recipe.cutmix:
-        mixing.append(keras.layers.CutMix(factor=(recipe.cutmix, recipe.cutmix)))
-    for layer in (*layers, *mixing):
-        layer.generator = seeds
+    recipe = plan.recipe
+    chances = {mixup: recipe.mixup, cutmix: recipe.cutmix}
+    mixings = [functools.partial(mix, alpha=alpha) for mix, alpha in chances.items() if alpha]
 
     def augment(images, labels, key):
-        seeds.restart(key)
-        for layer in layers:
-            images = layer(images, training=True)
-        if mixing:
-            images, labels = _mixed(mixing, images, labels, seeds)
+        if mixings:
+            chosen = tf.random.stateless_uniform((), key, maxval=len(mixings), dtype=tf.int32)
+            branches = [functools.partial(mix, images, labels, key=_further(key, 16)) for mix in mixings]
+            images, labels = tf.switch_case(chosen, branches)
         if recipe.loss == "binary":
             # 2110.00476: all classes seen in an image count as present; its authors' timm asks for 0.2 of it.
             labels = tf.cast(labels > 0.2, tf.float32)
@@ -90,68 +76,103 @@ def augmentation_together(plan: Plan):
     return augment
 
 
-def _mixed(layers: list, images, labels, seeds: _KeyedSeeds):
-    """Mixes the images of a group by one of the layers, chosen by chance."""
+def moved(image, padding: int, key):
+    """A crop of an image's size at a random place of the image padded with zeros (1512.03385, section 4.2)."""
     import tensorflow as tf
 
-    def mix(layer):
-        mixed = layer({"images": images, "labels": labels}, training=True)
-        return mixed["images"], mixed["labels"]
-
-    branches = [functools.partial(mix, layer) for layer in layers]
-    chosen = tf.random.stateless_uniform((), seeds.next(), maxval=len(branches), dtype=tf.int32)
-    return tf.switch_case(chosen, branches)
+    top, left = tf.unstack(tf.random.stateless_uniform((2,), key, maxval=2 * padding + 1, dtype=tf.int32))
+    padded = tf.pad(image, [(padding, padding), (padding, padding), (0, 0)])
+    return tf.ensure_shape(tf.slice(padded, (top, left, 0), image.shape), image.shape)
 
 
-def _crop_none(image, size, seeds):
-    """The whole image; it loses its proportions where they are not the network's."""
-    return resized(image, size)
-
-
-def _crop_scale(image, size, seeds):
-    """A crop at a random place after resizing the shorter side to 256/224–480/224 of the size (1512.03385, 3.4)."""
+def flipped(image, key):
+    """Mirrors an image left to right, or not."""
     import tensorflow as tf
 
-    scale = tf.random.stateless_uniform((), seeds.next(), 256 / 224, 480 / 224)
-    image = shorter_side_resized(image, size, scale)
-    return tf.image.stateless_random_crop(image, (*size, image.shape[-1]), seeds.next())
+    return tf.cond(tf.random.stateless_uniform((), key) < 0.5, lambda: tf.reverse(image, [1]), lambda: image)
 
 
-def _crop_area(image, size, seeds):
-    """A crop of 8–100 % of the area and 3/4–4/3 of the proportions (1409.4842, section 6), resized."""
+def erased(image, key):
+    """Fills a random rectangle of an image with noise, or not (1708.04896)."""
     import tensorflow as tf
 
-    begin, extent, _ = tf.image.stateless_sample_distorted_bounding_box(
-        tf.shape(image),
-        tf.zeros((1, 0, 4)),
-        seeds.next(),
-        min_object_covered=0.0,
-        area_range=(0.08, 1.0),
-        aspect_ratio_range=(3 / 4, 4 / 3),
-        use_image_if_no_bounding_boxes=True,
-    )
-    piece = tf.ensure_shape(tf.slice(image, begin, extent), (None, None, image.shape[-1]))
-    return resized(piece, size)
+    happens, share, ratio, top, left = tf.unstack(tf.random.stateless_uniform((5,), key))
+    height, width, channels = image.shape
+    least, most = ERASED_SHARE
+    flattest, steepest = map(math.log, ERASED_RATIO)
+    pixels, ratio = (least + share * (most - least)) * height * width, tf.exp(flattest + ratio * (steepest - flattest))
+
+    def erase():
+        rows = tf.cast(tf.clip_by_value(tf.round(tf.sqrt(pixels * ratio)), 1, height), tf.int32)
+        columns = tf.cast(tf.clip_by_value(tf.round(tf.sqrt(pixels / ratio)), 1, width), tf.int32)
+        above, before = _place(top, height, rows), _place(left, width, columns)
+        noise = tf.random.stateless_uniform((rows, columns, channels), _further(key, 1), maxval=256, dtype=tf.int32)
+        around = [(above, height - above - rows), (before, width - before - columns), (0, 0)]
+        kept = 1 - tf.pad(tf.ones((rows, columns, channels)), around)
+        return tf.ensure_shape(image * kept + tf.pad(tf.cast(noise, tf.float32), around), image.shape)
+
+    return tf.cond(happens < ERASED, erase, lambda: image)
 
 
-_CROPS = {"none": _crop_none, "scale": _crop_scale, "area": _crop_area}
+def mixup(images, labels, alpha: float, key):
+    """Blends each image with another of its group (1710.09412)."""
+    shares, partners = _shares(labels, alpha, key), _partners(labels, key)
+    return _blended(images, partners, shares), _blended(labels, partners, shares)
 
 
-def resized(image, size):
+def cutmix(images, labels, alpha: float, key):
+    """Puts a rectangle of another image of the group into each image (1905.04899)."""
     import tensorflow as tf
 
-    if tuple(image.shape[-3:-1]) == tuple(size):
-        return tf.cast(image, tf.float32)
-    channels = image.shape[-1]
-    return tf.ensure_shape(tf.image.resize(image, size, antialias=True), (*image.shape[:-3], *size, channels))
+    kept, partners = _shares(labels, alpha, key), _partners(labels, key)
+    places = tf.random.stateless_uniform((2, labels.shape[0], 1), _further(key, 2))
+    inside, (_, *sides, channels) = [], images.shape
+    for side, place in zip(sides, tf.unstack(places), strict=True):
+        extent = tf.round(tf.sqrt(1 - kept)[:, None] * side)
+        begin, pixels = _place(place, side, extent), tf.range(side, dtype=tf.float32)
+        inside.append(tf.cast((pixels >= begin) & (pixels < begin + extent), tf.float32))
+    rows, columns = inside
+    shares = 1 - tf.reduce_mean(rows, 1) * tf.reduce_mean(columns, 1)
+    # Rows are flattened: TensorFlow is slow to spread a value over three channels.
+    inside = rows[:, :, None] * tf.repeat(columns, channels, 1)[:, None]
+    flat = tf.reshape(images, (-1, sides[0], sides[1] * channels))
+    mixed = flat + inside * (tf.gather(flat, partners) - flat)
+    return tf.reshape(mixed, images.shape), _blended(labels, partners, shares)
 
 
-def shorter_side_resized(image, size, scale):
-    """Resizes, keeping proportions, so that the image just covers `scale` times the size."""
+def _shares(labels, alpha: float, key):
+    """Draws from Beta(α, α) for each image."""
     import tensorflow as tf
 
-    old, new = tf.cast(tf.shape(image)[:2], tf.float32), tf.cast(size, tf.float32) * scale
-    target = tf.maximum(tf.round(old * tf.reduce_max(new / old)), tf.cast(size, tf.float32))
-    return tf.ensure_shape(
-        tf.image.resize(image, tf.cast(target, tf.int32), antialias=True), (None, None, image.shape[-1])
-    )
+    one, other = tf.unstack(tf.random.stateless_gamma((2, labels.shape[0]), key, alpha))
+    # With a small α both can be 0: then an image stays what it is.
+    return tf.where(one + other > 0, one / (one + other), 1.0)
+
+
+def _partners(labels, key):
+    import tensorflow as tf
+
+    return tf.random.experimental.stateless_shuffle(tf.range(labels.shape[0]), _further(key, 1))
+
+
+def _blended(values, partners, shares):
+    import tensorflow as tf
+
+    flat = tf.reshape(values, (values.shape[0], -1))
+    others = tf.gather(flat, partners)
+    return tf.reshape(others + shares[:, None] * (flat - others), values.shape)
+
+
+def _place(draw, size, extent):
+    """Returns a random whole place at which `extent` fits into `size`."""
+    import tensorflow as tf
+
+    room = tf.cast(size - extent, tf.float32)
+    return tf.cast(tf.minimum(tf.floor(draw * (room + 1)), room), extent.dtype)
+
+
+def _further(key, steps: int):
+    """Returns the key that is so many draws further on."""
+    import tensorflow as tf
+
+    return key + tf.constant([0, steps], tf.int64)

@@ -1,10 +1,9 @@
-"""From examples to batches: augmentation by Keras's layers, whose chances hang on the place, not on the machine.
+"""From examples to batches, whose chances hang on the place of an image, not on the machine.
 
-An image is cropped, and goes through RandAugment, alone, with seeds from (seed, epoch, number of the image,
-number of its repetition). Whatever a layer of Keras does to each image of a batch on its own is done to
-`GROUP` images at once, which costs a fraction of their time one by one; its seeds come from (seed, epoch,
-place of the group in the epoch). Batch b of an epoch therefore holds the same images, augmented alike, on any
-number of replicas and workers, and after a training was resumed at any step.
+An image is cropped and augmented alone, with a key from (seed, epoch, number of the image, number of its
+repetition). Mixup and cutmix mix the images of a group, with a key from (seed, epoch, place of the group in the
+epoch). Batch b of an epoch therefore holds the same images, augmented alike, on any number of replicas and workers,
+and after a training was resumed at any step.
 """
 
 from __future__ import annotations
@@ -13,19 +12,15 @@ import math
 
 import numpy as np
 
-from keras_resdense.data.augment import (
-    augmentation_alone,
-    augmentation_together,
-    place_key,
-)
+from keras_resdense.data.augment import augmentation_alone, augmentation_together, place_key
 from keras_resdense.data.contract import ImageContract
+from keras_resdense.data.crops import part_of
 from keras_resdense.data.examples import Examples
 from keras_resdense.data.plan import ImageRecipe, Plan
 from keras_resdense.data.resizing import prepare
 from keras_resdense.data.tfdata import prefetch
 
-#: Images that are augmented together, and that mixup and cutmix mix with one another; where the batch is no
-#: multiple of it, groups are smaller.
+#: Images that mixup and cutmix mix with one another.
 GROUP = 8
 #: Images of a batch in evaluation, of each replica.
 TEST_BATCH = 256
@@ -70,7 +65,7 @@ def training_batches(examples: Examples, plan: Plan, strategy, first_step: int =
             f" of {replicas * recipe.accumulation}."
         )
     first_epoch, skipped = divmod(first_step, steps)
-    group = GROUP if recipe.mixup or recipe.cutmix else math.gcd(batch, GROUP)
+    mixes = recipe.mixup > 0 or recipe.cutmix > 0
     alone, together = augmentation_alone(plan), augmentation_together(plan)
 
     def epoch_examples(epoch):
@@ -83,30 +78,29 @@ def training_batches(examples: Examples, plan: Plan, strategy, first_step: int =
     def load(epoch, placed):
         place, handle = placed
         image, label, number = examples.read(handle)
-        image = alone(image, place_key(plan.seed, epoch, number * recipe.repeats + place % recipe.repeats))
-        return image, tf.one_hot(label, plan.classes), epoch, place
+        key = place_key(plan.seed, epoch, number * recipe.repeats + place % recipe.repeats)
+        return alone(tf.shape(image), part_of(image), key), tf.one_hot(label, plan.classes), epoch, place
 
-    def augment(images, labels, epochs, places):
+    def finish(images, labels, epochs, places):
         return together(images, labels, place_key(plan.seed, epochs[0], -1 - places[0]))
 
     def share(context):
         mine = batch // context.num_input_pipelines
-        if mine % group:
+        if mixes and mine % GROUP:
             raise ValueError(
-                f"{group} images at a time are augmented together, but a worker's share of a step is {mine} images:"
-                " change batch_size."
+                f"mixup and cutmix mix {GROUP} images at a time, but a worker's share of a step is {mine} images:"
+                f" change batch_size to a multiple of {GROUP * context.num_input_pipelines}."
             )
         elements = tf.data.Dataset.counter(first_epoch).flat_map(epoch_examples).skip(skipped * batch)
         if context.num_input_pipelines > 1:
             elements = elements.enumerate()
             elements = elements.filter(lambda count, _: count % batch // mine == context.input_pipeline_id)
             elements = elements.map(lambda _, element: element)
-        if examples.uniform and recipe.crop == "none" and not recipe.rand_augment:
-            elements = elements.batch(group, drop_remainder=True).map(load, tf.data.AUTOTUNE, deterministic=True)
-        else:
-            elements = elements.map(load, tf.data.AUTOTUNE, deterministic=True).batch(group, drop_remainder=True)
-        elements = elements.map(augment, tf.data.AUTOTUNE, deterministic=True)
-        return prefetch(elements.rebatch(batch // replicas, drop_remainder=True))
+        each = batch // replicas
+        elements = elements.map(load, tf.data.AUTOTUNE, deterministic=True)
+        elements = elements.batch(GROUP if mixes else each, drop_remainder=True)
+        elements = elements.map(finish, tf.data.AUTOTUNE, deterministic=True)
+        return prefetch(elements.rebatch(each, drop_remainder=True) if mixes else elements)
 
     return strategy.distribute_datasets_from_function(share)
 

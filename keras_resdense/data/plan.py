@@ -21,13 +21,14 @@ class ImageRecipe:
         image_size: Side of the images in training, in pixels. 0 takes the data set's own size or, where that varies,
             the size that the network was published for.
         test_size: Side of the images in evaluation and in the saved model, in pixels; 0 for `image_size`.
-        crop: Crop of training images: "none", "scale" or "area", see `keras_resdense.data.augment`.
+        crop: Crop of training images: "none", "scale" or "area", see `keras_resdense.data.crops`.
         test_crop: Share of the shorter side that evaluation keeps, where training crops.
         padding: Pixels of zeros around an image before a random crop of the old size.
         flip: Whether images are mirrored left to right at random.
-        rand_augment: Magnitude, 0–10, of two random operations (1909.13719); 0 for none.
-        erasing: Whether a random rectangle is filled with noise (1708.04896).
-        mixup: α of mixup (1710.09412); 0 for none. With cutmix, each is applied to half of the batches.
+        rand_augment: Magnitude, 0–10, of two random operations (1909.13719), see `keras_resdense.data.rand_augment`;
+            0 for none.
+        erasing: Whether a random rectangle of every other image is filled with noise (1708.04896).
+        mixup: α of mixup (1710.09412); 0 for none. With cutmix, each mixes half of the groups of 8 images.
         cutmix: α of cutmix (1905.04899); 0 for none.
         repeats: How often an image occurs in succession, each time augmented anew (1902.05509). An epoch keeps its
             length and sees fewer images.

@@ -155,8 +155,8 @@ _strikes_back_a2 = _imagenet(
 )
 _strikes_back = partial(
     Published,
-    source="2110.00476, table 2; RandAugment is Keras's, without noise in its magnitude, and LAMB decays weights apart"
-    " from its trust ratio",
+    source="2110.00476, table 2; RandAugment is timm's rand-m7-mstd0.5-inc1 (m6 for A3) with bilinear interpolation,"
+    " and LAMB decays weights apart from its trust ratio",
 )
 
 #: Every recipe: its name and its row. Change one with `dataclasses.replace(row.recipe, field=…)`.

@@ -1,0 +1,135 @@
+"""Crops: which part of an image a network sees, and at what scale.
+
+A crop is chosen from the size of an image alone, so that only the part that is seen has to be decoded. Images are
+scaled bilinearly, with antialiasing along a side that shrinks, as Pillow and `tf.image.resize(antialias=True)` do.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class View:
+    """The part of an image that becomes a network's input.
+
+    Attributes:
+        window: Top, left, height and width of the pixels that are needed `(4,)` int32; None for all of them.
+        scale: Factor of the height and of the width `(2,)` float32.
+        shift: Pixels that the scaled window is moved down and to the right `(2,)` float32.
+    """
+
+    window: Any
+    scale: Any
+    shift: Any
+
+    def of(self, pixels, size: tuple[int, int]):
+        """Scales the pixels of the window.
+
+        Args:
+            pixels: `(height, width, channels)`.
+            size: Height and width of the input.
+
+        Returns:
+            Pixels `(*size, channels)` float32.
+        """
+        import tensorflow as tf
+
+        if tuple(pixels.shape[:2]) == tuple(size):
+            return tf.cast(pixels, tf.float32)
+        width, channels = tf.shape(pixels)[1], pixels.shape[2]
+        # TensorFlow scales rows fast and columns slowly: columns become rows, and then columns again.
+        rows = tf.transpose(_scaled_rows(pixels, size[0], self.scale[0], self.shift[0]))
+        rows = tf.reshape(rows, (width, channels * size[0]))
+        rows = _scaled_rows(rows, size[1], self.scale[1], self.shift[1])
+        return tf.reshape(tf.transpose(tf.reshape(rows, (size[1] * channels, size[0]))), (*size, channels))
+
+
+def part_of(image) -> Callable[[Any], Any]:
+    """Returns a function from the window of a view to its pixels in a decoded image."""
+    import tensorflow as tf
+
+    def part(window):
+        if window is None:
+            return image
+        top, left, height, width = tf.unstack(window)
+        pixels = tf.slice(image, (top, left, 0), (height, width, -1))
+        return tf.ensure_shape(pixels, (None, None, image.shape[-1]))
+
+    return part
+
+
+def whole(shape, size, key=None) -> View:
+    """The whole image. It loses its proportions where they are not the network's."""
+    import tensorflow as tf
+
+    return View(window=None, scale=tf.cast(size, tf.float32) / tf.cast(shape[:2], tf.float32), shift=tf.zeros(2))
+
+
+def area(shape, size, key) -> View:
+    """A crop of 8–100 % of the area and 3/4–4/3 of the proportions (1409.4842, section 6)."""
+    import tensorflow as tf
+
+    begin, extent, _ = tf.image.stateless_sample_distorted_bounding_box(
+        shape,
+        tf.zeros((1, 0, 4)),
+        key,
+        min_object_covered=0.0,
+        area_range=(0.08, 1.0),
+        aspect_ratio_range=(3 / 4, 4 / 3),
+        use_image_if_no_bounding_boxes=True,
+    )
+    scale = tf.cast(size, tf.float32) / tf.cast(extent[:2], tf.float32)
+    return View(window=tf.concat([begin[:2], extent[:2]], 0), scale=scale, shift=tf.zeros(2))
+
+
+def scale(shape, size, key) -> View:
+    """A crop at a random place after resizing the shorter side to 256/224–480/224 of the size (1512.03385, 3.4)."""
+    import tensorflow as tf
+
+    draws = tf.random.stateless_uniform((3,), key)
+    target = _covering(shape, size, 256 / 224 + draws[0] * (480 - 256) / 224)
+    return _cut(shape, size, target, tf.floor(draws[1:] * (target - tf.cast(size, tf.float32) + 1)))
+
+
+#: Crops of training images, by the names that recipes give them: from the shape of an image, the network's size and
+#: a key to a view.
+CROPS: dict[str, Callable[..., View]] = {"none": whole, "scale": scale, "area": area}
+
+
+def _covering(shape, size, share):
+    """Returns the height and width `(2,)` float32 at which an image just covers `share` times the size."""
+    import tensorflow as tf
+
+    old, size = tf.cast(shape[:2], tf.float32), tf.cast(size, tf.float32)
+    return tf.maximum(tf.round(old * tf.reduce_max(size * share / old)), size)
+
+
+def _cut(shape, size, target, place) -> View:
+    """Resizes to `target` and crops at a place `(2,)`, in whole pixels of the resized image."""
+    import tensorflow as tf
+
+    old, size = tf.cast(shape[:2], tf.float32), tf.cast(size, tf.float32)
+    scale = target / old
+    # A pixel is made of its neighbours, and of more of them where the image shrinks.
+    reach = tf.maximum(1 / scale, 1) + 1
+    first = tf.maximum(tf.floor(place / scale - reach), 0)
+    last = tf.minimum(tf.math.ceil((place + size) / scale + reach), old)
+    window = tf.cast(tf.concat([first, last - first], 0), tf.int32)
+    return View(window=window, scale=scale, shift=first * scale - place)
+
+
+def _scaled_rows(pixels, count: int, scale, shift):
+    """Returns `count` rows, scaled as one long column of many channels."""
+    import tensorflow as tf
+
+    return tf.raw_ops.ScaleAndTranslate(
+        images=tf.reshape(pixels, (1, tf.shape(pixels)[0], 1, -1)),
+        size=(count, 1),
+        scale=tf.stack([scale, 1.0]),
+        translation=tf.stack([shift, 0.0]),
+        kernel_type="triangle",
+        antialias=True,
+    )[0, :, 0]

@@ -9,9 +9,18 @@ import keras
 import pytest
 import tensorflow as tf
 
+from keras_resdense.data import checking
+
 tf.config.set_logical_device_configuration(
     tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2
 )
+
+
+@pytest.fixture(autouse=True)
+def no_memory_of_checks(monkeypatch, tmp_path_factory):
+    """What a test finds of its images is not remembered in the user's home."""
+    memory = tmp_path_factory.mktemp("checked") / "memory.npz"
+    monkeypatch.setattr(checking, "_memory", lambda root: memory)
 
 
 @pytest.fixture(autouse=True)

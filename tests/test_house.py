@@ -19,7 +19,7 @@ TREES = {
 }
 #: Rooms, and single files beside them, in the order in which they may know one another.
 FLOORS = (
-    {"files", "graph", "checks"},
+    {"files", "graph", "checks", "progress"},
     {"data"},
     {"pretrained"},
     {"networks"},

@@ -14,7 +14,6 @@ import numpy as np
 
 from keras_resdense.data.augment import augmentation_alone, augmentation_together, place_key
 from keras_resdense.data.contract import ImageContract
-from keras_resdense.data.crops import part_of
 from keras_resdense.data.examples import Examples
 from keras_resdense.data.plan import ImageRecipe, Plan
 from keras_resdense.data.resizing import prepare
@@ -77,9 +76,10 @@ def training_batches(examples: Examples, plan: Plan, strategy, first_step: int =
 
     def load(epoch, placed):
         place, handle = placed
-        image, label, number = examples.read(handle)
-        key = place_key(plan.seed, epoch, number * recipe.repeats + place % recipe.repeats)
-        return alone(tf.shape(image), part_of(image), key), tf.one_hot(label, plan.classes), epoch, place
+        example = examples.open(handle)
+        key = place_key(plan.seed, epoch, example.number * recipe.repeats + place % recipe.repeats)
+        image = alone(example.shape, example.part, key)
+        return image, tf.one_hot(example.label, plan.classes), epoch, place
 
     def finish(images, labels, epochs, places):
         return together(images, labels, place_key(plan.seed, epochs[0], -1 - places[0]))

@@ -45,6 +45,19 @@ def decode_image(encoded: bytes) -> np.ndarray:
         raise ValueError(f"{type(error).__name__}: {error}".replace("\n", " ")) from error
 
 
+def is_plain_jpeg(encoded: bytes) -> bool:
+    """Says whether a file is a JPEG that needs no turning and no conversion but from grey to colour."""
+    from PIL import Image
+
+    _ignore_warnings()
+    try:
+        with Image.open(io.BytesIO(encoded), formats=["JPEG"]) as image:
+            return image.format == "JPEG" and image.mode in ("RGB", "L") and _orientation(image) in (0, 1)
+    # Pillow's decoders raise whatever they stumble over.
+    except Exception:
+        return False
+
+
 def _ignore_warnings() -> None:
     """Silences Pillow about what is odd but readable.
 

@@ -8,8 +8,27 @@ from typing import Any
 
 import numpy as np
 
+from keras_resdense.data.crops import part_of
+
 #: Share of the images held out where a data set has no split of its own.
 HELD_OUT = 0.2
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Example:
+    """An image, which is decoded as far as it is asked for, and its class.
+
+    Attributes:
+        shape: Height, width and channels `(3,)` int32.
+        part: From a window, see `keras_resdense.data.crops.View`, to its pixels `(height, width, channels)` uint8.
+        label: Number of the class.
+        number: Number of the example, the same in every epoch.
+    """
+
+    shape: Any
+    part: Callable[[Any], Any]
+    label: Any
+    number: Any
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -20,14 +39,17 @@ class Examples:
         count: How many there are.
         order: From a key, two whole numbers, to a `tf.data.Dataset` of handles in an order that depends on
             the key alone; from None to their own order.
-        read: From a handle to an image `(height, width, channels)` uint8, its class and its number.
-        uniform: Whether all images are of one size and `read` takes many handles at once, too.
+        open: From a handle to its `Example`.
     """
 
     count: int
     order: Callable[[Any], Any]
-    read: Callable[[Any], tuple[Any, Any, Any]]
-    uniform: bool = False
+    open: Callable[[Any], Example]
+
+    def read(self, handle) -> tuple[Any, Any, Any]:
+        """Returns an image `(height, width, channels)` uint8, its class and its number."""
+        example = self.open(handle)
+        return example.part(None), example.label, example.number
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -49,31 +71,36 @@ class ImageData:
     image_shape: tuple[int | None, int | None, int]
 
 
-def in_memory(handles, labels: np.ndarray, decode: Callable[[Any], Any] | None = None) -> Examples:
+def in_memory(handles, labels: np.ndarray, opened: Callable[[Any], tuple[Any, Any]] | None = None) -> Examples:
     """Makes examples of what fits in memory.
 
     Args:
         handles: Pixels, encoded images or paths, `(examples, ...)`.
         labels: Their classes, `(examples,)`.
-        decode: From one handle to an image `(height, width, channels)` uint8; None if handles are pixels.
+        opened: From one handle to the shape and the part of an `Example`; None if handles are pixels, of which
+            `read` takes many at once, too.
     """
     import tensorflow as tf
 
     with tf.device("CPU:0"):
-        handles, labels = tf.convert_to_tensor(handles), tf.convert_to_tensor(labels, tf.int64)
-    count = len(labels)
+        handles, labels = (tf.nest.map_structure(tf.convert_to_tensor, tensors) for tensors in (handles, labels))
+    labels = tf.cast(labels, tf.int64)
 
     def order(key):
-        numbers = tf.range(count, dtype=tf.int64)
+        numbers = tf.range(len(labels), dtype=tf.int64)
         if key is not None:
             numbers = tf.random.experimental.stateless_shuffle(numbers, key)
         return tf.data.Dataset.from_tensor_slices(numbers)
 
-    def read(numbers):
-        image = tf.gather(handles, numbers)
-        return decode(image) if decode else image, tf.gather(labels, numbers), numbers
+    def pixels(image):
+        return tf.shape(image)[-3:], part_of(image)
 
-    return Examples(count=count, order=order, read=read, uniform=decode is None)
+    def open_numbered(number):
+        handle = tf.nest.map_structure(lambda tensor: tf.gather(tensor, number), handles)
+        shape, part = (opened or pixels)(handle)
+        return Example(shape=shape, part=part, label=tf.gather(labels, number), number=number)
+
+    return Examples(count=len(labels), order=order, open=open_numbered)
 
 
 def split_stratified(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -7,7 +7,6 @@ orientation turned upright, and of animations the first frame is taken.
 
 from __future__ import annotations
 
-import concurrent.futures
 import os
 import unicodedata
 from collections.abc import Iterator
@@ -15,7 +14,9 @@ from pathlib import Path
 
 import numpy as np
 
+from keras_resdense.data.checking import Checked, check_images
 from keras_resdense.data.decoding import SUFFIXES, decode_image
+from keras_resdense.data.encoded import open_encoded
 from keras_resdense.data.examples import Examples, ImageData, in_memory, split_stratified
 
 #: Names of the folder of images held out, in the order in which they are looked for.
@@ -38,57 +39,43 @@ def load_folder(root: Path, on_bad_image: str = "error") -> ImageData:
     train, faults = _find(train_root)
     test, more = _find(held_out) if held_out else ({}, [])
     paths = [path for found in (train, test) for files in found.values() for path in files]
-    print(f"Checking {len(paths):,} images in {root} …")
-    bad = check_images(paths)
-    faults = [*faults, *more, *(f"{_printable(path)}: {fault}" for path, fault in bad.items())]
+    checked = check_images(paths, root)
+    faults = [*faults, *more, *(f"{_printable(paths[n])}: {checked.faults[n]}" for n in sorted(checked.faults))]
     if faults:
         report = f"{len(faults)} bad files or folders in {root}:\n  " + "\n  ".join(faults)
         if on_bad_image == "error":
             raise ValueError(f"{report}\nMend or remove them, or leave them out with --on-bad-image skip.")
         print(report)
-    train, test = (
-        {name: [path for path in files if path not in bad] for name, files in found.items()} for found in (train, test)
-    )
-    names = tuple(sorted(name for name, files in train.items() if files))
+
+    classes = [name for found in (train, test) for name, files in found.items() for _ in files]
+    good, tested = np.ones(len(paths), bool), np.arange(len(paths)) >= sum(map(len, train.values()))
+    good[list(checked.faults)] = False
+    names = tuple(sorted({classes[number] for number in np.flatnonzero(good & ~tested)}))
     if len(names) < 2:
         raise ValueError(f"{train_root} has images in {len(names)} folders; there must be one folder for each class.")
     if strange := sorted(test.keys() - set(names)):
         raise ValueError(f"{held_out} has classes that {train_root} lacks: {', '.join(strange)}.")
-    paths, labels = _flatten(train, names)
-    if held_out:
-        parts = (paths, labels), _flatten(test, names)
-    else:
-        parts = [(paths[part], labels[part]) for part in split_stratified(labels)]
-        print(f"Held out, always the same: {len(parts[1][1]):,} of {len(labels):,} images, from each class alike.")
-    trained, tested = (_examples(*part) for part in parts)
-    if not tested.count:
+    numbers = {name: number for number, name in enumerate(names)}
+    labels = np.array([numbers.get(name, -1) for name in classes])
+    by_class = np.argsort(labels, kind="stable")
+    parts = [by_class[(good & (tested == part))[by_class]] for part in (False, True)]
+    if not held_out:
+        files = parts[0]
+        parts = [files[part] for part in split_stratified(labels[files])]
+        print(f"Held out, always the same: {len(parts[1]):,} of {len(files):,} images, from each class alike.")
+    elif not len(parts[1]):
         raise ValueError(f"{held_out} has no images to test on.")
-    return ImageData(
-        name=root.resolve().name, train=trained, test=tested, class_names=names, image_shape=(None, None, 3)
-    )
+    train, test = (_examples([paths[n] for n in part], labels[part], checked, part) for part in parts)
+    return ImageData(name=root.resolve().name, train=train, test=test, class_names=names, image_shape=(None, None, 3))
 
 
-def check_images(paths: list[Path]) -> dict[Path, str]:
-    """Decodes every file as training will do, and says of each bad one what is wrong with it."""
-
-    def fault(path: Path) -> str | None:
-        try:
-            decode_image(path.read_bytes())
-        except (ValueError, OSError) as error:
-            return str(error)
-        return None
-
-    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-        return {path: found for path, found in zip(paths, pool.map(fault, paths), strict=True) if found}
-
-
-def _find(root: Path) -> tuple[dict[str, list[Path]], list[str]]:
+def _find(root: Path) -> tuple[dict[str, list[str]], list[str]]:
     """Returns the files of each class in a fixed order, and what is wrong with the folders."""
     found, faults = {}, []
     for folder in sorted(root.iterdir()):
         if not folder.is_dir() or folder.name.startswith("."):
             continue
-        files = sorted(path for path in _walk(folder, faults) if path.suffix.lower() in SUFFIXES)
+        files = sorted(_walk(str(folder), faults), key=lambda path: path.split(os.sep))
         name = unicodedata.normalize("NFC", _printable(folder.name))
         if not files:
             faults.append(f"{_printable(folder)}: a class without images")
@@ -99,18 +86,25 @@ def _find(root: Path) -> tuple[dict[str, list[Path]], list[str]]:
     return found, faults
 
 
-def _walk(folder: Path, faults: list[str], above: tuple[str, ...] = ()) -> Iterator[Path]:
+def _walk(folder: str, faults: list[str], above: tuple[str, ...] = ()) -> Iterator[str]:
     place = os.path.realpath(folder)
     if place in above:
         faults.append(f"{_printable(folder)}: a link to a folder that it is in")
         return
-    for path in sorted(folder.iterdir()):
-        if path.name.startswith("."):
-            continue
-        if path.is_dir():
-            yield from _walk(path, faults, (*above, place))
-        else:
-            yield path
+    with os.scandir(folder) as entries:
+        # Millions of files: what the folder itself tells of a file is not asked for again.
+        for entry in entries:
+            if entry.name.startswith("."):
+                continue
+            # Of a link that leads nowhere, the entry itself would raise an error.
+            linked = entry.is_symlink()
+            if os.path.isdir(entry.path) if linked else entry.is_dir():
+                yield from _walk(entry.path, faults, (*above, place))
+            elif os.path.splitext(entry.name)[1].lower() in SUFFIXES:
+                if os.path.isfile(entry.path) if linked else entry.is_file():
+                    yield entry.path
+                else:
+                    faults.append(f"{_printable(entry.path)}: no regular file, or a link to none")
 
 
 def _printable(name: Path | str) -> str:
@@ -118,19 +112,23 @@ def _printable(name: Path | str) -> str:
     return "�".join(os.fsencode(name).decode("utf-8", "replace").splitlines())
 
 
-def _flatten(found: dict[str, list[Path]], names: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray]:
-    pairs = [(os.fsencode(path), number) for number, name in enumerate(names) for path in found.get(name, ())]
-    return np.array([path for path, _ in pairs], object), np.array([number for _, number in pairs], "int64")
-
-
-def _examples(paths: np.ndarray, labels: np.ndarray) -> Examples:
+def _examples(paths: list[str], labels: np.ndarray, checked: Checked, numbers: np.ndarray) -> Examples:
+    """Makes examples of files, whose numbers in the check are given."""
     import tensorflow as tf
 
-    def read(path) -> np.ndarray:
-        return decode_image(Path(os.fsdecode(np.asarray(path).item())).read_bytes())
+    def decode(content) -> np.ndarray:
+        # Eagerly, TensorFlow wraps the bytes in an array.
+        return decode_image(content if isinstance(content, bytes) else content.item())
 
-    def decode(path):
-        image = tf.numpy_function(read, [path], tf.uint8, stateful=False)
-        return tf.ensure_shape(image, (None, None, 3))
+    def by_pillow(encoded):
+        return tf.numpy_function(decode, [encoded], tf.uint8, stateful=False)
 
-    return in_memory(paths, labels, decode)
+    def opened(file):
+        path, size, plain = file
+        encoded = tf.io.read_file(path)
+        unchanged = tf.strings.length(encoded, "BYTE") == size
+        with tf.control_dependencies([tf.debugging.Assert(unchanged, ["A file changed after its check:", path])]):
+            return open_encoded(tf.identity(encoded), 3, by_pillow, plain)
+
+    names = np.array([os.fsencode(path) for path in paths], object)
+    return in_memory((names, checked.sizes[numbers].astype("int32"), checked.plain[numbers]), labels, opened)

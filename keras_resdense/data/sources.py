@@ -7,12 +7,14 @@ anywhere and spread over any number of workers.
 
 from __future__ import annotations
 
+import functools
 import math
 from pathlib import Path
 
 import numpy as np
 
-from keras_resdense.data.examples import HELD_OUT, Examples, ImageData, in_memory, split_stratified
+from keras_resdense.data.encoded import open_encoded
+from keras_resdense.data.examples import HELD_OUT, Example, Examples, ImageData, in_memory, split_stratified
 
 #: Bytes of a data set that are kept in memory: as pixels if images are of one size and that is not more, else
 #: encoded; a larger one is streamed from its files.
@@ -91,7 +93,6 @@ def _tfds(name: str, data_dir: str | None) -> ImageData:
 
 
 def _held_in_memory(builder, split: str) -> Examples:
-    import tensorflow as tf
     import tensorflow_datasets as tfds
 
     image, count = builder.info.features["image"], builder.info.splits[split].num_examples
@@ -99,10 +100,8 @@ def _held_in_memory(builder, split: str) -> Examples:
     decoders = {} if uniform else {"image": tfds.decode.SkipDecoding()}
     examples = builder.as_dataset(split=split, batch_size=-1, decoders=decoders)
 
-    def decode(encoded):
-        return tf.io.decode_image(encoded, channels=image.shape[-1] or 3, expand_animations=False)
-
-    return in_memory(examples["image"], examples["label"], None if uniform else decode)
+    opened = functools.partial(open_encoded, channels=image.shape[-1] or 3)
+    return in_memory(examples["image"], examples["label"], None if uniform else opened)
 
 
 def _streamed(builder, split: str) -> Examples:
@@ -129,9 +128,11 @@ def _streamed(builder, split: str) -> Examples:
 
         return records.batch(SHUFFLE_BLOCK).enumerate().flat_map(shuffled)
 
-    def read(record):
-        example = features.deserialize_example(record)
+    def open_record(record):
+        example = features.deserialize_example(record, decoders={"image": tfds.decode.SkipDecoding()})
+        shape, part = open_encoded(example["image"], features["image"].shape[-1] or 3)
         # A hash serves as the number of an example whose place in its file is not known.
-        return example["image"], example["label"], tf.strings.to_hash_bucket_fast(record, 2**31)
+        number = tf.strings.to_hash_bucket_fast(record, 2**31)
+        return Example(shape=shape, part=part, label=example["label"], number=number)
 
-    return Examples(count=builder.info.splits[split].num_examples, order=order, read=read)
+    return Examples(count=builder.info.splits[split].num_examples, order=order, open=open_record)

@@ -10,7 +10,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from keras_resdense.data import folder, sources
+from keras_resdense.data import sources
 from keras_resdense.data.batches import evaluation_batches, pixel_statistics, steps_per_epoch, training_batches
 from keras_resdense.data.checking import check_images
 from keras_resdense.data.decoding import decode_image

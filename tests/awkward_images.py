@@ -104,6 +104,12 @@ def cmyk_jpeg(name: str, ycck: bool = False) -> bytes:
     return whole[:transform] + bytes([2 * ycck]) + whole[transform + 1 :]
 
 
+def unmarked(whole: bytes) -> bytes:
+    """Takes Adobe's segment out of a JPEG, without which a decoder must guess what its inks mean."""
+    start = whole.index(b"Adobe") - 4
+    return whole[:start] + whole[start + 16 :]
+
+
 def swapped_profile() -> bytes:
     """Returns a colour profile that takes red for blue, so that whoever obeys it shows it."""
     profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
@@ -210,6 +216,7 @@ IMAGES: dict[str, Callable[[], bytes]] = {
     "jpeg_cmyk_china.jpg": lambda: cmyk_jpeg("china"),
     "jpeg_cmyk_flower.jpg": lambda: cmyk_jpeg("flower"),
     "jpeg_ycck_china.jpg": lambda: cmyk_jpeg("china", ycck=True),
+    "jpeg_cmyk_unmarked_flower.jpg": lambda: unmarked(cmyk_jpeg("flower")),
     "jpeg_profile_china.jpg": lambda: jpeg(photograph("china"), icc_profile=swapped_profile()),
     "jpeg_with_tail_flower.jpg": lambda: jpeg(photograph("flower")) + b"\0" * 99,
     **{

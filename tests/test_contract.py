@@ -65,16 +65,12 @@ def test_every_published_set_has_a_contract_for_both_of_its_sizes():
 
 @pytest.mark.parametrize("file", AWKWARD, ids=lambda file: file.name)
 def test_a_graph_decodes_like_pillow_or_refuses(file):
-    """The same pixels in both; of CMYK, whose conversion rounds elsewhere, within 1 of 255."""
     encoded = file.read_bytes()
-    expected = decode_image(encoded).astype(int)
-    if not encoded.startswith((b"\xff\xd8\xff", b"\x89PNG")):
-        with pytest.raises(tf.errors.InvalidArgumentError, match="neither a JPEG nor a PNG"):
+    if not encoded.startswith((b"\xff\xd8\xff", b"\x89PNG")) or "unmarked" in file.name:
+        with pytest.raises(tf.errors.InvalidArgumentError, match="convert it"):
             decode_in_graph(tf.constant(encoded))
         return
-    found = decode_in_graph(tf.constant(encoded)).numpy()
-    assert found.shape == expected.shape
-    assert np.abs(found - expected).max() <= ("cmyk" in file.name or "ycck" in file.name)
+    np.testing.assert_array_equal(decode_in_graph(tf.constant(encoded)), decode_image(encoded))
 
 
 @pytest.mark.parametrize(

@@ -76,6 +76,9 @@ def _to_rgb(image, encoded: bytes):
     if image.mode.startswith("I"):  # 16 bits: the high byte, as TensorFlow and Pillow take it of colours
         pixels = np.clip(np.asarray(image), 0, 65535) >> 8
         return Image.fromarray(pixels.astype("uint8")).convert("RGB")
+    if image.mode == "CMYK":  # cut off, as TensorFlow and browsers do; Pillow rounds
+        inks = 255 - np.asarray(image).astype("uint16")
+        return Image.fromarray((inks[..., :3] * inks[..., 3:] // 255).astype("uint8"))
     if image.has_transparency_data:
         _scale_transparent_grey(image, encoded)
         white = Image.new("RGBA", image.size, "white")

@@ -14,7 +14,9 @@ _PNG_START, _CHUNK_HEADER, _CHUNK_FRAME = 8, 8, 12
 _PNG_DEPTH = 24
 _PNG_WITH_ALPHA = (4, 6)
 _IFD_ENTRY = 12
-_SHORT, _LONG = 3, 4
+#: Unsigned and signed.
+_SHORT, _LONG = (3, 8), (4, 9)
+_EXIF, _ADOBE = (0xE1, b"Exif\0\0"), (0xEE, b"Adobe")
 
 
 def decode_in_graph(encoded):
@@ -24,10 +26,11 @@ def decode_in_graph(encoded):
         encoded: Scalar string tensor: a JPEG or a PNG.
 
     Returns:
-        Pixels `(height, width, 3)`, uint8, as `decode_image` returns them; of a CMYK JPEG they may differ by 1.
+        Pixels `(height, width, 3)`, uint8, as `decode_image` returns them.
 
     Raises:
-        tf.errors.InvalidArgumentError: When it runs, if the file is another one or damaged.
+        tf.errors.InvalidArgumentError: When it runs, if the file is another one, is damaged, or is a CMYK JPEG that
+            does not name Adobe, whose inks TensorFlow inverts where others do not.
     """
     import tensorflow as tf
 
@@ -37,14 +40,19 @@ def decode_in_graph(encoded):
     check = tf.debugging.Assert(is_jpeg | is_png, ["An image is neither a JPEG nor a PNG: convert it."])
     with tf.control_dependencies([check]):
         image = tf.cond(is_jpeg, lambda: _decode_jpeg(encoded), lambda: _decode_png(encoded))
-        exif = tf.cond(is_jpeg, lambda: _jpeg_exif(encoded), lambda: _png_chunk(encoded, b"eXIf"))
+        exif = tf.cond(is_jpeg, lambda: _jpeg_segment(encoded, *_EXIF), lambda: _png_chunk(encoded, b"eXIf"))
     return _upright(image, _orientation(exif))
 
 
 def _decode_jpeg(encoded):
     import tensorflow as tf
 
-    return tf.io.decode_jpeg(encoded, channels=3, dct_method="INTEGER_ACCURATE")
+    is_cmyk = tf.image.extract_jpeg_shape(encoded)[2] == 4
+    known = tf.cond(is_cmyk, lambda: _jpeg_segment(encoded, *_ADOBE) != b"", lambda: True)
+    with tf.control_dependencies(
+        [tf.debugging.Assert(known, ["An image is a CMYK JPEG of no known kind: convert it."])]
+    ):
+        return tf.io.decode_jpeg(encoded, channels=3, dct_method="INTEGER_ACCURATE")
 
 
 def _decode_png(encoded):
@@ -80,27 +88,27 @@ def _upright(image, orientation):
     return tf.ensure_shape(image, (None, None, 3))
 
 
-def _jpeg_exif(encoded):
-    """Returns the TIFF block of the first Exif segment of a JPEG, or an empty string."""
+def _jpeg_segment(encoded, wanted: int, header: bytes):
+    """Returns the content of a JPEG's first segment of a code and a header, without this, or an empty string."""
     import tensorflow as tf
 
     size = tf.strings.length(encoded)
 
-    def unfinished(place, exif):
-        return (place + 4 <= size) & (exif == b"")
+    def unfinished(place, content):
+        return (place + 4 <= size) & (content == b"")
 
-    def step(place, exif):
+    def step(place, content):
         first, code, high, low = tf.unstack(_bytes(tf.strings.substr(encoded, place, 4), 4))
         is_marker = (first == 0xFF) & (code != 0xFF) & (code != 0)
         # TEM, RST0 to RST7 and SOI have no segment; with EOI and SOS the header ends.
         is_bare = (code == 0x01) | ((code >= 0xD0) & (code <= 0xD8))
         is_last = is_marker & ((code == 0xD9) | (code == 0xDA))
         length = high * 256 + low
-        segment = tf.strings.substr(encoded, place + 4, tf.where(is_marker & (code == 0xE1), length - 2, 0))
-        is_exif = tf.strings.substr(segment, 0, 6) == b"Exif\0\0"
-        found = tf.strings.substr(segment, tf.minimum(6, tf.strings.length(segment)), length)
+        segment = tf.strings.substr(encoded, place + 4, tf.where(is_marker & (code == wanted), length - 2, 0))
+        is_wanted = tf.strings.substr(segment, 0, len(header)) == header
+        found = tf.strings.substr(segment, tf.minimum(len(header), tf.strings.length(segment)), length)
         moved = place + tf.where(is_marker, tf.where(is_bare, 2, 2 + tf.maximum(length, 2)), 1)
-        return tf.where(is_last, size, moved), tf.where(is_exif, found, b"")
+        return tf.where(is_last, size, moved), tf.where(is_wanted, found, b"")
 
     return tf.while_loop(unfinished, step, (tf.constant(2), tf.constant(b"")), parallel_iterations=1)[1]
 
@@ -149,7 +157,8 @@ def _orientation(tiff):
     entries = tf.reshape(rows[: tf.size(rows) // _IFD_ENTRY * _IFD_ENTRY], (-1, _IFD_ENTRY))
     tag, kind = number(entries[:, :2]), number(entries[:, 2:4])
     short, long = number(entries[:, 8:10]), number(entries[:, 8:12])
-    value = tf.where(kind == _SHORT, short, tf.where(kind == _LONG, long, 0))
+    is_short, is_long = (tf.reduce_any(kind[:, None] == kinds, axis=1) for kinds in (_SHORT, _LONG))
+    value = tf.where(is_short, short, tf.where(is_long, long, 0))
     value = tf.where((tag == _ORIENTATION_TAG) & (value <= 8), value, 0)
     found = tf.cast(tf.reduce_max(tf.concat([value, [0]], 0)), tf.int32)
     return tf.where(known & (found > 0), found, 1)

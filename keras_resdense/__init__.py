@@ -26,6 +26,7 @@ from keras_resdense.exporting.folding import fold_batch_norm
 from keras_resdense.insight.features import feature_extractor, freeze
 from keras_resdense.networks.drop_ins import BatchNormalization
 from keras_resdense.networks.layers import Convolution
+from keras_resdense.networks.model import load_model
 from keras_resdense.pretrained.preprocessing import decode_predictions, preprocess_input
 from keras_resdense.training.recipes import RECIPES, Recipe, Settings
 from keras_resdense.networks.resnet import ORDERS, ResNet, ResidualStyle, basic_block, bottleneck_block
@@ -198,6 +199,7 @@ __all__ = [
     "list_models",
     "list_weights",
     "load_data",
+    "load_model",
     "preactivation_unit",
     "preprocess_input",
     "projection_block",

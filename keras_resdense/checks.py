@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import numbers
 from collections.abc import Collection, Mapping
 from typing import TypeVar
 
@@ -16,11 +17,18 @@ def require(row, field: str, holds: bool, allowed: str) -> None:
 
 
 def require_whole(row, *fields: str, least: int = 1) -> None:
-    """Raises a ValueError unless the fields are whole numbers of at least `least`."""
+    """Raises a ValueError unless the fields are whole numbers of at least `least`; NumPy's become Python's."""
     for field in fields:
-        value = getattr(row, field)
-        whole = isinstance(value, int) and not isinstance(value, bool)
-        require(row, field, whole and value >= least, f"a whole number of at least {least}")
+        value = whole(getattr(row, field), least)
+        require(row, field, value is not None, f"a whole number of at least {least}")
+        # Rows are frozen, and JSON knows no numbers of NumPy.
+        object.__setattr__(row, field, value)
+
+
+def whole(value: object, least: int = 1) -> int | None:
+    """Returns a whole number of at least `least`, NumPy's, too, as Python's; None where it is none."""
+    number = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+    return int(value) if number and value >= least else None
 
 
 def require_rate(row, *fields: str) -> None:

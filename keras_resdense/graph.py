@@ -1,10 +1,90 @@
-"""The layers of a model, and of the models that are layers of it."""
+"""The layers of a model, nested ones too, and what their names say.
+
+A network's layers are named `{prefix}{unit}_{role}{number}`:
+
+* units: `stem`, `stage2_block1`, `stage2_layer6` (of a dense block), `stage2_transition`, `final` (the last batch norm
+  and activation of a network that ends in them), and `stage2` where a stage is a model in the model;
+* roles: `conv`, `bn`, `relu`, `pool`, `out` (the unit's last layer), `shortcut_conv`, `se_reduce` and so on;
+* the head's layers have no unit: `avg_pool`, `max_pool`, `dropout`, `predictions`.
+
+`place_of` reads such names, and nothing else in the package does.
+"""
 
 from __future__ import annotations
 
+import dataclasses
+import re
 from collections.abc import Callable, Iterator
 
 import keras
+
+_NAME = re.compile(
+    r"""(?P<prefix>.*?)
+    (?: (?P<unit> (?P<end>stem|final) | stage(?P<stage>\d+) (?:_ (?: (?P<inner>block|layer)(?P<index>\d+)
+                                                                  | (?P<between>transition) ))? )
+        _(?P<role> (?:shortcut_|se_)?
+                   (?:conv|bn|relu|pool|pad|squeeze|reduce|expand|gate|scale|dropout|drop_path|add|bn_out|out|input) )
+        (?P<number>\d*) (?P<helper>_pad|_window)?
+    | (?P<head>avg_pool|max_pool|dropout|predictions) )""",
+    re.VERBOSE,
+)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Place:
+    """Where a layer stands in a network, and what it does there.
+
+    Attributes:
+        unit: Such as "stem", "stage2_block1", "stage2_layer6", "stage2_transition", "final"; "head" for the head.
+        kind: "stem", "block", "layer", "transition", "stage", "final" or "head".
+        stage: 1 for the stem, then as in the paper's table 1 from 2; 0 behind the last stage.
+        index: Of the block or dense layer in its stage, from 1; 0 elsewhere.
+        role: What the layer does in its unit: "conv", "bn", "relu", "out", "shortcut_conv", "conv_pad", …
+        number: Which of its role in its unit, from 1; 0 where there is one.
+    """
+
+    unit: str
+    kind: str
+    stage: int = 0
+    index: int = 0
+    role: str
+    number: int = 0
+
+
+def place_of(name: str, prefix: str | None = None) -> Place | None:
+    """Reads the name of a layer.
+
+    Args:
+        name: Of the layer.
+        prefix: The `layer_prefix` that its network was built with; None for any.
+
+    Returns:
+        None for a layer that is none of a network's with that prefix.
+    """
+    if prefix is not None:
+        if not name.startswith(prefix):
+            return None
+        name = name.removeprefix(prefix)
+    found = _NAME.fullmatch(name)
+    if found is None or (prefix is not None and found["prefix"]):
+        return None
+    if found["head"]:
+        return Place(unit="head", kind="head", role=found["head"])
+    return Place(
+        unit=found["unit"],
+        kind=found["end"] or found["inner"] or found["between"] or "stage",
+        stage=1 if found["end"] == "stem" else int(found["stage"] or 0),
+        index=int(found["index"] or 0),
+        role=found["role"] + (found["helper"] or ""),
+        number=int(found["number"] or 0),
+    )
+
+
+def placed_layers(model: keras.Model, prefix: str | None = None) -> Iterator[tuple[Place, keras.Layer]]:
+    """Yields those layers of a model whose names `place_of` can read, in their order."""
+    for layer in all_layers(model):
+        if place := place_of(layer.name, prefix):
+            yield place, layer
 
 
 def nest(add: Callable, x, name: str):
@@ -34,3 +114,10 @@ def all_layers(model: keras.Model) -> Iterator[keras.Layer]:
 def is_graph(model: keras.Model) -> bool:
     """Says whether the graph of a model's layers is known: functional models, and sequential ones once built."""
     return bool(model.built) if isinstance(model, keras.Sequential) else "input_layers" in model.get_config()
+
+
+def calls(model: keras.Model) -> Iterator:
+    """Yields the calls of a functional model's layers, each behind those whose outputs it reads."""
+    # Nothing public tells the calls in this model from those in others that share its layers.
+    for depth in sorted(model._nodes_by_depth, reverse=True):
+        yield from model._nodes_by_depth[depth]

@@ -15,6 +15,7 @@ import keras_resdense
 from keras_resdense import VARIANTS, feature_reuse, grad_cam, gradient_norms, summarise
 from keras_resdense.__main__ import main
 from keras_resdense.insight import analysis, drawing
+from keras_resdense.networks import zoo
 from tests.zoo_facts import sweep
 
 RANDOM = np.random.default_rng(0)
@@ -344,6 +345,6 @@ def test_nonsense_is_refused(call, message):
 
 
 def test_a_picture_s_name_is_refused_before_the_network_is_built(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(keras_resdense.zoo, "create_model", None)
+    monkeypatch.setattr(zoo, "create_model", None)
     assert main(["summary", "resnet20", "--picture", str(tmp_path / "network.jpg")]) == 1
     assert "network.jpg does not end in .png or .svg" in capsys.readouterr().err

@@ -149,7 +149,9 @@ def test_a_backbone_inside_another_model(tmp_path):
 @pytest.mark.parametrize(
     "call, message",
     [
-        (lambda model: feature_extractor(model, ("P9",)), "no level P9; it has P0, P1, P2"),
+        (lambda model: feature_extractor(model, ("P9",)), "must be a sequence of 'P0', 'P1', 'P2'"),
+        (lambda model: feature_extractor(model, (0, 1, 2)), r"levels is \(0, 1, 2\); it must be a sequence of 'P0'"),
+        (lambda model: feature_extractor(model, "P1"), "levels is 'P1'; it must be a sequence"),
         (lambda model: feature_extractor(model, prefix="x_"), "prefix is not 'x_'"),
         (lambda model: freeze(model, "stage9"), "up_to is 'stage9'; resnet20 has P0"),
         (lambda model: freeze(model, "P5"), "up_to is 'P5'"),
@@ -158,3 +160,11 @@ def test_a_backbone_inside_another_model(tmp_path):
 def test_nonsense_is_refused(call, message):
     with pytest.raises(ValueError, match=message):
         call(keras_resdense.ResNet20())
+
+
+def test_frozen_weights_still_count():
+    model = keras_resdense.ResNet20(input_shape=(8, 8, 3))
+    count, parts = keras_resdense.count_parameters(model), keras_resdense.summarise(model)
+    freeze(model, "stage3")
+    assert keras_resdense.count_parameters(model) == count
+    assert keras_resdense.summarise(model) == parts

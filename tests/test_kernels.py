@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 
 import keras_resdense
-from keras_resdense.networks import drop_ins, layers
+from keras_resdense.networks import dense_layers, densenet
 
 ROW = dataclasses.replace(keras_resdense.VARIANTS["densenetbc100_12"], depths=(5, 4, 3))
 # Beside widths that suit vector instructions, one that needs 16 pixels at a time and images without room for them.
@@ -22,8 +22,9 @@ LABELS = RANDOM.integers(0, 10, 8)
 def plain(row, monkeypatch):
     """Builds a network of nothing but Keras's own layers."""
     with monkeypatch.context() as patch:
-        for module, name in ((layers, "Activation"), (layers, "BatchNormalization"), (drop_ins, "Concatenate")):
-            patch.setattr(module, name, getattr(keras.layers, name))
+        patch.setattr(dense_layers, "Concatenate", keras.layers.Concatenate)
+        patch.setattr(densenet.DenseStyle, "activation_layer", keras.layers.Activation)
+        patch.setattr(densenet.DenseStyle, "batch_norm_layer", keras.layers.BatchNormalization)
         return keras_resdense.create_model(row, input_shape=IMAGES.shape[1:])
 
 
@@ -118,7 +119,7 @@ def test_a_memory_efficient_network_is_saved_as_a_plain_one(tmp_path):
     again = keras.models.load_model(tmp_path / "model.keras")
     kinds = ("Activation", "BatchNormalization", "Concatenate", "Conv2D")
     assert {type(layer) for layer in again.layers} >= {getattr(keras.layers, name) for name in kinds}
-    assert not any(type(layer) in vars(layers).values() for layer in again.layers)
+    assert not any(type(layer) in vars(dense_layers).values() for layer in again.layers)
     np.testing.assert_allclose(again(IMAGES), model(IMAGES), atol=1e-5)
 
 

@@ -1,6 +1,8 @@
 """What builders return, against Keras's functional model."""
 
+import dataclasses
 import json
+import pickle
 import zipfile
 
 import keras
@@ -9,6 +11,8 @@ import pytest
 import tensorflow as tf
 
 import keras_resdense
+from keras_resdense.data.contract import ImageContract
+from keras_resdense.networks import dense_layers, drop_ins
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (7, 8, 8, 3)).astype("float32")
 
@@ -70,3 +74,77 @@ def test_saved_files_name_keras_class(models, make, tmp_path):
     assert (config["module"], config["class_name"]) == ("keras.src.models.functional", "Functional")
     assert type(keras.saving.load_model(tmp_path / "model.keras")) is type(models[1])
     assert type(keras.models.clone_model(make(models[0]))) is type(models[0])
+
+
+LABELS = np.arange(7) % 10
+DENSE = dataclasses.replace(
+    keras_resdense.VARIANTS["densenetbc40_12"], depths=(2, 2), growth_rate=4, memory_efficient=True
+)
+
+
+def trained(row):
+    """Returns a network after a step of training, and how it would go on."""
+    model = keras_resdense.create_model(row, input_shape=IMAGES.shape[1:])
+    model.compile(keras.optimizers.SGD(0.01, momentum=0.9), "sparse_categorical_crossentropy")
+    model.fit(IMAGES, LABELS, verbose=0, shuffle=False)
+    return model
+
+
+def through_a_file(model, folder):
+    model.save(folder / "model.keras")
+    return keras_resdense.load_model(folder / "model.keras")
+
+
+def through_pickle(model, folder):
+    return pickle.loads(pickle.dumps(model))
+
+
+@pytest.mark.parametrize("again", [through_a_file, through_pickle])
+@pytest.mark.parametrize("row", ["resnet20", DENSE], ids=["residual", "dense"])
+def test_a_network_comes_back_as_it_was(again, row, tmp_path):
+    model = trained(row)
+    model.image_contract, model.class_names = ImageContract(size=(8, 8)), tuple("abcdefghij")
+    opened = again(model, tmp_path)
+    for ours, theirs in zip(model.layers, opened.layers, strict=True):
+        assert isinstance(theirs, type(ours)) and ours.get_config() == theirs.get_config()
+        assert getattr(ours, "recomputes", False) == getattr(theirs, "recomputes", False)
+    assert type(opened) is type(model)
+    assert opened.image_contract == model.image_contract and opened.class_names == model.class_names
+    np.testing.assert_array_equal(opened.predict(IMAGES, verbose=0), model.predict(IMAGES, verbose=0))
+    for each in (model, opened):
+        keras.utils.set_random_seed(1)
+        each.fit(IMAGES, LABELS, verbose=0, shuffle=False)
+    for ours, theirs in zip(model.get_weights(), opened.get_weights(), strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-5)
+
+
+def test_a_network_that_plain_keras_opened_and_saved_again_opens(tmp_path):
+    model = trained(DENSE)
+    model.save(tmp_path / "ours.keras")
+    keras.saving.load_model(tmp_path / "ours.keras").save(tmp_path / "kerases.keras")
+    opened = keras_resdense.load_model(tmp_path / "kerases.keras")
+    np.testing.assert_allclose(opened.predict(IMAGES, verbose=0), model.predict(IMAGES, verbose=0), atol=1e-6)
+
+
+def test_replicas_of_an_opened_network_keep_one_average(models, tmp_path):
+    models[0].save(tmp_path / "model.keras")
+    with tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"], tf.distribute.ReductionToOneDevice()).scope():
+        opened = keras_resdense.load_model(tmp_path / "model.keras")
+        plain = keras.saving.load_model(tmp_path / "model.keras")
+    norm, kerases = (model.get_layer("stem_bn1") for model in (opened, plain))
+    assert norm.moving_mean.value.aggregation == tf.VariableAggregation.MEAN
+    assert kerases.moving_mean.value.aggregation != tf.VariableAggregation.MEAN
+
+
+def test_recomputing_needs_a_convolution_without_bias_and_activation():
+    for options in ({}, {"use_bias": False, "activation": "relu"}):
+        with pytest.raises(ValueError, match="pass use_bias=False and activation=None"):
+            dense_layers.RecomputingConv2D(4, 3, **options)(keras.Input((8, 8, 3)))
+
+
+def test_initial_weights_may_come_from_a_generator_of_seeds():
+    draws = [drop_ins.RandomNormal(stddev=0.1, seed=generator) for generator in [keras.random.SeedGenerator(3)] * 2]
+    first, second = (np.asarray(draw((50, 50))) for draw in draws)
+    again = np.asarray(drop_ins.RandomNormal(stddev=0.1, seed=keras.random.SeedGenerator(3))((50, 50)))
+    np.testing.assert_array_equal(first, again)
+    assert (first != second).mean() > 0.9 and first.std() == pytest.approx(0.1, rel=0.05)

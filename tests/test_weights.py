@@ -1,17 +1,21 @@
 """Files of weights: every layout read by name, every damaged or foreign one refused, nothing half-loaded."""
 
+import hashlib
 import pickle
 import sys
 import types
 import warnings
+import zipfile
+from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 from keras import applications
 from safetensors.numpy import save_file
 
 import keras_resdense
-from keras_resdense.pretrained import catalogue, weights
+from keras_resdense.pretrained import catalogue, layouts, readers, weights
 from tests.golden import rule
 from tests.test_parity import LOGITS, TORCH, assert_same_logits, randomised
 from tests.zoo_facts import KERAS, sweep
@@ -52,7 +56,7 @@ def test_bodies_load_without_the_head(resnet18):
 def test_another_number_of_classes_keeps_the_new_head_and_says_so(resnet18):
     with pytest.warns(UserWarning, match="another number of classes"):
         model = keras_resdense.ResNet18(weights=resnet18, classes=7)
-    kernel = weights.own_variables(model)["stage5_block2_conv2/kernel"]
+    kernel = layouts.own_variables(model)["stage5_block2_conv2/kernel"]
     expected = rule.array("layer4.1.conv2.weight", (512, 512, 3, 3)).transpose(2, 3, 1, 0)
     np.testing.assert_array_equal(kernel, expected)
     assert model.output_shape == (None, 7)
@@ -100,7 +104,7 @@ PUBLISHED = {(found.variant, found.publisher) for found in catalogue.published_w
 
 @pytest.mark.parametrize("variant", sweep(sorted({variant for variant, publisher in PUBLISHED if publisher == "timm"})))
 def test_every_tensor_of_a_published_set_of_timm_has_its_variable(variant):
-    names = weights.peer_names(keras_resdense.create_model(variant), "torch").values()
+    names = layouts.peer_names(keras_resdense.create_model(variant), "torch").values()
     assert sorted(names) == sorted(name for name, _ in TORCH[variant]["tensors"])
 
 
@@ -109,7 +113,7 @@ def test_every_tensor_of_a_published_set_of_keras_has_its_variable_or_is_a_folde
     assert (variant, "keras.applications") in PUBLISHED
     peer = getattr(applications, KERAS[variant])(weights=None)
     theirs = {f"{layer.name}/{weight.name}" for layer in peer.layers for weight in layer.weights}
-    names = list(weights.peer_names(keras_resdense.create_model(variant), "keras").values())
+    names = list(layouts.peer_names(keras_resdense.create_model(variant), "keras").values())
     assert len(set(names)) == len(names) and set(names) <= theirs
     folded = {name.replace("_bn/moving_mean", "_conv/bias") for name in names if name.endswith("_bn/moving_mean")}
     assert theirs - set(names) <= folded
@@ -175,6 +179,9 @@ def test_pickles_are_read_by_torchs_weights_only_loader(tmp_path, monkeypatch):
     """Stands in for torch: what matters is that nothing else unpickles, and that the loader is told so."""
 
     class Tensor(np.ndarray):
+        def is_floating_point(self):
+            return self.dtype.kind == "f"
+
         def float(self):
             return self
 
@@ -198,9 +205,122 @@ def test_pickles_are_read_by_torchs_weights_only_loader(tmp_path, monkeypatch):
         weights.load(model, tmp_path / "evil.pth")
 
 
+def spoil(tensors, kind):
+    """Puts numbers into ResNet-18's tensors that no network can have."""
+    if kind == "bool":
+        tensors["conv1.weight"] = tensors["conv1.weight"] > 0
+    elif kind == "int8":
+        tensors["fc.weight"] = tensors["fc.weight"].astype("int8")
+    elif kind == "negative":
+        tensors["bn1.running_var"][3] = -1e-3
+    else:
+        tensors["layer1.0.bn1.weight"] = tensors["layer1.0.bn1.weight"].astype("float64")
+        tensors["layer1.0.bn1.weight"][0] = float(kind)
+
+
+SPOILT = {
+    "bool": "conv1.weight holds bool, no floats",
+    "int8": "fc.weight holds int8, no floats",
+    "nan": "layer1.0.bn1.weight holds nan: not finite",
+    "-inf": "layer1.0.bn1.weight holds -inf: not finite",
+    "1e300": r"layer1.0.bn1.weight holds 1e\+300: not finite in float32",
+    "negative": "bn1.running_var holds the variance -0.001",
+}
+
+
+@pytest.mark.parametrize("kind", SPOILT)
+def test_numbers_that_no_network_has_are_refused(kind, tmp_path):
+    tensors = tensors_of("resnet18")
+    spoil(tensors, kind)
+    save_file(tensors, tmp_path / "model.safetensors")
+    model = keras_resdense.ResNet18(input_shape=(32, 32, 3))
+    before = model.get_weights()
+    with pytest.raises(ValueError, match=SPOILT[kind]):
+        weights.load(model, tmp_path / "model.safetensors")
+    for left, right in zip(before, model.get_weights(), strict=True):
+        np.testing.assert_array_equal(left, right)
+
+
+def datasets(file):
+    """Lists all that is stored in a file of HDF5."""
+    found = []
+    file.visititems(lambda name, item: found.append(item) if isinstance(item, h5py.Dataset) else None)
+    return found
+
+
+@pytest.mark.parametrize("suffix", [".keras", ".weights.h5"])
+@pytest.mark.parametrize("kind, message", [("int8", "holds int8, no floats"), ("nan", "holds nan"), ("link", "link")])
+def test_own_files_are_checked_alike(suffix, kind, message, tmp_path):
+    path = tmp_path / f"model{suffix}"
+    model = keras_resdense.ResNet20(input_shape=(16, 16, 3))
+    model.save(path) if suffix == ".keras" else model.save_weights(path)
+    inner = path
+    if suffix == ".keras":
+        with zipfile.ZipFile(path) as archive:
+            archive.extractall(tmp_path / "opened")
+        inner = tmp_path / "opened/model.weights.h5"
+    with h5py.File(inner, "r+") as file:
+        kernel = next(item for item in datasets(file) if item.ndim == 4)
+        name, values = kernel.name, kernel[()]
+        del file[name]
+        if kind == "link":
+            file[name] = h5py.ExternalLink("elsewhere.h5", "/kernel")
+        else:
+            values.flat[0] = float("nan") if kind == "nan" else 0
+            file[name] = values.astype("int8") if kind == "int8" else values
+    if suffix == ".keras":
+        with zipfile.ZipFile(path, "w") as archive:
+            for part in (tmp_path / "opened").iterdir():
+                archive.write(part, part.name)
+    before = model.get_weights()
+    with pytest.raises(ValueError, match=message):
+        weights.load(model, path)
+    for left, right in zip(before, model.get_weights(), strict=True):
+        np.testing.assert_array_equal(left, right)
+
+
+@pytest.mark.parametrize("kind", ["external link", "soft link", "external storage"])
+def test_h5_files_that_take_contents_from_elsewhere_are_refused(kind, tmp_path):
+    (tmp_path / "secret").write_bytes(bytes(4 * 7 * 7 * 3 * 64))
+    with h5py.File(tmp_path / "model.h5", "w") as file:
+        layer = file.create_group("conv1_conv")
+        layer.attrs["weight_names"] = ["kernel:0"]
+        if kind == "external link":
+            layer["kernel:0"] = h5py.ExternalLink(str(tmp_path / "secret"), "/kernel")
+        elif kind == "soft link":
+            layer["kernel:0"] = h5py.SoftLink("/elsewhere")
+        else:
+            external = [(str(tmp_path / "secret"), 0, h5py.h5f.UNLIMITED)]
+            layer.create_dataset("kernel:0", (7, 7, 3, 64), "float32", external=external)
+    with pytest.raises(ValueError, match="/conv1_conv/kernel:0 is a link or stands in another file"):
+        keras_resdense.ResNet50V1(weights=str(tmp_path / "model.h5"), input_shape=(32, 32, 3))
+
+
+def test_a_hash_pins_the_contents(resnet18):
+    model = keras_resdense.ResNet18(input_shape=(32, 32, 3))
+    found = hashlib.sha256(Path(resnet18).read_bytes()).hexdigest()
+    weights.load(model, f"{resnet18}#sha256={found}")
+    with pytest.raises(ValueError, match=f"has the SHA-256 {found}, not 0000"):
+        weights.load(model, f"{resnet18}#sha256={'0' * 64}")
+    with pytest.raises(ValueError, match="'12' is no SHA-256"):
+        weights.load(model, f"{resnet18}#sha256=12")
+    with pytest.raises(FileNotFoundError, match="There is no file"):
+        weights.load(model, f"{resnet18}x")
+
+
+def test_a_file_of_keras_applications_as_keras_3_saves_it_loads(tmp_path):
+    network = randomised(applications.ResNet50(weights=None, input_shape=(32, 32, 3), classes=10))
+    network.save(tmp_path / "model.keras")
+    path = str(tmp_path / "model.keras")
+    model = keras_resdense.ResNet50V1(weights=path, input_shape=(32, 32, 3), classes=10)
+    assert_same_logits(model.predict_on_batch(rule.image(32)), network.predict_on_batch(rule.image(32)))
+    with pytest.raises(ValueError, match="do not fit densenet121"):
+        keras_resdense.DenseNet121(weights=path)
+
+
 def test_old_names_of_torchvisions_densenets_are_known():
     old = {"features.denseblock1.denselayer2.norm.1.weight": 1, "features.denseblock1.denselayer2.conv.2.weight": 2}
-    assert list(weights._current_names(old)) == [
+    assert list(readers._current_names(old)) == [
         "features.denseblock1.denselayer2.norm1.weight",
         "features.denseblock1.denselayer2.conv2.weight",
     ]

@@ -9,19 +9,15 @@ import contextlib
 import csv
 import dataclasses
 import math
-import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import keras
 import numpy as np
 
 from keras_resdense.files import staged
-from keras_resdense.graph import all_layers, is_graph
+from keras_resdense.graph import all_layers, calls, is_graph, place_of
 
-_BLOCK = re.compile(r"(stage\d+)_(?:(?:block|layer)\d+|transition)(?=_)")
-_DENSE_LAYER = re.compile(r"(stage\d+)_layer\d+_conv1$")
-_TRANSITION = re.compile(r"(stage\d+)_transition_conv$")
 _WINDOWS = (
     keras.layers.Conv2D,
     keras.layers.DepthwiseConv2D,
@@ -31,8 +27,9 @@ _WINDOWS = (
 
 
 def count_parameters(model: keras.Model) -> int:
-    """Counts the trainable parameters of a model."""
-    return _count(model.trainable_weights)
+    """Counts the parameters of a model that training adjusts; frozen ones count, too."""
+    own = {id(weight): weight for weight in model.trainable_weights}
+    return _size((own | {id(weight): weight for layer in all_layers(model) for weight in _parameters(layer)}).values())
 
 
 def count_macs(model: keras.Model) -> int:
@@ -55,7 +52,7 @@ class Part:
     Attributes:
         name: Such as "stem", "stage2", "stage2_block1", "stage2_layer6", "stage2_transition", "head".
         output_shape: Of its last layer for one image, `(height, width, channels)` or `(classes,)`.
-        parameters: Trainable ones.
+        parameters: Those that training adjusts; frozen ones count, too.
         macs: Multiply-adds of its convolutions and dense layers for one image.
         activation_bytes: Of the outputs of all its layers for one image in float32: the most that a training step
             keeps of it. What runtimes compute in place is counted, too.
@@ -99,8 +96,9 @@ def group_layers(model: keras.Model, per: str) -> dict[str, list[keras.Layer]]:
     for layer in all_layers(model):
         if isinstance(layer, (keras.layers.InputLayer, keras.layers.Identity)):
             continue
-        if match := _BLOCK.search(layer.name):
-            name = match[0] if per == "block" or match[0].endswith("transition") else match[1]
+        place = place_of(layer.name)
+        if place and place.kind in ("block", "layer", "transition"):
+            name = place.unit if per == "block" or place.kind == "transition" else f"stage{place.stage}"
         elif name != "stem":
             name = "head"
         groups.setdefault(layer.name if per == "layer" else name, []).append(layer)
@@ -227,10 +225,12 @@ def feature_reuse(model: keras.Model) -> dict[str, np.ndarray]:
     """
     blocks, behind, classifier, made = {}, {}, None, 0
     for layer in all_layers(model):
-        if match := _DENSE_LAYER.search(layer.name):
-            blocks.setdefault(match[1], []).append(_mean_weights(layer))
-        elif match := _TRANSITION.search(layer.name):
-            behind[match[1]] = [_mean_weights(layer)]
+        place = place_of(layer.name)
+        what = place and (place.kind, place.role, place.number)
+        if what == ("layer", "conv", 1):
+            blocks.setdefault(f"stage{place.stage}", []).append(_mean_weights(layer))
+        elif what == ("transition", "conv", 0):
+            behind[f"stage{place.stage}"] = [_mean_weights(layer)]
         elif isinstance(layer, keras.layers.Concatenate):
             made = layer.output.shape[-1]
         elif isinstance(layer, keras.layers.Dense):
@@ -263,7 +263,14 @@ def _require_fixed_size(model: keras.Model) -> None:
         raise ValueError(f"The model takes {model.input_shape}; build it with a fixed input_shape to count its MACs.")
 
 
-def _count(weights) -> int:
+def _parameters(layer: keras.Layer) -> list[keras.Variable]:
+    """Lists a layer's weights that training adjusts, or would if the layer were not frozen."""
+    if layer.trainable:
+        return layer.trainable_weights
+    return [weight for weight in layer.weights if not weight.name.startswith("moving_")]
+
+
+def _size(weights: Iterable[keras.Variable]) -> int:
     return sum(math.prod(weight.shape) for weight in weights)
 
 
@@ -278,7 +285,7 @@ def _part(name: str, layers: list[keras.Layer], fields: dict) -> Part:
     return Part(
         name=name,
         output_shape=tuple(layers[-1].output.shape[1:]),
-        parameters=sum(_count(layer.trainable_weights) for layer in layers),
+        parameters=sum(_size(_parameters(layer)) for layer in layers),
         macs=sum(map(_macs, layers)),
         activation_bytes=sum(4 * math.prod(layer.output.shape[1:]) for layer in layers),
         receptive_field=field and field.last - field.first + 1,
@@ -311,13 +318,6 @@ def _functional(model: keras.Model) -> keras.Model:
     return keras.Model(model.inputs, model.outputs) if isinstance(model, keras.Sequential) else model
 
 
-def _calls(model: keras.Model) -> Iterator:
-    """Yields the calls of a functional model's layers, each behind those whose outputs it reads."""
-    # Nothing public tells the calls in this model from those in others that share its layers.
-    for depth in sorted(model._nodes_by_depth, reverse=True):
-        yield from model._nodes_by_depth[depth]
-
-
 def _look_through(model: keras.Model, fields: list[_Field | None], found: dict) -> list[_Field | None]:
     """Follows what the pixels of maps see.
 
@@ -331,7 +331,7 @@ def _look_through(model: keras.Model, fields: list[_Field | None], found: dict) 
     """
     model = _functional(model)
     seen = dict(zip(map(id, model.inputs), fields, strict=True))
-    for call in _calls(model):
+    for call in calls(model):
         sources = [seen[id(tensor)] for tensor in call.input_tensors]
         if isinstance(call.operation, keras.Model):
             seen |= zip(map(id, call.output_tensors), _look_through(call.operation, sources, found), strict=True)
@@ -362,7 +362,7 @@ def _field_behind(call, sources: list[_Field]) -> _Field | None:
 
 def _last_map(model: keras.Model):
     """Returns the last tensor `(batch, height, width, channels)` that a layer reads."""
-    for call in reversed(list(_calls(model))):
+    for call in reversed(list(calls(model))):
         for tensor in call.input_tensors:
             if len(tensor.shape) == 4:
                 if isinstance(call.operation, keras.Model):

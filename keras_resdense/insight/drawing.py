@@ -15,6 +15,7 @@ import keras
 import numpy as np
 
 from keras_resdense.files import staged
+from keras_resdense.graph import place_of
 from keras_resdense.insight.analysis import GradientNorm, Part, group_layers, summarise
 
 if TYPE_CHECKING:
@@ -73,7 +74,7 @@ def draw_network(model: keras.Model) -> Figure:
 
     parts = {part.name: part for part in summarise(model)}
     blocks = group_layers(model, "block")
-    rows = {name: [block for block in blocks if block.startswith(f"{name}_")] for name in _repeated(parts)}
+    rows = _rows(blocks)
     longest = max(map(len, rows.values()))
     pitch = min(0.62, _BOXES / longest)
     width, height = max(9.0, _LABELS + 1.2 + longest * pitch), _ROW * len(rows) + 1.0
@@ -87,8 +88,9 @@ def draw_network(model: keras.Model) -> Figure:
     for number, (name, inside) in enumerate(rows.items()):
         y = height - 1.4 - _ROW * number
         if end:
-            sheet.turn(end, y + _ROW, y + _FOOT if _is_dense(inside) else y)
-        sheet.label(y, parts[name], blocks[_repeated(inside)[-1] if inside else name], len(_repeated(inside)))
+            sheet.turn(end, y + _ROW, y + _FOOT if inside and _kind(blocks[inside[0]]) == "layer" else y)
+        repeated = [block for block in inside if _kind(blocks[block]) != "transition"]
+        sheet.label(y, parts[name], blocks[repeated[-1] if inside else name], len(repeated))
         if inside:
             end = sheet.stage(y, {block: blocks[block] for block in inside})
         else:
@@ -208,9 +210,9 @@ class _Sheet:
 
     def stage(self, y: float, blocks: dict[str, list[keras.Layer]]) -> float:
         """Draws a stage's boxes; returns where they end."""
-        names = _repeated(blocks)
+        names = [name for name, layers in blocks.items() if _kind(layers) != "transition"]
         x = _LABELS + len(names) * self.pitch
-        dense = _is_dense(names)
+        dense = _kind(blocks[names[0]]) == "layer"
         if not dense:
             self._flow(_LABELS - 0.15, x + 0.15, y)
         for index, name in enumerate(names):
@@ -292,7 +294,7 @@ class _Sheet:
         self.axes.plot([end, end, end + 0.13], [foot, y, y], color=_GREY, linewidth=1, zorder=0)
         heights = [foot + _TALLEST * count / self.most for count in steps]
         band = self.axes.fill_between(places, foot, [*heights, heights[-1]], step="post", linewidth=0.8, **_FILLS[kind])
-        band.set_gid(f"{first[0].name.split('_layer')[0]}_concatenation")
+        band.set_gid(f"stage{place_of(first[0].name).stage}_concatenation")
         for index in range(len(channels)):
             left = _LABELS + (index + 0.16) * self.pitch
             thin = min(0.9, 5 * self.pitch)
@@ -303,13 +305,21 @@ class _Sheet:
         self.used.setdefault(kind, Patch(label=kind, **_FILLS[kind]))
 
 
-def _repeated(names) -> list[str]:
-    """Leaves out transitions, which stand in the rows of the stages before them."""
-    return [name for name in names if not name.endswith("transition")]
+def _kind(layers: list[keras.Layer]) -> str | None:
+    """Says what layers are together: "block", "layer" (a dense one), "transition", or something else."""
+    place = place_of(layers[0].name)
+    return place and place.kind
 
 
-def _is_dense(names: Sequence[str]) -> bool:
-    return any("_layer" in name for name in names)
+def _rows(blocks: Mapping[str, list[keras.Layer]]) -> dict[str, list[str]]:
+    """Maps each stage to its blocks, dense layers and transition; stem and head to none."""
+    rows = {}
+    for name, layers in blocks.items():
+        inside = _kind(layers) in ("block", "layer", "transition")
+        row = rows.setdefault(f"stage{place_of(layers[0].name).stage}" if inside else name, [])
+        if inside:
+            row.append(name)
+    return rows
 
 
 def _costs(parts, *words: str) -> str:
@@ -325,8 +335,9 @@ def _channels(layers: list[keras.Layer]) -> int:
 
 def _convolutions(layers: list[keras.Layer]) -> list[keras.layers.Conv2D]:
     """Returns the convolutions of a block's own branch."""
-    beside = ("_shortcut_conv", "_se_reduce", "_se_expand")
-    return [layer for layer in layers if isinstance(layer, keras.layers.Conv2D) and not layer.name.endswith(beside)]
+    beside = ("shortcut_conv", "se_reduce", "se_expand")
+    convolutions = [layer for layer in layers if isinstance(layer, keras.layers.Conv2D)]
+    return [layer for layer in convolutions if (place := place_of(layer.name)) is None or place.role not in beside]
 
 
 def _described(layers: list[keras.Layer]) -> str:
@@ -346,9 +357,10 @@ def _shrinks(layers: list[keras.Layer]) -> bool:
 
 
 def _shortcut_kind(layers: list[keras.Layer]) -> str | None:
-    if any(layer.name.endswith("_shortcut_conv") for layer in layers):
+    roles = {place.role for layer in layers if (place := place_of(layer.name))}
+    if "shortcut_conv" in roles:
         return "projection shortcut"
-    if any(layer.name.endswith(("_shortcut_pool", "_shortcut_pad")) for layer in layers):
+    if roles & {"shortcut_pool", "shortcut_pad"}:
         return "identity, subsampled or padded"
     return "identity shortcut" if any(isinstance(layer, keras.layers.Add) for layer in layers) else None
 

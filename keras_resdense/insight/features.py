@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import math
-import re
+from collections.abc import Sequence
 
 import keras
 
-from keras_resdense.graph import all_layers
+from keras_resdense.graph import Place, placed_layers
 from keras_resdense.networks.model import Model
 
-_STRIDED = r"(stem_conv\d|stem_pool|stage\d_block\d+_conv\d|stage\d_transition_pool)"
-_CANDIDATES = r"(stem_relu\d|stem_conv\d|stage\d_((block|layer)\d+_)?out)"
+#: Kinds and roles of the layers whose strides add up, and of those that may end a level; a later one replaces it.
+_STRIDED = {("stem", "conv"), ("stem", "pool"), ("block", "conv"), ("transition", "pool")}
+_ENDS = {("stem", "conv"), ("stem", "relu"), ("block", "out"), ("layer", "out"), ("stage", "out")}
 
 
-def feature_extractor(model: keras.Model, levels: tuple[str, ...] | None = None, prefix: str = "") -> keras.Model:
+def feature_extractor(model: keras.Model, levels: Sequence[str] | None = None, prefix: str = "") -> keras.Model:
     """Makes a model of a network's feature maps.
 
     Pn is the deepest map whose pixels are 2ⁿ pixels of the image apart, as in KerasHub's pyramid outputs
@@ -24,7 +25,8 @@ def feature_extractor(model: keras.Model, levels: tuple[str, ...] | None = None,
 
     Args:
         model: One of this package's; weights are shared with it.
-        levels: Which; default P2 to P5 as far as the network has them, or all of a CIFAR network's.
+        levels: Which, such as `("P3", "P5")`; default P2 to P5 as far as the network has them, or all of a CIFAR
+            network's.
         prefix: The `layer_prefix` the model was built with.
 
     Returns:
@@ -36,9 +38,8 @@ def feature_extractor(model: keras.Model, levels: tuple[str, ...] | None = None,
     found = feature_levels(model, prefix)
     if levels is None:
         levels = [level for level in found if level in ("P2", "P3", "P4", "P5")] if "P3" in found else list(found)
-    missing = [level for level in levels if level not in found]
-    if missing:
-        raise ValueError(f"{model.name} has no level {', '.join(missing)}; it has {', '.join(found)}.")
+    if isinstance(levels, str) or any(level not in found for level in levels):
+        raise ValueError(f"levels is {levels!r}; it must be a sequence of {', '.join(map(repr, found))}.")
     if not set(found.values()) <= {layer.name for layer in model.layers}:
         raise ValueError(f"{model.name} holds its network as a layer: pass that layer instead.")
     outputs = {level: model.get_layer(found[level]).output for level in levels}
@@ -48,13 +49,13 @@ def feature_extractor(model: keras.Model, levels: tuple[str, ...] | None = None,
 
 def feature_levels(model: keras.Model, prefix: str = "") -> dict[str, str]:
     """Maps each level that a network has to the layer whose output it is."""
-    stride, levels = 1, {}
-    for name, layer in _own_layers(model, prefix).items():
-        if re.fullmatch(_STRIDED, name):
+    stride, levels, has_blocks = 1, {}, False
+    for place, layer in placed_layers(model, prefix):
+        has_blocks |= place.kind == "block"
+        if (place.kind, place.role) in _STRIDED:
             stride *= layer.strides[0]
-        if re.fullmatch(_CANDIDATES, name):
-            levels[f"P{int(math.log2(stride))}"] = layer.name
-        elif name == "final_relu" and not any("_block" in found for found in levels.values()):
+        ends_dense_network = (place.kind, place.role) == ("final", "relu") and not has_blocks
+        if (place.kind, place.role) in _ENDS or ends_dense_network:
             levels[f"P{int(math.log2(stride))}"] = layer.name
     if not levels:
         raise ValueError(f"{model.name} has no stages: it is none of this package's, or prefix is not {prefix!r}.")
@@ -75,33 +76,23 @@ def freeze(model: keras.Model, up_to: str | int | None, prefix: str = "") -> Non
     Raises:
         ValueError: If the network has no such stage or level.
     """
-    last = _stage(model, up_to, prefix)
-    for name, layer in _own_layers(model, prefix).items():
-        stage = _stage_of(name)
-        if stage is not None:
-            layer.trainable = stage > last
+    last = _last_frozen(model, up_to, prefix)
+    for place, layer in placed_layers(model, prefix):
+        layer.trainable = _depth(place) > last
 
 
-def _own_layers(model: keras.Model, prefix: str) -> dict[str, keras.Layer]:
-    """Maps names without the prefix to the layers that have it."""
-    return {layer.name.removeprefix(prefix): layer for layer in all_layers(model) if layer.name.startswith(prefix)}
-
-
-def _stage(model: keras.Model, up_to: str | int | None, prefix: str) -> float:
+def _last_frozen(model: keras.Model, up_to: str | int | None, prefix: str) -> float:
     if up_to is None:
         return 0
-    levels = {level: _stage_of(name.removeprefix(prefix)) for level, name in feature_levels(model, prefix).items()}
-    stages = sorted({_stage_of(name) for name in _own_layers(model, prefix)} - {None, math.inf})
+    depths = {layer.name: _depth(place) for place, layer in placed_layers(model, prefix)}
+    levels = {level: depths[name] for level, name in feature_levels(model, prefix).items()}
+    stages = sorted({depth for depth in depths.values() if depth < math.inf})
     known = levels | {f"stage{stage}": stage for stage in stages} | {stage: stage for stage in stages}
     if isinstance(up_to, bool) or up_to not in known:
         raise ValueError(f"up_to is {up_to!r}; {model.name} has {', '.join(map(str, known))}; None thaws everything.")
     return known[up_to]
 
 
-def _stage_of(name: str) -> float | None:
-    """Returns the stage a layer belongs to: 1 for the stem, infinity beyond the last, None for foreign layers."""
-    if match := re.match(r"stage(\d)_", name):
-        return int(match[1])
-    if name.startswith("stem_"):
-        return 1
-    return math.inf if name.startswith(("final_", "predictions")) else None
+def _depth(place: Place) -> float:
+    """Returns the stage a layer belongs to, and infinity beyond the last."""
+    return place.stage or math.inf

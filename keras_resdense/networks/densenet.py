@@ -20,11 +20,12 @@ from __future__ import annotations
 import dataclasses
 import math
 from functools import partial
+from typing import ClassVar
 
 import keras
 
 from keras_resdense.checks import require, require_rate, require_whole
-from keras_resdense.networks import drop_ins, layers
+from keras_resdense.networks import dense_layers, layers
 from keras_resdense.networks.layers import CIFAR_STEM, Convolution, Network, Style
 
 
@@ -39,6 +40,9 @@ class DenseStyle(Style):
         memory_efficient: Whether training computes concatenations and batch norms twice, so as not to keep
             them (1707.06990).
     """
+
+    batch_norm_layer: ClassVar[type[keras.layers.BatchNormalization]] = dense_layers.BatchNormalization
+    activation_layer: ClassVar[type[keras.layers.Activation]] = dense_layers.Activation
 
     growth_rate: int = 32
     bottleneck: bool = True
@@ -63,11 +67,11 @@ def dense_layer(x, *, dilation=1, style=DenseStyle(), name="layer"):
     Returns:
         Keras tensor `(batch, height, width, growth_rate)`: what the layer adds, not yet concatenated.
     """
-    wide = Convolution(4 * style.growth_rate, 1, recompute=style.memory_efficient)
-    narrow = Convolution(style.growth_rate, 3, dilation=dilation, recompute=style.memory_efficient)
+    wide, narrow = Convolution(4 * style.growth_rate, 1), Convolution(style.growth_rate, 3, dilation=dilation)
+    kind = dense_layers.RecomputingConv2D if style.memory_efficient else keras.layers.Conv2D
     for index, convolution in enumerate([wide, narrow] if style.bottleneck else [narrow], start=1):
         x = layers.apply_steps(x, ("bn", "relu"), style, name, index)
-        x = layers.convolve(x, convolution, style, f"{name}_conv{index}")
+        x = layers.convolve(x, convolution, style, f"{name}_conv{index}", kind=kind)
         x = keras.layers.Dropout(style.dropout, name=f"{name}_dropout{index}")(x) if style.dropout else x
     return x
 
@@ -88,7 +92,7 @@ def dense_block(x, depth: int, *, dilation=1, style=DenseStyle(), name="block"):
     for index in range(1, depth + 1):
         layer = f"{name}_layer{index}"
         added = dense_layer(x, dilation=dilation, style=style, name=layer)
-        x = drop_ins.Concatenate(name=f"{layer}_out")([x, added])
+        x = dense_layers.Concatenate(name=f"{layer}_out")([x, added])
     return x
 
 

@@ -6,6 +6,7 @@ import contextlib
 import functools
 import statistics
 from collections.abc import Callable, Iterator
+from typing import TypeVar
 
 import keras
 import numpy as np
@@ -16,15 +17,22 @@ else:
     kernels = None
 
 
-def saved_as(name: str) -> Callable[[type], type]:
+#: What `keras_resdense.load_model` makes of the classes that a file names; where two drop in for one, the later does.
+DROP_INS: dict[str, type] = {}
+
+Kind = TypeVar("Kind", bound=type)
+
+
+def saved_as(name: str) -> Callable[[Kind], Kind]:
     """Lets a saved model name Keras's class in place of the decorated one, so that it opens without this package.
 
     Args:
         name: Module and class, such as "keras.layers.Conv2D": Keras writes both into its files.
     """
 
-    def rename(kind: type) -> type:
+    def rename(kind: Kind) -> Kind:
         kind.__module__, _, kind.__name__ = name.rpartition(".")
+        DROP_INS[kind.__name__] = kind
         return kind
 
     return rename
@@ -61,10 +69,14 @@ class BatchNormalization(keras.layers.BatchNormalization):
         if not (training and self.trainable):
             moments = tf.convert_to_tensor(self.moving_mean), tf.convert_to_tensor(self.moving_variance)
             return kernels.scale_and_shift(inputs, scale, offset, *moments, self.epsilon)
-        outputs, mean, variance = kernels.batch_normalise(inputs, scale, offset, self.epsilon)
+        outputs, mean, variance = self._normalise_batch(inputs, scale, offset)
         self.moving_mean.assign(_decayed(self.moving_mean, mean, self.momentum))
         self.moving_variance.assign(_decayed(self.moving_variance, variance, self.momentum))
         return outputs
+
+    def _normalise_batch(self, inputs, scale, offset):
+        """Returns a batch normalised by its own statistics, and these."""
+        return kernels.batch_normalise(inputs, scale, offset, self.epsilon)
 
     def _fits_fused_kernel(self, inputs) -> bool:
         return (
@@ -78,45 +90,14 @@ class BatchNormalization(keras.layers.BatchNormalization):
         )
 
 
-@saved_as("keras.layers.Concatenate")
-class Concatenate(keras.layers.Concatenate):
-    """Keras's concatenation of channels, after which batch norms need not compute their parts' statistics anew."""
-
-    def call(self, inputs):
-        outputs = super().call(inputs)
-        if kernels:
-            kernels.remember_parts(outputs, inputs)
-        return outputs
-
-
-@saved_as("keras.layers.Activation")
-class Activation(keras.layers.Activation):
-    """Keras's activation, behind which a convolution still knows what was normalised."""
-
-    def call(self, inputs):
-        outputs = super().call(inputs)
-        if kernels:
-            kernels.remember_rectified(inputs, outputs)
-        return outputs
-
-
-@saved_as("keras.layers.Conv2D")
-class RecomputingConv2D(keras.layers.Conv2D):
-    """Keras's convolution, without bias, that computes again for its gradient what it read in a dense block."""
-
-    def call(self, inputs):
-        if not kernels:
-            return super().call(inputs)
-        kernel = keras.ops.cast(self.kernel, self.compute_dtype)
-        return kernels.convolve_recomputing(inputs, kernel, self.convolution_op)
-
-
 @saved_as("keras.initializers.RandomNormal")
 class RandomNormal(keras.initializers.RandomNormal):
     """Keras's initializer, a third of its time on a CPU: draws among 65,536 quantiles of the distribution."""
 
     def __call__(self, shape, dtype=None):
-        draws = np.random.default_rng(self.seed).integers(0, _QUANTILES, size=shape, dtype=np.uint16)
+        generated = isinstance(self.seed, keras.random.SeedGenerator)
+        seed = keras.ops.convert_to_numpy(self.seed.next()) if generated else self.seed
+        draws = np.random.default_rng(seed).integers(0, _QUANTILES, size=shape, dtype=np.uint16)
         values = np.take(self.mean + self.stddev * _normal_quantiles(), draws)
         return keras.ops.convert_to_tensor(values, dtype=dtype or keras.config.floatx())
 

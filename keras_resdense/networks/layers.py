@@ -22,11 +22,12 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable
+from typing import ClassVar
 
 import keras
 
 from keras_resdense.checks import require, require_rate
-from keras_resdense.networks.drop_ins import Activation, BatchNormalization, RandomNormal, RecomputingConv2D
+from keras_resdense.networks.drop_ins import BatchNormalization, RandomNormal
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -37,7 +38,12 @@ class Style:
         batch_norm_momentum: Share of the old moving statistics kept at each step.
         batch_norm_epsilon: Added to the variance.
         weight_decay: λ; adds λ·w to the gradient of convolution and dense kernels.
+        batch_norm_layer: Class of its batch norms.
+        activation_layer: Class of its activations.
     """
+
+    batch_norm_layer: ClassVar[type[keras.layers.BatchNormalization]] = BatchNormalization
+    activation_layer: ClassVar[type[keras.layers.Activation]] = keras.layers.Activation
 
     batch_norm_momentum: float = 0.9
     batch_norm_epsilon: float = 1e-5
@@ -64,7 +70,6 @@ class Convolution:
         dilation: Distance between the kernel's taps, in pixels.
         groups: Groups of channels convolved apart (1611.05431).
         bias: Whether it adds a bias, which only keras.applications' dialects do.
-        recompute: Whether it saves memory in training by computing its inputs twice.
     """
 
     filters: int
@@ -73,10 +78,17 @@ class Convolution:
     dilation: int = 1
     groups: int = 1
     bias: bool = False
-    recompute: bool = False
 
 
-def convolve(x, convolution: Convolution, style: Style, name: str, zero_init: bool = False):
+def convolve(
+    x,
+    convolution: Convolution,
+    style: Style,
+    name: str,
+    *,
+    zero_init: bool = False,
+    kind: type[keras.layers.Conv2D] = keras.layers.Conv2D,
+):
     """Adds a convolution with symmetric padding.
 
     Args:
@@ -85,6 +97,7 @@ def convolve(x, convolution: Convolution, style: Style, name: str, zero_init: bo
         style: Shared choices.
         name: Name of the layer.
         zero_init: Whether the kernel starts at zero.
+        kind: Class of the layer.
 
     Returns:
         Keras tensor `(batch, ceil(height / stride), ceil(width / stride), filters)`.
@@ -95,7 +108,6 @@ def convolve(x, convolution: Convolution, style: Style, name: str, zero_init: bo
     pad = reach > 0 and convolution.stride > 1
     if pad:
         x = keras.layers.ZeroPadding2D(reach, name=f"{name}_pad")(x)
-    kind = RecomputingConv2D if convolution.recompute else keras.layers.Conv2D
     return kind(
         convolution.filters,
         convolution.kernel_size,
@@ -112,7 +124,7 @@ def convolve(x, convolution: Convolution, style: Style, name: str, zero_init: bo
 
 def batch_norm(x, style: Style, name: str, zero_init: bool = False):
     """Adds a batch norm over the channels; its scale γ starts at zero where `zero_init`."""
-    return BatchNormalization(
+    return style.batch_norm_layer(
         momentum=style.batch_norm_momentum,
         epsilon=style.batch_norm_epsilon,
         gamma_initializer="zeros" if zero_init else "ones",
@@ -120,9 +132,9 @@ def batch_norm(x, style: Style, name: str, zero_init: bool = False):
     )(x)
 
 
-def relu(x, name: str):
+def relu(x, style: Style, name: str):
     """Adds a rectified linear unit."""
-    return Activation("relu", name=name)(x)
+    return style.activation_layer("relu", name=name)(x)
 
 
 def max_pool(x, name: str):
@@ -166,7 +178,7 @@ def squeeze_excite(x, style: Style, name: str):
     channels = x.shape[-1]
     narrow = max(8, (channels // 16 + 4) // 8 * 8)
     gate = keras.layers.GlobalAveragePooling2D(keepdims=True, name=f"{name}_squeeze")(x)
-    gate = relu(convolve(gate, Convolution(narrow, 1, bias=True), style, f"{name}_reduce"), f"{name}_relu")
+    gate = relu(convolve(gate, Convolution(narrow, 1, bias=True), style, f"{name}_reduce"), style, f"{name}_relu")
     gate = convolve(gate, Convolution(channels, 1, bias=True), style, f"{name}_expand")
     gate = keras.layers.Activation("sigmoid", name=f"{name}_gate")(gate)
     return keras.layers.Multiply(name=f"{name}_scale")([x, gate])
@@ -244,7 +256,7 @@ def apply_steps(x, steps: tuple[str, ...], style: Style, name: str, index: int |
     """
     for step in steps:
         layer_name = f"{name}_{step}{index}"
-        x = relu(x, layer_name) if step == "relu" else batch_norm(x, style, layer_name, zero_init)
+        x = relu(x, style, layer_name) if step == "relu" else batch_norm(x, style, layer_name, zero_init)
     return x
 
 

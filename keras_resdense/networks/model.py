@@ -1,24 +1,27 @@
-"""The model that builders return: Keras's own, but for how `predict` reads arrays."""
+"""The model that builders return, Keras's own but for how `predict` reads arrays, and how it is opened again."""
 
 from __future__ import annotations
 
+import io
+import zipfile
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
-from keras.src.models.functional import Functional
 
-from keras_resdense.data.contract import ImageContract, attach
+from keras_resdense.data.contract import ImageContract, attach, attached
 from keras_resdense.data.tfdata import prefetch
 from keras_resdense.files import check_target, staged
-from keras_resdense.networks.drop_ins import saved_as
+from keras_resdense.networks.drop_ins import DROP_INS, saved_as
 
 #: Images of a batch where none is named: Keras's.
 BATCH = 32
 
 
 @saved_as("keras.src.models.functional.Functional")
-class Model(Functional):
+class Model(keras.Model):
     """Keras's functional model, whose `predict` loses no time between arrays and network.
 
     Keras makes a data set of an array, and has TensorFlow look for its numbers of threads. To end such a data set can
@@ -49,6 +52,40 @@ class Model(Functional):
         if _is_images(x):
             x, batch_size = _batches(x, batch_size or BATCH), None
         return super().predict(x, batch_size=batch_size, verbose=verbose, steps=steps, callbacks=callbacks)
+
+    def __reduce__(self):
+        _, file = super().__reduce__()
+        return _unpickle, file, {"image_contract": self.image_contract, "class_names": self.class_names}
+
+
+def load_model(
+    path: str | Path, *, compile: bool = True, custom_objects: Mapping[str, Any] | None = None
+) -> keras.Model:
+    """Opens a `.keras` file with this package's layers, its image contract and the names of its classes.
+
+    `keras.saving.load_model` opens the same files with Keras's own layers. These compute the same numbers, but without
+    fused batch norms, without one average of statistics for all replicas of a `tf.distribute` strategy, and without
+    the recomputation of `memory_efficient` dense networks. A file that was opened and saved again by Keras alone
+    stays with its layers.
+
+    Args:
+        path: Of a file that `model.save` has written.
+        compile: Whether to compile it as it was, and give its optimizer back its state.
+        custom_objects: Classes and functions by the names that the file has for them, besides this package's.
+
+    Raises:
+        ValueError: If there is no such file, or it is damaged or holds code.
+    """
+    with keras.saving.custom_object_scope(DROP_INS):
+        model = keras.saving.load_model(path, custom_objects=custom_objects, compile=compile)
+    if isinstance(model, Model) and zipfile.is_zipfile(path):
+        model.image_contract, model.class_names = attached(Path(path))
+    return model
+
+
+def _unpickle(file: io.BytesIO) -> keras.Model:
+    with keras.saving.custom_object_scope(DROP_INS):
+        return keras.Model._unpickle_model(file)
 
 
 def _is_images(x) -> bool:

@@ -31,6 +31,7 @@ from keras_resdense.checks import require, require_rate, require_whole
 from keras_resdense.graph import nest
 from keras_resdense.networks import layers
 from keras_resdense.networks.layers import CIFAR_STEM, DEEP_STEM, Convolution, Network, Style
+from keras_resdense.pretrained.layouts import KERAS_EPSILON
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -219,7 +220,7 @@ def residual_unit(x, convolutions: list[Convolution], *, dilation=1, drop_path=0
         shortcut = _shortcut(x, activated, convolutions, dilation, style, f"{name}_shortcut")
         merged = keras.layers.Add(name=f"{name}_add" if order.merged else f"{name}_out")([shortcut, merged])
     merged = layers.apply_steps(merged, order.merged[:-1], style, name, "_out")
-    return layers.relu(merged, f"{name}_out") if order.merged else merged
+    return layers.relu(merged, style, f"{name}_out") if order.merged else merged
 
 
 def _branch(x, convolutions: list[Convolution], order: Order, style: ResidualStyle, name: str):
@@ -345,7 +346,7 @@ RESNETS = {
 }
 
 #: The conventions of keras.applications and, for the stride, of the 2015 paper.
-KERAS_V1 = {"strided_convolution": "1x1", "batch_norm_epsilon": 1.001e-5, "batch_norm_momentum": 0.99}
+KERAS_V1 = {"strided_convolution": "1x1", "batch_norm_epsilon": KERAS_EPSILON, "batch_norm_momentum": 0.99}
 
 
 def _variations(depths: str, name: str, changes: dict) -> dict[str, ResNet]:

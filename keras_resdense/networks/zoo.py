@@ -10,20 +10,20 @@ import dataclasses
 import fnmatch
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec
 
 import keras
 
-from keras_resdense.checks import pick
+from keras_resdense.checks import pick, whole
 from keras_resdense.data.contract import ImageContract
 from keras_resdense.networks import densenet, layers, resnet, resnet_v2
 from keras_resdense.networks.model import Model
 from keras_resdense.pretrained.catalogue import WeightSet, download, find_weights, set_of_file
 from keras_resdense.pretrained.preprocessing import PREPROCESSINGS, add_preprocessing, imagenet_classes
-from keras_resdense.pretrained.weights import load
+from keras_resdense.pretrained.weights import checked_path, load
 
 _KNOBS_BESIDE_WEIGHTS = (
     "output_stride",
@@ -76,7 +76,8 @@ def create_model(
         variant: Name of a variant, or a row: one of `VARIANTS` changed by `dataclasses.replace`.
         include_top: Whether to add global average pooling and the classifier.
         weights: None for random weights; "imagenet" for the most accurate published set whose licence allows
-            free use; the name of a published set, see `list_weights`; or a path, see `weights.load`.
+            free use; the name of a published set, see `list_weights`; or a path, see `weights.load`. A
+            `"#sha256=…"` behind either pins the contents of the file.
         input_tensor: Keras tensor `(batch, height, width, channels)` to build on, such as the output of
             preprocessing layers.
         input_shape: `(height, width, channels)`. Height and width may be None. Default: the size the
@@ -103,8 +104,8 @@ def create_model(
         raise ValueError(f"variant is {variant!r}; it must be a name or a row of keras_resdense.VARIANTS.")
     if name is None:
         name = variant.lower() if isinstance(variant, str) else type(row).__name__.lower()
-    classes = row.stem.classes if classes is None else classes
-    if isinstance(classes, bool) or not isinstance(classes, int) or classes < 1:
+    outputs = whole(row.stem.classes if classes is None else classes)
+    if outputs is None:
         raise ValueError(f"classes is {classes!r}; it must be a whole number of at least 1.")
     if pooling not in (None, "avg", "max"):
         raise ValueError(f"pooling is {pooling!r}; it must be None, 'avg' or 'max'.")
@@ -120,7 +121,7 @@ def create_model(
         x = add_preprocessing(x, preprocessing, layer_prefix)
     x = row.body(x, layer_prefix)
     if include_top:
-        x = layers.add_head(x, classes, activation, row, layer_prefix)
+        x = layers.add_head(x, outputs, activation, row, layer_prefix)
     elif pooling == "avg":
         x = keras.layers.GlobalAveragePooling2D(name=f"{layer_prefix}avg_pool")(x)
     elif pooling == "max":
@@ -137,7 +138,7 @@ def create_model(
         pixels = ImageContract(size=contract.size, channels=contract.channels)
         taken = {name: getattr(pixels, name) for name in ("order", "mean", "std")} if preprocessing else {}
         model.image_contract = dataclasses.replace(contract, **taken)
-        if include_top and classes == len(imagenet_classes()):
+        if include_top and outputs == len(imagenet_classes()):
             model.class_names = tuple(name for _, name in imagenet_classes())
     return model
 
@@ -146,13 +147,15 @@ def _find_weights(variant, weights: str | None, include_top: bool) -> tuple[Path
     """Returns the file to load, downloaded if it must be, and the published set that it is, where that is known."""
     if weights is None:
         return None, None
-    if not Path(weights).is_file():
-        published = find_weights(variant if isinstance(variant, str) else _variant_of(variant), weights)
-        return download(published, include_top), published
-    published = set_of_file(Path(weights))
+    name, separator, digest = str(weights).partition("#")
+    if not Path(name).is_file():
+        published = find_weights(variant if isinstance(variant, str) else _variant_of(variant), name)
+        return checked_path(f"{download(published, include_top)}{separator}{digest}"), published
+    path = checked_path(weights)
+    published = set_of_file(path)
     if published:
-        print(f"{weights} is taken for {published.publisher}'s {published.variant} {published.name}, by its name.")
-    return Path(weights), published
+        print(f"{path} is taken for {published.publisher}'s {published.variant} {published.name}, by its name.")
+    return path, published
 
 
 def _preprocessing_of(wanted: bool | str, file: Path | None, published: WeightSet | None) -> str | None:
@@ -186,18 +189,26 @@ def _images(input_tensor, input_shape, row: layers.Network, prefix: str):
             "call keras.config.set_image_data_format('channels_last') first."
         )
     least = row.stem.smallest_size
-    shape = tuple(input_shape)
-    fits = len(shape) == 3 and all(side is None or side >= least for side in shape[:2])
-    if not fits or not isinstance(shape[2], int) or shape[2] < 1:
+    shape = _shape(input_shape, least)
+    if shape is None:
         raise ValueError(
-            f"The input's shape is {shape}; it must be (height, width, channels) with height and width None or "
-            f"at least {least} pixels, and at least one channel."
+            f"The input's shape is {input_shape!r}; it must be (height, width, channels) with height and width None "
+            f"or at least {least} pixels, and at least one channel."
         )
     if input_tensor is None:
         return keras.Input(shape, name=f"{prefix}images")
     if tuple(input_tensor.shape[1:]) != shape:
         raise ValueError(f"input_tensor has shape {tuple(input_tensor.shape)}, input_shape is {shape}: leave one out.")
     return input_tensor if keras.utils.is_keras_tensor(input_tensor) else keras.Input(tensor=input_tensor)
+
+
+def _shape(shape, least: int) -> tuple[int | None, int | None, int] | None:
+    """Returns `(height, width, channels)` in Python's numbers; None for what is no shape of images."""
+    if not isinstance(shape, Sequence) or isinstance(shape, str) or len(shape) != 3:
+        return None
+    sizes = [whole(size, bound) for size, bound in zip(shape, (least, least, 1), strict=True)]
+    missing = [index for index, size in enumerate(sizes) if size is None]
+    return tuple(sizes) if all(index < 2 and shape[index] is None for index in missing) else None
 
 
 Arguments = ParamSpec("Arguments")

@@ -1,0 +1,165 @@
+"""What dense networks gain on TensorFlow from knowing what a tensor was made of.
+
+A dense block normalises each feature map once for every later layer. The statistics of a channel are the same each
+time, so tensors carry a note: what they are a concatenation of, and the statistics of their channels, which are
+computed once. With the same notes, a convolution can forget what it read and compute it again for its gradient
+(1707.06990).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+import tensorflow as tf
+
+from keras_resdense.networks.kernels import batch_normalise, pixels, scale_and_shift, shaped, widened
+
+
+@dataclasses.dataclass
+class Note:
+    """What is known of a tensor.
+
+    Attributes:
+        parts: What it is a concatenation of. An empty tuple marks a leaf: the next norm takes the shared-statistics
+            path. None for a tensor whose statistics are of no use to others.
+        moments: Mean and variance of its channels, once they are computed.
+        normalised: How a batch norm made it.
+        rectified: How the tensor that was rectified to make it had been normalised.
+    """
+
+    parts: tuple | None = None
+    moments: tuple | None = None
+    normalised: Normalised | None = None
+    rectified: Normalised | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Normalised:
+    """How a batch norm made its outputs."""
+
+    arguments: tuple
+    epsilon: float
+
+
+def note_of(x) -> Note:
+    """Returns the note on a tensor, a new one where there is none."""
+    if not hasattr(x, "_resdense_note"):
+        x._resdense_note = Note()
+    return x._resdense_note
+
+
+def normalise_shared(x, scale, offset, epsilon: float):
+    """Normalises a batch as `batch_normalise` does, by statistics of its parts that are computed once."""
+    if note_of(x).parts is None:
+        return batch_normalise(x, scale, offset, epsilon)
+    mean, variance = _moments(x)
+    arguments = (x, scale, offset, mean, variance)
+    outputs = _normalise(*arguments, epsilon)
+    note_of(outputs).normalised = Normalised(arguments, epsilon)
+    return outputs, mean, variance
+
+
+def convolve_recomputing(x, kernel, convolve: Callable):
+    """Convolves, and keeps for the gradient not what it reads but what that was made of.
+
+    Args:
+        x: Batch `(batch, height, width, channels)`.
+        kernel: Of the convolution.
+        convolve: Takes both.
+
+    Returns:
+        What `convolve` does, with the same gradients.
+    """
+    origin = note_of(x).rectified
+    outputs = convolve(x, kernel) if origin is None else _convolve_recomputing(kernel, convolve, origin)
+    note_of(outputs).parts = ()
+    return outputs
+
+
+def _convolve_recomputing(kernel, convolve: Callable, origin: Normalised):
+    first, *others = _leaves(origin.arguments[0])
+
+    def forward(kernel, *arguments):
+        return convolve(tf.nn.relu(_normalise(*arguments, origin.epsilon)), kernel)
+
+    @tf.custom_gradient
+    def compute(*arguments):
+        kernel, _, *vectors = arguments
+
+        def gradient(upstream):
+            # Otherwise it would all be computed at once in the forward pass, and kept.
+            with tf.control_dependencies([upstream]):
+                kept = tf.identity(first)
+            again = [kernel, tf.concat([kept, *others], -1), *vectors]
+            with tf.GradientTape() as tape:
+                tape.watch(again)
+                outputs = forward(*again)
+            return tape.gradient(outputs, again, upstream)
+
+        return forward(*arguments), gradient
+
+    return compute(kernel, *origin.arguments)
+
+
+def _leaves(x):
+    parts = note_of(x).parts or ()
+    for part in parts:
+        yield from _leaves(part)
+    if not parts:
+        yield x
+
+
+def _moments(x):
+    """Returns mean and biased variance of each channel: of a concatenation, those of its parts."""
+    note = note_of(x)
+    if note.moments is None:
+        parts = [_moments(part) for part in note.parts or ()]
+        note.moments = tuple(tf.concat(values, 0) for values in zip(*parts, strict=True)) if parts else _measure(x)
+    return note.moments
+
+
+@tf.custom_gradient
+def _measure(x):
+    """Returns mean and biased variance of each channel."""
+    channels = x.shape[-1]
+    ones = tf.ones([channels])
+    # The outputs, and so scale, offset and epsilon, do not matter.
+    _, *moments = batch_normalise(*widened(x, ones, ones), 1.0)
+    means, variances = (tf.reshape(vector, [-1, channels]) for vector in moments)
+    mean = tf.reduce_mean(means, 0)
+    variance = tf.reduce_mean(variances + tf.square(means - mean), 0)
+
+    def gradient(of_mean, of_variance):
+        count = pixels(x)
+        return scale_and_shift(x, of_variance * 2.0 / count, of_mean / count, mean, ones, 0.0)
+
+    return (mean, variance), gradient
+
+
+def _normalise(x, scale, offset, mean, variance, epsilon: float):
+    """`scale_and_shift` with gradients also for mean and variance, which the kernel takes for constants."""
+
+    @tf.custom_gradient
+    def compute(x, scale, offset, mean, variance):
+        def gradient(upstream):
+            wide, *vectors = widened(x, scale, mean, variance)
+            wide_scale, wide_mean, wide_variance = vectors
+            to_x, *to_vectors, _, _ = tf.raw_ops.FusedBatchNormGradV3(
+                y_backprop=widened(upstream)[0],
+                x=wide,
+                scale=wide_scale,
+                reserve_space_1=wide_mean,
+                reserve_space_2=wide_variance,
+                reserve_space_3=tf.zeros([0]),
+                epsilon=epsilon,
+                is_training=False,
+            )
+            to_scale, to_offset = (tf.reduce_sum(tf.reshape(v, [-1, x.shape[-1]]), 0) for v in to_vectors)
+            spread = variance + epsilon
+            to_mean = -scale * tf.math.rsqrt(spread) * to_offset
+            return shaped(to_x, x), to_scale, to_offset, to_mean, -0.5 * scale * to_scale / spread
+
+        return scale_and_shift(x, scale, offset, mean, variance, epsilon), gradient
+
+    return compute(x, scale, offset, mean, variance)

@@ -1,7 +1,7 @@
 """What is known of every variant: published counts, and what our models come to.
 
-python -m tests.zoo_facts            prints the README's table of variants
-python -m tests.zoo_facts --write    puts it into README.md
+python -m tests.zoo_facts            prints the table of variants
+python -m tests.zoo_facts --write    puts it into docs/variants.md
 """
 
 import functools
@@ -96,14 +96,14 @@ def proven_against(variant: str) -> str:
 
 
 def row(variant: str) -> str:
-    """Writes a variant's row of the README's table."""
+    """Writes a variant's row of the table."""
     (builder,) = (name for name in keras_resdense.__all__ if name.lower() == variant)
     found = facts(variant)
     return f"| `{builder}` | {found.parameters:,} | {found.macs / 1e9:.2f} | {found.side} | {proven_against(variant)} |"
 
 
 def table() -> str:
-    """Writes the README's table of variants."""
+    """Writes the table of variants."""
     head = ["| builder | parameters | GMACs | at | outputs proven equal to |", "|---|---:|---:|---:|---|"]
     return "\n".join([*head, *map(row, keras_resdense.list_models())])
 
@@ -111,10 +111,10 @@ def table() -> str:
 def main() -> None:
     text = table()
     if "--write" in sys.argv:
-        readme = ROOT / "README.md"
-        before, marker, rest = readme.read_text().partition("<!-- variants -->\n")
+        page = ROOT / "docs/variants.md"
+        before, marker, rest = page.read_text().partition("<!-- variants -->\n")
         _, end, after = rest.partition("<!-- end of variants -->")
-        readme.write_text(f"{before}{marker}{text}\n{end}{after}")
+        page.write_text(f"{before}{marker}{text}\n{end}{after}")
     else:
         print(text)
 

@@ -1,0 +1,59 @@
+"""What a trained network answers, and where it looks: the picture at the top of the README.
+
+    python examples/answers.py
+
+Six test images of Fashion-MNIST, the committed ResNet-20's three likeliest classes, and its Grad-CAM (1610.02391) over
+each image. Half a minute on one core; Fashion-MNIST comes through TFDS.
+"""
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+from matplotlib.figure import Figure
+
+import keras_resdense
+from keras_resdense import runs
+from keras_resdense.data.transform import Transform
+
+RUN = Path(__file__).parent.parent / "saved_models/resnet20_fashion_mnist"
+#: Numbers of test images, one of each kind, and one that the network is not sure of.
+IMAGES = (1, 2, 5, 11, 18, 36)
+
+
+def main() -> None:
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument("--folder", type=Path, default=Path(__file__).parent / "figures", help="default %(default)s")
+    folder = options.parse_args().folder
+    data = keras_resdense.load_data("fashion_mnist")
+    pixels, labels, _ = data.test.read(np.array(IMAGES))
+    transform = keras_resdense.transform(RUN)
+    figure = draw(transform, runs.load_keras(RUN), pixels.numpy(), labels.numpy(), data.class_names)
+    folder.mkdir(parents=True, exist_ok=True)
+    figure.savefig(folder / "answers.png", dpi=120)
+
+
+def draw(transform: Transform, model, pixels: np.ndarray, labels: np.ndarray, names: tuple[str, ...]) -> Figure:
+    """Draws a column for each image: the image with its Grad-CAM, and below it the likeliest classes."""
+    batch = transform(pixels)
+    heat, probabilities = keras_resdense.grad_cam(model, batch), model.predict(batch, verbose=0)
+    figure = Figure(figsize=(1.9 * len(pixels), 3.6), layout="constrained")
+    axes = figure.subplots(2, len(pixels), height_ratios=(3, 1.6))
+    for column, (image, looked, shares, label) in enumerate(zip(batch, heat, probabilities, labels, strict=True)):
+        above, below = axes[:, column]
+        above.imshow(255 - image[..., 0], cmap="gray", vmin=0, vmax=255)
+        above.imshow(looked, cmap="inferno", alpha=0.45 * looked, vmin=0, vmax=1)
+        above.set_title(names[label], fontsize=10)
+        above.axis("off")
+        best = np.argsort(-shares)[:3]
+        colours = ["tab:green" if number == label else "tab:gray" for number in best]
+        below.barh(range(3), shares[best], color=colours, alpha=0.5)
+        for row, number in enumerate(best):
+            below.text(0.03, row, f"{names[number]}  {shares[number]:.0%}", va="center", fontsize=8)
+        below.set(xlim=(0, 1), ylim=(2.6, -0.6), xticks=[], yticks=[])
+        below.spines[:].set_visible(False)
+    return figure
+
+
+if __name__ == "__main__":
+    main()

@@ -112,6 +112,43 @@ def test_damaged_newest_checkpoint_falls_back(tmp_path, monkeypatch):
             assert checkpoints.newest(newest.parent).step == int(before.stem.split("-")[1])
 
 
+def test_with_all_checkpoints_damaged_new_ones_are_kept(tmp_path, monkeypatch):
+    """A later kill goes on from them, and the damaged ones are still there to look at."""
+    options = {"recipe": RECIPE, "settings": Settings(save_every=2), "folder": str(tmp_path), "name": "run"}
+    killed(monkeypatch, 12, **options)
+    folder = tmp_path / "run" / "checkpoints"
+    damaged = sorted(path.name for path in folder.iterdir())
+    for name in damaged:
+        (folder / name).write_bytes(b"nothing")
+    with pytest.warns(UserWarning, match="is damaged .* is called step-.*damaged now"):
+        killed(monkeypatch, 4, **options)
+    assert checkpoints.newest(folder).step == 4
+    assert [f"{name}.damaged" for name in damaged] == sorted(path.name for path in folder.glob("*.damaged"))
+
+
+def test_the_checkpoint_just_written_is_not_pruned(tmp_path):
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+    model.compile("sgd")
+    for step in (7, 8, 3):
+        checkpoints.save(tmp_path, model, checkpoints.Position(step=step))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step-000000003.npz", "step-000000008.npz"]
+
+
+def test_a_checkpoint_of_another_network_changes_nothing(tmp_path):
+    def compiled(units):
+        model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(3), keras.layers.Dense(units)])
+        model.compile("sgd")
+        return model
+
+    checkpoints.save(tmp_path, compiled(4), checkpoints.Position())
+    model = compiled(5)
+    before = model.get_weights()
+    with pytest.raises(ValueError, match=r"its array 2 is \(3, 4\), the model's variable there is \(3, 5\)"):
+        checkpoints.restore(tmp_path, model, 0)
+    for expected, found in zip(before, model.get_weights(), strict=True):
+        np.testing.assert_array_equal(expected, found)
+
+
 @contextlib.contextmanager
 def file_size_limit(size):
     """Lets no file grow beyond so many bytes: as on a full disk, writing fails in the middle."""

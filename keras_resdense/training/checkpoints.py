@@ -6,8 +6,8 @@ whole. The zip format of NumPy's `.npz` carries a checksum of every array: damag
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
+import itertools
 import json
 import math
 import warnings
@@ -23,6 +23,8 @@ from keras_resdense.files import replacing
 
 #: Checkpoints kept: the newest, and one to fall back to.
 KEPT = 2
+#: What is raised where a checkpoint is damaged.
+DAMAGE = (OSError, EOFError, KeyError, TypeError, ValueError, zipfile.BadZipFile, zlib.error)
 #: Bytes of an HDF5 file besides the values of a weight, at most.
 _HDF5_OVERHEAD = 8192
 
@@ -62,10 +64,26 @@ def save(folder: Path, model: keras.Model, position: Position, write: bool = Tru
         raise diverged("The weights are no longer finite", folder, position.step)
     if not write:
         return
-    with replacing(folder / f"step-{position.step:09}.npz") as temporary, open(temporary, "wb") as file:
+    path = folder / f"step-{position.step:09}.npz"
+    with replacing(path) as temporary, open(temporary, "wb") as file:
         np.savez(file, position=json.dumps(dataclasses.asdict(position)), **arrays)
-    for old in _newest_first(folder)[KEPT:]:
+    others = [other for other in _newest_first(folder) if other != path]
+    for old in others[KEPT - 1 :]:
         old.unlink()
+
+
+def set_damaged_aside(folder: Path) -> None:
+    """Renames damaged checkpoints to `….npz.damaged`, so that none takes the place of a whole one; warns of each."""
+    for path in _newest_first(folder):
+        try:
+            _read_position(path)
+        except DAMAGE as error:
+            aside = path.replace(path.with_name(f"{path.name}.damaged"))
+            warnings.warn(
+                f"The checkpoint {path} is damaged ({error}). It is called {aside.name} now, and the training goes on"
+                " from the checkpoint before it, or from the start where there is none.",
+                stacklevel=2,
+            )
 
 
 def diverged(what: str, folder: Path, step: int) -> FloatingPointError:
@@ -81,17 +99,28 @@ def restore(folder: Path, model: keras.Model, phase: int) -> Position | None:
 
     Returns:
         Where its training stood, or None where there is no such checkpoint.
+
+    Raises:
+        ValueError: If the checkpoint is of another model. No variable of this one has changed then.
     """
-    for path, position in _readable(folder):
-        if position.phase != phase:
-            return None
-        variables = _variables(model)
-        with _reporting_damage(path), open(path, "rb") as opened, np.load(opened) as file:
-            values = [file[f"{index:05}"] for index in range(len(variables))]
-            for variable, value in zip(variables, values, strict=True):
-                variable.assign(value)
-            return position
-    return None
+    path, position = next(_readable(folder), (None, None))
+    if path is None or position.phase != phase:
+        return None
+    variables = _variables(model)
+    with np.load(path) as file:
+        arrays = [file[name] for name in sorted(set(file.files) - {"position"})]
+    # Metrics are the last, and Keras makes their variables in the first step.
+    found, wanted = [array.shape for array in arrays][: len(variables)], [tuple(v.shape) for v in variables]
+    if found != wanted:
+        pairs = itertools.zip_longest(found, wanted, fillvalue="nothing")
+        index, (array, variable) = next((index, pair) for index, pair in enumerate(pairs) if pair[0] != pair[1])
+        raise ValueError(
+            f"The checkpoint {path} does not fit the model: its array {index} is {array}, the model's variable there"
+            f" is {variable}. It is of another network or another version of this package: choose another name."
+        )
+    for variable, array in zip(variables, arrays, strict=False):
+        variable.assign(array)
+    return position
 
 
 def newest(folder: Path) -> Position | None:
@@ -122,16 +151,15 @@ def _newest_first(folder: Path) -> list[Path]:
 
 def _readable(folder: Path) -> Iterator[tuple[Path, Position]]:
     for path in _newest_first(folder):
-        with _reporting_damage(path), open(path, "rb") as opened, np.load(opened) as file:
-            if file.zip.testzip():
-                raise zipfile.BadZipFile("a checksum does not fit")
-            position = json.loads(str(file["position"]))
-            yield path, Position(**position | {"history": tuple(position["history"])})
+        try:
+            yield path, _read_position(path)
+        except DAMAGE as error:
+            warnings.warn(f"The checkpoint {path} is damaged ({error}): it is left out.", stacklevel=2)
 
 
-@contextlib.contextmanager
-def _reporting_damage(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile, zlib.error) as error:
-        warnings.warn(f"The checkpoint {path} is damaged ({error}): the one before it is used.", stacklevel=2)
+def _read_position(path: Path) -> Position:
+    with open(path, "rb") as opened, np.load(opened) as file:
+        if file.zip.testzip():
+            raise zipfile.BadZipFile("a checksum does not fit")
+        position = json.loads(str(file["position"]))
+    return Position(**position | {"history": tuple(position["history"])})

@@ -153,6 +153,8 @@ def _fit(model: keras.Model, data: ImageData, plan: Plan, settings: Settings, de
             verbose="auto" if keeper.chief else 0,
         )
 
+    if keeper.chief:
+        checkpoints.set_damaged_aside(keeper.folder / "checkpoints")
     reached = checkpoints.newest(keeper.folder / "checkpoints") or Position()
     for phase in phases_of(recipe)[reached.phase :]:
         with devices.scope():

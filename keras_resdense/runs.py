@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 import shutil
 import sys
@@ -16,7 +15,7 @@ from keras_resdense.data.batches import evaluation_batches
 from keras_resdense.data.contract import ImageContract
 from keras_resdense.data.examples import Examples
 from keras_resdense.data.folder import SUFFIXES
-from keras_resdense.data.plan import ImageRecipe, Plan
+from keras_resdense.data.plan import ImageRecipe, Images, Plan
 from keras_resdense.data.resizing import prepare
 from keras_resdense.data.sources import load_data
 from keras_resdense.data.tfdata import prefetch
@@ -169,29 +168,6 @@ def _files(given: Path) -> list[Path]:
 LABELS_FILE = "labels.txt"
 #: What of a run's card goes where artefacts of it go, and under which name; a README.md may be there already.
 CARD = {"README.md": "card.md", "curves.png": "curves.png", "confusion.png": "confusion.png"}
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Images:
-    """Which images the exports of a run are made and measured with.
-
-    Attributes:
-        calibration: Data set or folder whose training images set the ranges of quantised activations, as
-            `load_data` takes it; "" for what the run was trained on.
-        calibration_images: How many of them.
-        compared_images: How many of the run's images held out an export is compared on, at most.
-        data_dir: Folder where TFDS keeps its data sets; "" for the run's.
-    """
-
-    calibration: str = ""
-    calibration_images: int = 256
-    compared_images: int = 1024
-    data_dir: str = ""
-
-    def __post_init__(self):
-        for name in ("calibration_images", "compared_images"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1.")
 
 
 def export_run(

@@ -1,6 +1,7 @@
 """The rules of CONTRIBUTING.md that a program can check."""
 
 import ast
+import importlib
 import subprocess
 import sys
 from pathlib import Path
@@ -8,6 +9,8 @@ from pathlib import Path
 import pytest
 
 import keras_resdense
+from keras_resdense.exporting.formats import EXPORTERS
+from keras_resdense.names import BUILDERS, FORMATS
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "keras_resdense"
@@ -19,13 +22,13 @@ TREES = {
 }
 #: Rooms, and single files beside them, in the order in which they may know one another.
 FLOORS = (
-    {"files", "graph", "checks", "progress"},
+    {"files", "graph", "checks", "names", "progress", "terminal"},
     {"data"},
     {"pretrained"},
     {"networks"},
     {"exporting"},
     {"training"},
-    {"insight", "runs"},
+    {"insight", "runs", "options"},
     {"__main__"},
 )
 BLOCKS = "basic_block bottleneck_block identity_block projection_block residual_unit preactivation_unit"
@@ -99,10 +102,22 @@ def test_modules_are_short():
 
 
 def test_init_only_re_exports():
+    """The stub says what there is; both are short of any logic."""
     body = ast.parse((PACKAGE / "__init__.py").read_text()).body
-    assert all(isinstance(node, (ast.Expr, ast.ImportFrom, ast.Assign)) for node in body)
-    assert sorted(keras_resdense.__all__) == sorted(set(keras_resdense.__all__))
-    assert all(hasattr(keras_resdense, name) for name in keras_resdense.__all__)
+    assert all(isinstance(node, (ast.Expr, ast.Import, ast.Assign)) for node in body)
+    *re_exports, version = ast.parse((PACKAGE / "__init__.pyi").read_text()).body
+    names = [alias.asname for node in re_exports for alias in node.names]
+    assert ast.unparse(version) == "__version__: str"
+    assert sorted(names) == sorted(keras_resdense.__all__) == sorted(set(names))
+    for node in re_exports:
+        for alias in node.names:
+            module = importlib.import_module(f"keras_resdense.{node.module}")
+            assert alias.asname == alias.name and getattr(keras_resdense, alias.name) is getattr(module, alias.name)
+
+
+def test_names_are_those_of_the_tables():
+    assert [name.lower() for name in BUILDERS] == list(keras_resdense.VARIANTS)
+    assert FORMATS == tuple(EXPORTERS)
 
 
 def test_functions_have_at_most_eight_parameters():
@@ -141,9 +156,11 @@ OFFLINE = """
 import socket, sys
 def refuse(*_): raise AssertionError("a connection at import time")
 socket.socket.connect = socket.create_connection = refuse
+import keras_resdense
+assert not {"keras", "tensorflow", "numpy"} & set(sys.modules), "loaded before it is used"
 import keras
 before = set(sys.modules)
-import keras_resdense
+from keras_resdense import *
 heavy = {"tensorflow_datasets", "sklearn", "matplotlib", "ai_edge_litert", "huggingface_hub", "PIL"}
 loaded = {name.split(".")[0] for name in set(sys.modules) - before} & heavy
 assert not loaded, loaded

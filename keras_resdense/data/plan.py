@@ -82,3 +82,24 @@ class Plan:
         if self.recipe.crop == "none":
             return ImageContract(size=self.size, channels=channels)
         return ImageContract(size=self.size, channels=channels, resize="shorter_side", crop=self.recipe.test_crop)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Images:
+    """Which images the exports of a run are made and measured with.
+
+    Attributes:
+        calibration: Data set or folder whose training images set the ranges of quantised activations, as
+            `load_data` takes it; "" for what the run was trained on.
+        calibration_images: How many of them.
+        compared_images: How many of the run's images held out an export is compared on, at most.
+        data_dir: Folder where TFDS keeps its data sets; "" for the run's.
+    """
+
+    calibration: str = ""
+    calibration_images: int = 256
+    compared_images: int = 1024
+    data_dir: str = ""
+
+    def __post_init__(self):
+        require_whole(self, "calibration_images", "compared_images")

@@ -15,8 +15,6 @@ import time
 from importlib import resources
 from pathlib import Path
 
-import keras
-
 from keras_resdense.data.contract import ImageContract
 from keras_resdense.pretrained.preprocessing import PREPROCESSINGS
 
@@ -172,6 +170,8 @@ def _from_hub(repository: str) -> Path:
 
 
 def _from_keras(location: str) -> Path:
+    import keras
+
     file, md5 = location.split("#")
     url = f"{os.environ.get(KERAS_MIRROR, KERAS_BASE).rstrip('/')}/{file}"
     failure = None

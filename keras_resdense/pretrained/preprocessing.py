@@ -7,7 +7,6 @@ import dataclasses
 import functools
 from importlib import resources
 
-import keras
 import numpy as np
 
 from keras_resdense.checks import pick
@@ -67,6 +66,8 @@ def preprocess_input(images, preprocessing: str = "torch"):
     if isinstance(images, np.ndarray):
         ordered = images[..., ::-1] if rule.reversed_channels else images
         return ((ordered - np.array(rule.mean)) / np.array(rule.deviation)).astype("float32")
+    import keras
+
     ordered = keras.ops.flip(images, axis=-1) if rule.reversed_channels else images
     return (keras.ops.cast(ordered, "float32") - rule.mean) / rule.deviation
 
@@ -83,6 +84,8 @@ def add_preprocessing(x, preprocessing: str, prefix: str = ""):
     Returns:
         Keras tensor of the same shape.
     """
+    import keras
+
     rule = pick(PREPROCESSINGS, preprocessing, "preprocessing")
     mean, deviation = np.array(rule.mean), np.array(rule.deviation)
     if x.shape[-1] != 3:

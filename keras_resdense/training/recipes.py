@@ -70,7 +70,8 @@ class Recipe(ImageRecipe, OptimisationRecipe):
         data: "digits", the name of a TFDS data set, or a folder of images.
         drop_path: Stochastic depth of a residual network, see `ResNet`.
         dropout: Dropout of a dense network's layers, see `DenseNet`.
-        weights: File that the network's weights come from, or "" for random ones.
+        weights: Where the network's weights come from: "imagenet" for the best published set with a free licence, the
+            name of a published set, a file, or "" for random ones.
     """
 
     model: str = "resnet20"

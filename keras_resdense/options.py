@@ -1,0 +1,216 @@
+"""What the command line understands. Nothing here loads Keras or TensorFlow, so that help comes at once."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import inspect
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import keras_resdense
+from keras_resdense.data.plan import ImageRecipe, Images
+from keras_resdense.names import FORMATS
+from keras_resdense.training.recipes import OptimisationRecipe, Recipe, Settings
+
+Command = Callable[[argparse.Namespace], int | None]
+
+_MODELS = "a run's folder, a .keras, a SavedModel, a .tflite or an .onnx file"
+_TRAIN_EXAMPLES = """examples:
+  keras-resdense train
+      ResNet-20 on the embedded digits
+  keras-resdense train --recipe fast \\
+      --model densenetbc100_12 --name my_densenet
+      another network, with a recipe of the list
+  keras-resdense train --recipe fine_tune --data photos/ \\
+      --model resnet50 --weights imagenet
+      your own images, one folder for each class
+  keras-resdense train --name again \\
+      --recipe saved_models/my_densenet/recipe.json
+      a run, again
+  keras-resdense train --recipe strikes_back_a3 \\
+      --strategy multiworker --precision mixed_bfloat16
+      on each of the machines that TF_CONFIG or SLURM name
+
+The same command resumes an interrupted run."""
+_EVALUATE_EXAMPLES = """examples:
+  keras-resdense evaluate saved_models/resnet20_digits
+  keras-resdense evaluate --data digits \\
+      saved_models/resnet20_digits/model.tflite"""
+_PREDICT_EXAMPLES = """examples:
+  keras-resdense predict saved_models/pets cat.jpg photos/
+  keras-resdense predict saved_models/pets/model.tflite \\
+      cat.jpg --labels saved_models/pets/labels.txt
+  keras-resdense predict saved_models/pets photos/ \\
+      --format csv > answers.csv"""
+_EXPORT_EXAMPLES = """examples:
+  keras-resdense export saved_models/resnet20_digits \\
+      --format onnx tflite_int8
+  keras-resdense export saved_models/pets --uint8-pixels \\
+      --format tflite_int8 --calibration photos/"""
+_LIST_EXAMPLES = """examples:
+  keras-resdense list 'resnet*d'
+  keras-resdense list --recipes"""
+_WEIGHTS_EXAMPLES = """examples:
+  keras-resdense weights resnet50
+  keras-resdense weights 'densenet*'"""
+_SUMMARY_EXAMPLES = """examples:
+  keras-resdense summary densenet121
+  keras-resdense summary saved_models/resnet20_digits \\
+      --blocks --csv blocks.csv
+  keras-resdense summary resnet50 --picture resnet50.svg"""
+_BENCHMARK_EXAMPLES = """examples:
+  keras-resdense benchmark resnet20 --image-size 28
+  keras-resdense benchmark resnet50 --batch-size 16 \\
+      --precision mixed_bfloat16 --json resnet50.json"""
+#: What stands for a value in the help, by its type.
+_METAVARS = {int: "N", float: "X", str: "NAME", tuple: "X"}
+
+
+def make_parser(commands: Mapping[str, Command]) -> argparse.ArgumentParser:
+    """Returns the parser.
+
+    Args:
+        commands: The function that carries out each command.
+    """
+    parser = argparse.ArgumentParser("keras-resdense", description="Residual and dense networks for Keras 3.")
+    parser.add_argument("-V", "--version", action="version", version=f"%(prog)s {keras_resdense.__version__}")
+    subparsers = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    for name, (description, examples, add_options) in _COMMANDS.items():
+        command = subparsers.add_parser(
+            name,
+            help=description,
+            description=f"{description[0].upper()}{description[1:]}.",
+            epilog=examples,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        add_options(command)
+        command.add_argument("--debug", action="store_true", help="show TensorFlow's log and where an error comes from")
+        command.set_defaults(run=commands[name], command=name)
+    return parser
+
+
+def overridden(row: Any, options: argparse.Namespace) -> Any:
+    """Returns a row with the values that were given on the command line."""
+    given = {field.name: getattr(options, field.name) for field in dataclasses.fields(row) if field.name in options}
+    return dataclasses.replace(row, **{name: tuple(v) if isinstance(v, list) else v for name, v in given.items()})
+
+
+def field_texts(kind: type) -> dict[str, str]:
+    """Returns what the docstring of a dataclass says of each field that it documents."""
+    _, _, attributes = (inspect.getdoc(kind) or "").partition("Attributes:\n")
+    _, *parts = re.split(r"^ {4}(\w+): ", attributes, flags=re.MULTILINE)
+    return {name: " ".join(text.split()) for name, text in zip(parts[::2], parts[1::2], strict=True)}
+
+
+def _train(command: argparse.ArgumentParser) -> None:
+    command.usage = "keras-resdense train [options]"
+    command.add_argument("--recipe", default="digits", help="a name or a run's recipe.json; default %(default)s")
+    command.add_argument("--folder", default="saved_models", help="where the run's folder is made; default %(default)s")
+    command.add_argument("--name", help="of the run's folder; default MODEL_DATA")
+    _add_fields(command.add_argument_group("network and data, in place of the recipe's"), Recipe)
+    _add_fields(command.add_argument_group("images, in place of the recipe's"), ImageRecipe)
+    _add_fields(command.add_argument_group("optimisation, in place of the recipe's"), OptimisationRecipe)
+    _add_fields(command.add_argument_group("how the recipe is carried out"), Settings)
+
+
+def _evaluate(command: argparse.ArgumentParser) -> None:
+    command.add_argument("model", type=Path, help=_MODELS)
+    command.add_argument("--data", metavar="NAME", help="a data set or a folder; default what the run was trained on")
+    command.add_argument("--data-dir", metavar="FOLDER", help="where TFDS keeps its data sets; default the run's")
+    command.add_argument("--on-bad-image", metavar="NAME", help="error or skip; default the run's")
+
+
+def _predict(command: argparse.ArgumentParser) -> None:
+    command.add_argument("model", type=Path, help=_MODELS)
+    command.add_argument("images", type=Path, nargs="+", help="files, or folders of them")
+    command.add_argument(
+        "--labels", type=Path, metavar="FILE", help="class names, one a line; default labels.txt beside it"
+    )
+    command.add_argument("--format", choices=("text", "csv", "json"), default="text", help="default %(default)s")
+    command.add_argument("--top", type=int, metavar="N", default=5, help="classes to name; default %(default)s")
+
+
+def _export(command: argparse.ArgumentParser) -> None:
+    command.add_argument("model", type=Path, metavar="run", help="a run's folder")
+    command.add_argument(
+        "--format", nargs="+", required=True, choices=FORMATS, metavar="FORMAT", help=", ".join(FORMATS)
+    )
+    command.add_argument("--folder", type=Path, help="where the files go; default the run's folder")
+    command.add_argument("--overwrite", action="store_true", help="replace files of the same names")
+    command.add_argument("--any-batch", action="store_true", help="TFLite: any number of images at once, not one")
+    command.add_argument("--uint8-pixels", action="store_true", help="TFLite: bytes in, as cameras give them")
+    _add_fields(command, Images)
+
+
+def _list(command: argparse.ArgumentParser) -> None:
+    command.add_argument("pattern", nargs="?", default="*", help="such as 'resnet*d'; default all")
+    command.add_argument(
+        "--recipes", action="store_true", help="list recipes, what they reached and where they are from"
+    )
+
+
+def _weights(command: argparse.ArgumentParser) -> None:
+    command.add_argument("pattern", nargs="?", default="*", help="variants, such as 'resnet*d'; default all")
+
+
+def _summary(command: argparse.ArgumentParser) -> None:
+    command.add_argument("model", help="name of a variant, a run's folder or a .keras file")
+    finer = command.add_mutually_exclusive_group()
+    finer.add_argument("--blocks", dest="per", action="store_const", const="block", help="a row for each block")
+    finer.add_argument("--layers", dest="per", action="store_const", const="layer", help="Keras's own summary")
+    command.add_argument(
+        "--csv", type=Path, metavar="FILE", help="write the rows to it; with --layers one for each layer"
+    )
+    command.add_argument("--picture", type=Path, metavar="FILE", help="draw the network to it, .svg or .png")
+
+
+def _benchmark(command: argparse.ArgumentParser) -> None:
+    command.add_argument("variant", help="its name")
+    command.add_argument(
+        "--image-size", type=int, metavar="N", help="side in pixels; default what it was published for"
+    )
+    command.add_argument("--batch-size", type=int, metavar="N", default=32, help="images at once; default %(default)s")
+    command.add_argument("--steps", type=int, metavar="N", default=10, help="to time of each; default %(default)s")
+    command.add_argument(
+        "--precision",
+        metavar="NAME",
+        default="float32",
+        help="or mixed_bfloat16, mixed_float16; default %(default)s",
+    )
+    command.add_argument("--json", type=Path, metavar="FILE", help="write all measurements to it")
+
+
+#: What a command does, examples of it, and the function that adds its options.
+_COMMANDS = {
+    "train": ("train on images, evaluate, save and export", _TRAIN_EXAMPLES, _train),
+    "evaluate": ("measure a model on the images held out", _EVALUATE_EXAMPLES, _evaluate),
+    "predict": ("classify images", _PREDICT_EXAMPLES, _predict),
+    "export": ("write a run's model in more formats", _EXPORT_EXAMPLES, _export),
+    "list": ("list variants or recipes", _LIST_EXAMPLES, _list),
+    "weights": ("list published weights, the most accurate first", _WEIGHTS_EXAMPLES, _weights),
+    "summary": ("show what a network's stages cost and see", _SUMMARY_EXAMPLES, _summary),
+    "benchmark": ("time the training and inference of a variant", _BENCHMARK_EXAMPLES, _benchmark),
+}
+
+
+def _add_fields(parser: Any, kind: type) -> None:
+    """Adds an option for each field; one that is not given leaves no trace, so that the row's own value stands."""
+    fields = {field.name: field for field in dataclasses.fields(kind)}
+    for name, text in field_texts(kind).items():
+        flag, default = _flag(name), fields[name].default
+        # Names of other fields become those of their options.
+        said = re.sub(r"`(\w+)`", lambda found: _flag(found[1]) if found[1] in fields else found[1], text)
+        said = said.replace("`", "").replace("%", "%%")
+        if isinstance(default, bool):
+            parser.add_argument(flag, action=argparse.BooleanOptionalAction, default=argparse.SUPPRESS, help=said)
+            continue
+        values = {"type": float, "nargs": "*"} if isinstance(default, tuple) else {"type": type(default)}
+        metavar = _METAVARS[type(default)]
+        parser.add_argument(flag, metavar=metavar, default=argparse.SUPPRESS, help=said, **values)
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")

@@ -1,0 +1,72 @@
+"""What TensorFlow writes to the terminal beside Python, and how the command line keeps it away."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import signal
+import sys
+from collections.abc import Iterator
+
+#: The beginnings of lines that report no failure: information and warnings of Abseil's log, in both of its formats, the
+#: errors that TensorFlow logs where there is no GPU, and what its TFLite converter and runtime print without a log.
+ROUTINE = re.compile(
+    rb"[IW]\d{4} |\d{4}-\d\d-\d\d [\d:.]+: [IW] "
+    rb"|E\d{4} .*(failed call to cuInit|Unable to register cu)"
+    rb"|WARNING: All log messages before absl::InitializeLog|WARNING:absl:"
+    rb"|To enable the following instructions:|fully_quantize: |INFO: "
+)
+#: What the filter reads when the command has come to its end.
+_END = b"\0the end\n"
+
+
+@contextlib.contextmanager
+def native_log_held_back() -> Iterator[None]:
+    """Keeps routine messages that C++ code writes to standard error from the terminal.
+
+    Only a process of its own can do that without losing the last words of one that crashes: a child reads what is
+    written to file descriptor 2, and passes on all but `ROUTINE`. If this process dies in C++ code, the child
+    writes the messages that it has held back, too. `sys.stderr` writes to the terminal as before.
+    Where there is no `os.fork`, as on Windows, nothing is held back.
+    """
+    if not hasattr(os, "fork"):
+        yield
+        return
+    sys.stderr.flush()
+    reading, writing = os.pipe()
+    terminal, python_stderr = os.dup(2), sys.stderr
+    child = os.fork()
+    if not child:
+        os.close(writing)
+        _pass_on(reading, terminal)
+        os._exit(0)
+    os.close(reading)
+    os.dup2(writing, 2)
+    os.close(writing)
+    try:
+        with open(os.dup(terminal), "w", buffering=1, encoding=python_stderr.encoding, errors="replace") as direct:
+            sys.stderr = direct
+            yield
+    finally:
+        sys.stderr = python_stderr
+        os.write(2, _END)
+        os.dup2(terminal, 2)
+        os.close(terminal)
+        os.waitpid(child, 0)
+
+
+def _pass_on(reading: int, terminal: int) -> None:
+    # Ctrl-C and a shell's SIGTERM reach the whole group; the other process decides when all is said.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    held = []
+    with open(reading, "rb") as lines:
+        for line in lines:
+            if line.endswith(_END):
+                return
+            if ROUTINE.match(line):
+                held.append(line)
+            else:
+                os.write(terminal, line)
+    os.write(terminal, b"".join(held))

@@ -10,10 +10,14 @@ ROOT = Path(__file__).parent.parent
 SHOWN = (
     "*.md",
     "benchmarks/*.md",
+    "benchmarks/*.json",
+    "benchmarks/*.png",
     "examples/*.*",
     "examples/*/*.png",
     "examples/web/README.md",
     "saved_models/README.md",
+    "saved_models/*/README.md",
+    "saved_models/*/*.png",
 )
 LINK = re.compile(r"\]\((?!\w+:|#)([^)#\s]+)")
 

@@ -3,7 +3,7 @@
 import { loadAndCompile, loadLiteRt, Tensor } from "@litertjs/core";
 
 const WASM = new URL("node_modules/@litertjs/core/wasm/", import.meta.url);
-/** What a file not made by a training run is prepared like; see `keras_resdense.recipes.Recipe`. */
+/** What a file not made by a training run is prepared like; see `keras_resdense.training.recipes.Recipe`. */
 const DEFAULT_RECIPE = { crop: "none" };
 const FORMATS = "Export it as tflite, tflite_float16, tflite_dynamic or tflite_int16x8.";
 

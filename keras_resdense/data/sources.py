@@ -28,7 +28,7 @@ def load_data(name: str = "digits", data_dir: str | None = None, on_bad_image: s
 
     Args:
         name: "digits", scikit-learn's 1,797 handwritten digits of 8×8 pixels, which need no network; the
-            name of an image classification data set of TFDS; or a folder, see `keras_resdense.folder`.
+            name of an image classification data set of TFDS; or a folder, see `keras_resdense.data.folder`.
         data_dir: Folder where TFDS keeps its data sets; default TFDS's own.
         on_bad_image: Of a folder: "error" to list all files that are no images and stop, "skip" to list
             them and train without them.

@@ -1,6 +1,6 @@
 """Look inside a built model: what its parts cost and see, what it looks at, how gradients and features flow.
 
-Every function returns data; `keras_resdense.drawing` draws it.
+Every function returns data; `keras_resdense.insight.drawing` draws it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Pictures of networks and of what `keras_resdense.analysis` finds in them, drawn with Matplotlib.
+"""Pictures of networks and of what `keras_resdense.insight.analysis` finds in them, drawn with Matplotlib.
 
 Each function returns a figure, which notebooks show and `save_figure` writes. Lines differ in shape, too, not in
 colour alone; the colours are those of Okabe and Ito, which colour-blind people tell apart.

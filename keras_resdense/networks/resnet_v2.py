@@ -1,6 +1,6 @@
 """Identity Mappings in Deep Residual Networks (He et al. 2016, arXiv 1603.05027).
 
-The networks of `keras_resdense.resnet` built from another unit: batch norm and ReLU before each
+The networks of `keras_resdense.networks.resnet` built from another unit: batch norm and ReLU before each
 convolution, so that nothing stands on the shortcut, and once more after the last addition.
 
 Choices on which zoos disagree:

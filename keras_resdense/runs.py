@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import shutil
 import sys
 from collections.abc import Iterator, Sequence
@@ -26,7 +27,9 @@ from keras_resdense.exporting.read import load_keras, load_runner
 from keras_resdense.files import check_target, staged
 from keras_resdense.pretrained.catalogue import WeightSet
 from keras_resdense.training import recipes
+from keras_resdense.training.card import write_card
 from keras_resdense.training.recipes import RECIPE_FILE, Recipe, Settings
+from keras_resdense.training.report import RESULTS_FILE
 
 
 def transform(source: ImageContract | WeightSet | keras.Model | str | Path) -> Transform:
@@ -222,6 +225,8 @@ def export_run(
         )
         for exporter, path in zip(exporters, paths, strict=True)
     ]
+    if (run / RESULTS_FILE).is_file():
+        write_card(run, json.loads((run / RESULTS_FILE).read_text()))
     if folder and folder.resolve() != run.resolve():
         _copy_card(run, folder)
     return exports

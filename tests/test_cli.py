@@ -22,9 +22,10 @@ from sklearn.datasets import load_digits
 import keras_resdense
 from keras_resdense.__main__ import COMMANDS, main
 from keras_resdense.data.plan import ImageRecipe, Images
+from keras_resdense.exporting.formats import EXPORTERS
 from keras_resdense.networks import zoo
 from keras_resdense.options import field_texts, make_parser, overridden
-from keras_resdense.training import recipes, report
+from keras_resdense.training import card, recipes
 from keras_resdense.training.keeper import Interrupted
 from keras_resdense.training.recipes import RECIPES, OptimisationRecipe, Recipe, Settings
 from keras_resdense.training.train import Run
@@ -71,15 +72,26 @@ def failing(capsys):
 
 
 def test_a_run_s_card_says_how_to_use_and_to_make_it(run, monkeypatch):
-    card = (run / "README.md").read_text()
-    usage = card.split("```python\n")[1].split("```")[0]
+    text = (run / "README.md").read_text()
+    usage = text.split("```python\n")[1].split("```")[0]
     names = {"images": PIXELS[..., None].astype("float32")}
     monkeypatch.chdir(run.parent)
     exec(usage, names)
     assert names["probabilities"].shape == (3, 10)
-    making = next(line for line in card.splitlines() if line.startswith("keras-resdense train"))
-    assert making == "keras-resdense train --epochs 1 --model tiny --name run"
-    assert "8 × 8 pixels with 1 channel, values" in card and "10 classes apart: 0, 1, 2, 3, 4, 5, 6, 7, 8, 9 (" in card
+    predicting, making, repeating = (line for line in text.splitlines() if line.startswith("keras-resdense "))
+    Image.fromarray(PIXELS[0]).save("photo.png")
+    assert main(shlex.split(predicting)[1:]) == 0
+    assert making == "keras-resdense train --epochs 1 --model tiny --folder . --name run"
+    assert make_parser(COMMANDS).parse_args(shlex.split(repeating)[1:]).recipe == "run/recipe.json"
+    assert "8 × 8 pixels with 1 channel, values" in text and "10 classes apart: 0, 1, 2, 3, 4, 5, 6, 7, 8, 9 (" in text
+
+
+def test_later_exports_enter_the_card(run):
+    """The fixture has exported ONNX after the training."""
+    text = (run / "README.md").read_text()
+    for format in ("keras", "onnx", "saved_model", "tflite"):
+        measured = json.loads((run / f"{EXPORTERS[format].file_name}.json").read_text())
+        assert f"| {format} | `{measured['path']}` | {measured['size'] / 1e6:.2f} MB |" in text
 
 
 @pytest.mark.parametrize("model", MODELS)
@@ -200,7 +212,7 @@ def test_a_run_s_file_and_the_card_s_command_make_it_again(run, monkeypatch, cap
     assert asked.pop() == recipes.read(run / "recipe.json")
     for row in RECIPES.values():
         settings = Settings(seed=3, deterministic=True, data_dir="my data")
-        program, *words = shlex.split(report.command(row.recipe, settings))
+        program, *words = shlex.split(card.command(row.recipe, settings))
         assert program == "keras-resdense" and main(words) == 0
         assert asked.pop() == (row.recipe, settings)
 

@@ -9,7 +9,7 @@ import tensorflow as tf
 from PIL import Image
 
 from keras_resdense import runs
-from keras_resdense.training import report, train
+from keras_resdense.training import card, train
 from keras_resdense.training.recipes import Settings
 from tests.tiny import RECIPE, tiny  # noqa: F401
 
@@ -41,8 +41,8 @@ def test_a_run_s_folder(tmp_path):
     rows = history_of(run)
     assert float(rows[-1]["val_accuracy"]) == pytest.approx(run.accuracy, abs=1e-6)
     assert float(rows[-1]["val_loss"]) == pytest.approx(results["loss"], abs=0.01)  # it holds the weight decay, too
-    card = (run.folder / "README.md").read_text()
-    assert f"{run.accuracy:.2%}" in card and report.command(RECIPE, Settings()) in card
+    text = (run.folder / "README.md").read_text()
+    assert f"{run.accuracy:.2%}" in text and card.command(RECIPE, Settings()) in text
 
 
 def test_a_run_is_never_overwritten(tmp_path):

@@ -126,7 +126,7 @@ def train(
             minutes=(time.perf_counter() - start) / 60,
             **predicted,
         )
-        report.write(target, results, exports)
+        report.write(target, results)
         shutil.rmtree(target / "checkpoints", ignore_errors=True)
         return Run(folder=target, model=final, accuracy=results.accuracy, exports=exports)
 

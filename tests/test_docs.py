@@ -53,7 +53,7 @@ def test_every_public_name_is_in_the_reference():
     reference = "".join(text for page, text in PAGES.items() if page.startswith("reference/"))
     known = set(re.findall(r"\w+", reference))
     builders = {name for name in keras_resdense.__all__ if name.lower() in VARIANTS}
-    whole = re.findall(r"^::: keras_resdense\.(\w+)\n    options: (?!.*members)", reference, flags=re.MULTILINE)
+    whole = re.findall(r"^::: keras_resdense\.([\w.]+)\n    options: (?!.*members)", reference, flags=re.MULTILINE)
     for module in whole:
         known |= set(vars(importlib.import_module(f"keras_resdense.{module}")))
     assert set(keras_resdense.__all__) - builders <= known

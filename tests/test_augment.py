@@ -7,8 +7,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image, ImageEnhance, ImageOps
 
-from keras_resdense.data import augment, crops
-from keras_resdense.data import rand_augment as module
+from keras_resdense.data import augment, crops, rand_augment as module
 from keras_resdense.data.rand_augment import OPERATIONS, Operation, rand_augment
 
 GOLDEN = np.load(Path(__file__).parent / "golden" / "augment.npz")

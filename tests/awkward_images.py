@@ -94,12 +94,13 @@ def exif_jpeg(name: str, orientation: int, order: str) -> bytes:
 
 
 def cmyk_jpeg(name: str, ycck: bool = False) -> bytes:
-    """Writes a CMYK with its share of black; as YCCK, its first three channels are taken for YCC, which tints it."""
-    colours = 255 - pixels(name).astype(int)
+    """Writes a JPEG of inks, or one that holds them as brightness and colour (YCCK); Pillow and Adobe invert both."""
+    colours = 255.0 - pixels(name)
     black = colours.min(-1, keepdims=True)
-    whole = saved(
-        Image.fromarray(np.concatenate([colours - black, black], -1).astype("uint8"), "CMYK"), "JPEG", quality=90
-    )
+    paper = (255 - 255 * (colours - black) / np.maximum(255 - black, 1)).astype("uint8")
+    stored_as = np.asarray(Image.fromarray(255 - paper).convert("YCbCr")) if ycck else paper
+    inks = np.concatenate([255 - stored_as, black.astype("uint8")], -1)
+    whole = saved(Image.fromarray(inks, "CMYK"), "JPEG", quality=90)
     transform = whole.index(b"Adobe") + 11
     return whole[:transform] + bytes([2 * ycck]) + whole[transform + 1 :]
 

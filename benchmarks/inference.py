@@ -137,10 +137,15 @@ def ours(variant: str, kind: str, folder: Path) -> Path:
     path = folder / f"{variant}_{kind}.tflite"
     if not path.exists():
         import keras_resdense
+        from keras_resdense.exporting.exporter import Extras
         from keras_resdense.exporting.formats import EXPORTERS
 
         exporter = EXPORTERS["tflite" if kind == "float32" else f"tflite_{kind}"]
-        exporter.write(exporter.prepare(with_statistics(keras_resdense.create_model(variant))), path, images())
+        if kind == "int8":
+            # As its peers.
+            exporter = dataclasses.replace(exporter, pixels="int8")
+        model = exporter.prepare(with_statistics(keras_resdense.create_model(variant)))
+        exporter.write(model, path, Extras(images=images(), calibration=images()))
     return path
 
 

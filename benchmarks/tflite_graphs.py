@@ -20,6 +20,7 @@ from ai_edge_litert.interpreter import Interpreter
 from keras import applications
 
 import keras_resdense
+from keras_resdense.exporting.exporter import Extras
 from keras_resdense.exporting.folding import rewrite_for_phones
 from keras_resdense.exporting.formats import EXPORTERS
 
@@ -39,7 +40,8 @@ def convert(model: keras.Model, format: str = "tflite") -> Interpreter:
     random = np.random.default_rng(0)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.tflite"
-        EXPORTERS[format].write(model, path, random.uniform(0, 255, (2, *model.input_shape[1:])))
+        pixels = random.uniform(0, 255, (2, *model.input_shape[1:]))
+        EXPORTERS[format].write(model, path, Extras(images=pixels, calibration=pixels))
         interpreter = Interpreter(model_content=path.read_bytes(), num_threads=1)
     interpreter.allocate_tensors()
     (source,) = interpreter.get_input_details()

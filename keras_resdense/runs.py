@@ -21,10 +21,10 @@ from keras_resdense.data.resizing import prepare
 from keras_resdense.data.sources import load_data
 from keras_resdense.data.tfdata import prefetch
 from keras_resdense.data.transform import Transform
-from keras_resdense.exporting.export import Export, export
-from keras_resdense.exporting.formats import Exporter, Runner
+from keras_resdense.exporting.export import Export, check_replaceable, export
+from keras_resdense.exporting.exporter import Exporter, Runner
 from keras_resdense.exporting.read import load_keras, load_runner
-from keras_resdense.files import check_target, staged
+from keras_resdense.files import staged
 from keras_resdense.pretrained.catalogue import WeightSet
 from keras_resdense.training import recipes
 from keras_resdense.training.card import write_card
@@ -199,14 +199,18 @@ def export_run(
     if not (run / RECIPE_FILE).is_file():
         raise ValueError(f"{run} is not the folder of a run: it holds no {RECIPE_FILE}.")
     paths = [(folder or run) / exporter.file_name for exporter in exporters]
-    for path in paths:
-        check_target(path, overwrite)
+    for exporter, path in zip(exporters, paths, strict=True):
+        exporter.check_packages()
+        check_replaceable(exporter.target(path), exporter, overwrite)
     model = load_keras(run)
     recipe, settings = recipes.read(run / RECIPE_FILE)
     data_dir = chosen.data_dir or settings.data_dir or None
     data = load_data(recipe.data, data_dir, settings.on_bad_image)
     _, height, width, channels = model.input_shape
-    contract = Plan(recipe=recipe, size=(height, width), classes=len(data.class_names)).contract(channels)
+    if model.image_contract is None:
+        plan = Plan(recipe=recipe, size=(height, width), classes=len(data.class_names))
+        model.image_contract = plan.contract(channels)
+    contract = model.image_contract
     images, labels = draw(data.test, contract, chosen.compared_images)
     calibration = None
     if any(exporter.calibrated for exporter in exporters):

@@ -154,13 +154,13 @@ def test_what_is_no_model_is_refused(run, photos, failing):
         (photos / f"model{suffix}").write_bytes(b"no model at all")
         assert f"is not {kind}" in failing("predict", photos / f"model{suffix}", photos)
     assert "is not a SavedModel" in failing("predict", photos / "deeper", photos / "a.png")
-    assert "is no run's folder, no .keras" in failing("evaluate", photos / "notes.txt")
+    assert "is not a model: it must be a run's folder" in failing("evaluate", photos / "notes.txt")
     assert "say --data" in failing("evaluate", shutil.copy(run / "model.tflite", photos / "alone.tflite"))
 
 
-def test_onnx_without_its_runtime_names_the_extra(run, photos, failing, monkeypatch):
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    assert "install keras-resdense[onnx]" in failing("predict", run / "model.onnx", photos)
+def test_onnx_without_its_runtime_says_what_to_install(run, photos, failing, monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    assert "needs onnxruntime: pip install onnxruntime" in failing("predict", run / "model.onnx", photos)
 
 
 def test_data_that_do_not_fit_the_model_are_refused(run, tmp_path, failing, capsys):

@@ -2,7 +2,9 @@
 
 import collections
 import dataclasses
+import functools
 import json
+import shutil
 import subprocess
 import sys
 import warnings
@@ -14,15 +16,19 @@ import tensorflow as tf
 from ai_edge_litert.interpreter import Interpreter
 
 import keras_resdense
+from keras_resdense.data.contract import ImageContract
 from keras_resdense.exporting.export import export, format_table
-from keras_resdense.exporting.formats import EXPORTERS, ONNX, TFLite
+from keras_resdense.exporting.formats import EXPORTERS
+from keras_resdense.exporting.onnx import ONNX
+from keras_resdense.exporting.tflite import TFLite
 from tests.test_folding import REPRESENTATIVES, WHOLE, build, shrunk
 
 TINY = dataclasses.replace(keras_resdense.VARIANTS["resnet20"], depths=(1, 1, 1), filters=(8, 16, 32))
 TINY_PARAMETERS = 20_000
 CLASSES = 3
+CONTRACT = ImageContract(size=(32, 32), resize="shorter_side", crop=0.875, interpolation="bicubic")
 #: Formats that compute in float32.
-EXACT = ("keras", "saved_model", "tflite", "onnx")
+EXACT = ("keras", "saved_model", "tflite", "onnx", "openvino")
 #: One of each kind of rewriting; the rest of the families only as whole networks.
 QUICK = ("resnet18d", "seresnet18", "resnet50v2", "resnet20", "densenetbc100_12")
 PIECES = [
@@ -61,24 +67,41 @@ def operations(path):
     return collections.Counter(operation["op_name"] for operation in details) - collections.Counter(["DELEGATE"]), whole
 
 
-@pytest.mark.parametrize("format", EXPORTERS)
-def test_every_format_is_measured_and_described(format, tmp_path):
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    """Returns a function from a format to an export of a network in it, made once, and the images it was made with."""
     model, images = tiny(), some_images()
+    model.image_contract = CONTRACT
     labels = model.predict(images.astype("float32"), verbose=0).argmax(-1)
-    path = tmp_path / "made" / EXPORTERS[format].file_name
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "The model sees")
-        made = export(model, path, format, images, labels, calibration=images, class_names=["a", "b", "ü"])
-    assert made.path == path and path.exists()
+
+    @functools.cache
+    def make(format):
+        path = tmp_path_factory.mktemp(format) / "made" / EXPORTERS[format].file_name
+        return write(model, path, format, images, labels=labels, class_names=["a", "b", "ü"]), images
+
+    return make
+
+
+@pytest.mark.parametrize("format", EXPORTERS)
+def test_every_format_is_measured_and_described(format, exported):
+    made, images = exported(format)
+    path = made.path
     assert made.accuracy == made.agreement >= 0.9
     assert made.difference < 1e-5 or format not in EXACT
     assert made.size > (TINY_PARAMETERS if format in ("tflite_dynamic", "tflite_int8", "tflite_int16x8") else 1)
     described = json.loads((path.parent / f"{path.name}.json").read_text())
     assert described["difference"] == made.difference and described["latency"] == made.latency
     assert described["input_shape"] == [None, 32, 32, 3]
+    assert (described["images"], described["random"]) == (len(images), False)
+    for name, digest in described["sha256"].items():
+        assert (
+            subprocess.run(["sha256sum", path.parent / name], capture_output=True).stdout.split()[0] == digest.encode()
+        )
     assert (path.parent / "labels.txt").read_text(encoding="utf-8").split() == ["a", "b", "ü"]
     assert {file.name for file in path.parent.iterdir()} == {path.name, f"{path.name}.json", "labels.txt"}
     assert len(format_table([made]).splitlines()) == 2
+    read = EXPORTERS[format].read(path)
+    assert read.class_names == ("a", "b", "ü") and read.contract == CONTRACT
 
 
 SERVE = """
@@ -122,9 +145,18 @@ def test_saved_model_without_a_fixed_size(tmp_path):
     model = keras_resdense.create_model(TINY, include_top=False, pooling="avg", input_shape=(None, None, 1))
     images = some_images(3, channels=1)
     write(model, tmp_path / "saved_model", "saved_model", images)
+    expected = model.predict(images.astype("float32"), verbose=0)
+    serve = tf.saved_model.load(str(tmp_path / "saved_model")).signatures
+    np.testing.assert_allclose(
+        serve["serving_default"](images=tf.constant(images, tf.float32))["outputs"], expected, rtol=1e-4, atol=1e-4
+    )
+    # Nothing tells to which size an image file is to be resized, until a contract does.
+    assert "serve_images" not in serve
+    model.image_contract = ImageContract(size=(32, 32), channels=1)
+    write(model, tmp_path / "saved_model", "saved_model", images, overwrite=True)
     serve = tf.saved_model.load(str(tmp_path / "saved_model")).signatures["serve_images"]
     outputs = serve(encoded=tf.constant([tf.io.encode_png(image).numpy() for image in images]))["outputs"]
-    np.testing.assert_allclose(outputs, model.predict(images.astype("float32"), verbose=0), rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(outputs, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_tflite_names_its_input_and_output_and_runs_alone(tmp_path):
@@ -135,14 +167,17 @@ def test_tflite_names_its_input_and_output_and_runs_alone(tmp_path):
     np.testing.assert_allclose(outputs, model.predict(images.astype("float32"), verbose=0), atol=1e-5)
 
 
-@pytest.mark.parametrize("pixels, dtype", [("float32", np.int8), ("uint8", np.uint8)])
-def test_int8_takes_and_gives_bytes(pixels, dtype, tmp_path):
-    write(tiny(), tmp_path / "m.tflite", dataclasses.replace(EXPORTERS["tflite_int8"], pixels=pixels))
+@pytest.mark.parametrize("pixels", ["int8", "uint8"])
+def test_int8_takes_and_gives_bytes(pixels, tmp_path):
+    # Without the darkest and the brightest pixel, which calibration images need not have.
+    images = some_images().clip(7, 201)
+    write(tiny(), tmp_path / "m.tflite", dataclasses.replace(EXPORTERS["tflite_int8"], pixels=pixels), images)
     interpreter = Interpreter(model_path=str(tmp_path / "m.tflite"))
     (source,), (target,) = interpreter.get_input_details(), interpreter.get_output_details()
-    assert source["dtype"] is dtype and target["dtype"] is np.int8
-    # Pixels are their own quantisation, so that a camera's bytes go in as they are, but for a sign.
-    assert source["quantization"] == (pytest.approx(1.0), 0 if pixels == "uint8" else -128)
+    assert source["dtype"] is target["dtype"] is np.dtype(pixels).type
+    if pixels == "uint8":
+        # Pixels are their own quantisation, so that a camera's bytes go in as they are.
+        assert source["quantization"] == (pytest.approx(1.0), 0) and target["quantization"] == (1 / 256, 0)
     kinds = {detail["dtype"] for detail in interpreter.get_tensor_details()}
     assert np.float32 not in kinds
 
@@ -166,14 +201,24 @@ def test_tflite_of_other_batches_and_pixels(format, change, tolerance, tmp_path)
     assert source["dtype"] is (np.uint8 if "pixels" in change else np.float32)
 
 
-def test_onnx_is_current_and_runs_alone(tmp_path):
+@pytest.mark.parametrize("opset", [13, ONNX.opset, 21])
+def test_onnx_runs_alone_with_one_batch_axis_and_tells_the_names(opset, tmp_path):
     import onnx
     import onnxruntime
 
     model, images = tiny(), some_images(4).astype("float32")
-    write(model, tmp_path / "model.onnx", "onnx")
-    assert {entry.domain: entry.version for entry in onnx.load(tmp_path / "model.onnx").opset_import}[""] == ONNX.opset
+    exporter = dataclasses.replace(EXPORTERS["onnx"], opset=opset)
+    write(model, tmp_path / "model.onnx", exporter, class_names=["a", "b", "ü"])
+    assert {entry.domain: entry.version for entry in onnx.load(tmp_path / "model.onnx").opset_import}[""] == opset
     session = onnxruntime.InferenceSession(tmp_path / "model.onnx")
+    (source,), (target,) = session.get_inputs(), session.get_outputs()
+    assert (source.name, source.shape, target.name, target.shape) == (
+        "images",
+        ["batch", 32, 32, 3],
+        "outputs",
+        ["batch", 3],
+    )
+    assert json.loads(session.get_modelmeta().custom_metadata_map["class_names"]) == ["a", "b", "ü"]
     np.testing.assert_allclose(
         session.run(["outputs"], {"images": images})[0], model.predict(images, verbose=0), atol=1e-5
     )
@@ -194,7 +239,8 @@ def test_a_phone_runs_every_network_in_one_piece(variant, tmp_path):
 
 @pytest.mark.parametrize("name", ["resnet50v2", "densenetbc100_12"])
 def test_bytes_run_in_one_piece_and_are_never_requantised(name, tmp_path):
-    write(build(shrunk(name)), tmp_path / "m.tflite", dataclasses.replace(EXPORTERS["tflite_int8"], tolerance=1))
+    exporter = dataclasses.replace(EXPORTERS["tflite_int8"], tolerance=1, pixels="int8")
+    write(build(shrunk(name)), tmp_path / "m.tflite", exporter)
     kinds, whole = operations(tmp_path / "m.tflite")
     assert whole and "QUANTIZE" not in kinds
 
@@ -239,11 +285,101 @@ def test_a_model_of_others(tmp_path):
 
 def test_wrong_numbers_are_an_error_and_nothing_stays_behind(tmp_path):
     exporter = dataclasses.replace(EXPORTERS["tflite_float16"], tolerance=0.0)
-    (tmp_path / "m.tflite").write_bytes(b"before")
+    before = b"\x1c\0\0\0TFL3"
+    (tmp_path / "m.tflite").write_bytes(before)
     with pytest.raises(RuntimeError, match="tflite_float16 differs from the model: largest_difference is"):
         write(tiny(), tmp_path / "m.tflite", exporter, overwrite=True)
-    assert (tmp_path / "m.tflite").read_bytes() == b"before"
+    assert (tmp_path / "m.tflite").read_bytes() == before
     assert [file.name for file in tmp_path.iterdir()] == ["m.tflite"]
+
+
+def copied(made, tmp_path):
+    """Returns where a copy of an export and of all that is beside it stands."""
+    shutil.copytree(made.path.parent, tmp_path, dirs_exist_ok=True)
+    return tmp_path / made.path.name
+
+
+@pytest.mark.parametrize("format", EXACT)
+def test_a_file_that_was_changed_since_it_was_written_is_refused(format, exported, tmp_path):
+    path = copied(exported(format)[0], tmp_path)
+    largest = max((file for file in (path, *path.rglob("*")) if file.is_file()), key=lambda file: file.stat().st_size)
+    content = bytearray(largest.read_bytes())
+    content[len(content) // 2] ^= 1
+    largest.write_bytes(content)
+    with pytest.raises(ValueError, match=f"is damaged, or was replaced: its SHA-256 is not that in {path.name}.json"):
+        EXPORTERS[format].read(path)
+    # Whoever means the file removes what describes another.
+    if format == "keras":
+        keras.Sequential([keras.Input((32, 32, 3)), keras.layers.Flatten()]).save(path)
+        (tmp_path / f"{path.name}.json").unlink()
+        assert EXPORTERS[format].read(path)(some_images(1).astype("float32")).shape == (1, 3072)
+
+
+@pytest.mark.parametrize("format", EXACT)
+def test_overwriting_spares_what_is_of_another_kind(format, exported, tmp_path):
+    path = copied(exported(format)[0], tmp_path)
+    folder, notes = tmp_path / f"mine{path.suffix}", tmp_path / f"notes{path.suffix}"
+    folder.mkdir()
+    kept = [folder / "thesis.tex", notes]
+    others = [folder, notes]
+    if path.is_dir():
+        # Nor is an artefact replaced that somebody has put something into.
+        kept, others = [*kept, path / "thesis.tex"], [*others, path]
+    for file in kept:
+        file.write_text("years of work")
+    for target in others:
+        with pytest.raises(ValueError, match="so it is not overwritten: choose another path, or remove it"):
+            write(tiny(), target, format, overwrite=True)
+    assert all(file.read_text() == "years of work" for file in kept)
+    if path.is_dir():
+        (path / "thesis.tex").unlink()
+    before = json.loads((tmp_path / f"{path.name}.json").read_text())["sha256"]
+    assert write(build(TINY, classes=2), path, format, overwrite=True).sha256 != before
+    assert EXPORTERS[format].read(path)(some_images(1).astype("float32")).shape == (1, 2)
+
+
+@pytest.mark.parametrize("format", ["saved_model", "tflite"])
+def test_without_images_it_compares_on_random_ones_and_says_so(format, tmp_path):
+    path = tmp_path / EXPORTERS[format].file_name
+    made = export(tiny(), path, format)
+    assert made.random and made.images == 16 and made.accuracy is None
+    assert json.loads((tmp_path / f"{path.name}.json").read_text())["random"] is True
+    assert format_table([made]).endswith("Compared on random images, as none were given; real ones prove more.")
+
+
+@pytest.mark.parametrize("labels, batched", [("none", True), ("numbers", True), ("one-hot", False)])
+def test_images_may_be_a_data_set(batched, labels, tmp_path):
+    model, images = tiny(), some_images(10)
+    classes = model.predict(images.astype("float32"), verbose=0).argmax(-1)
+    parts = {"none": images, "numbers": (images, classes), "one-hot": (images, np.eye(3)[classes])}[labels]
+    data = tf.data.Dataset.from_tensor_slices(parts)
+    data = data.batch(4) if batched else data
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The model sees")
+        made = export(model, tmp_path / "m", "tflite_int8", data, calibration=data)
+    assert made.images == 10 and not made.random
+    assert made.accuracy == (None if labels == "none" else made.agreement)
+
+
+FULL = """
+import pathlib, resource, signal, sys, keras_resdense
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+model = keras_resdense.create_model("resnet20", input_shape=(32, 32, 3), weights=None)
+# Less than any format needs: what a full disk does to a file.
+resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))
+for format in sys.argv[2:]:
+    path = pathlib.Path(sys.argv[1]) / keras_resdense.EXPORTERS[format].file_name
+    try:
+        keras_resdense.export(model, path, format)
+        sys.exit(f"{format}: no error")
+    except OSError as error:
+        assert f"{path} cannot be written: " in str(error), (format, error)
+"""
+
+
+def test_a_full_disk_names_the_file_and_leaves_nothing(tmp_path):
+    subprocess.run([sys.executable, "-c", FULL, tmp_path, *EXACT], check=True)
+    assert not list(tmp_path.iterdir())
 
 
 def test_overwriting_is_asked_for(tmp_path):
@@ -258,15 +394,23 @@ def test_overwriting_is_asked_for(tmp_path):
 
 
 BAD = {
-    "There is no format 'tflight'. Closest: tflite. There are keras,": {"format": "tflight"},
+    "There is no format 'tflight'. Closest: tflite, tflite_int8, tflite_int16x8. There": {"format": "tflight"},
     "int8 needs calibration images": {"format": "tflite_int8"},
     r"images has shape \(2, 32, 32, 1\); the model takes": {"images": np.zeros((2, 32, 32, 1))},
     r"images has shape \(0, 32, 32, 3\)": {"images": np.zeros((0, 32, 32, 3))},
     r"images has shape \(32, 32, 3\)": {"images": np.zeros((32, 32, 3))},
     r"labels has shape \(3,\); there are 2 images": {"labels": np.zeros(3)},
     "class_names has 2 names; the model tells 3 classes": {"class_names": ["a", "b"]},
+    r"class_names has 'b\\nc'; every name must be one line": {"class_names": ["a", "b\nc", "d"]},
+    "opset is 3; it must be from 13 to": {"format": ONNX(file_name="m", opset=3)},
+    "Files whose input is uint8 take pixels 0–255, and these images are not": {
+        "format": TFLite(file_name="m", pixels="uint8"),
+        "images": some_images(2) / 255,
+    },
     "kind is 'int4'; it must be one of float32, float16": {"format": TFLite(file_name="m", kind="int4")},
-    "pixels is 'rgb'; it must be": {"format": TFLite(file_name="m", pixels="rgb")},
+    "pixels is 'rgb'; of the kind float32 it must be 'float32' or 'uint8'": {
+        "format": TFLite(file_name="m", pixels="rgb")
+    },
 }
 
 
@@ -297,6 +441,13 @@ def test_bad_models(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_a_contract_of_another_model_is_refused(tmp_path):
+    model = tiny()
+    model.image_contract = ImageContract(size=(224, 224))
+    with pytest.raises(ValueError, match=r"takes \(None, 32, 32, 3\), but its image_contract tells of \(224, 224, 3\)"):
+        export(model, tmp_path / "m.tflite", "tflite")
+
+
 def test_an_unwritable_target_is_said_before_any_work(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(ValueError, match="cannot be written: .* Choose a path in a folder of yours"):
@@ -305,7 +456,7 @@ def test_an_unwritable_target_is_said_before_any_work(tmp_path):
 
 def test_missing_packages_are_named(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "tf2onnx", None)
-    with pytest.raises(ValueError, match=r"ONNX needs tf2onnx: install keras-resdense\[onnx\]"):
+    with pytest.raises(ValueError, match="ONNX needs tf2onnx: pip install onnx onnxruntime tf2onnx"):
         export(tiny(), tmp_path / "m.onnx", "onnx", some_images(2))
 
 

@@ -6,6 +6,7 @@ import keras
 import numpy as np
 import pytest
 
+from keras_resdense.exporting.exporter import Extras
 from keras_resdense.exporting.formats import EXPORTERS
 from keras_resdense.exporting.quantisation import dequantise, quantise, signal_to_noise
 from tests.test_export import some_images, tiny, write
@@ -50,6 +51,6 @@ def test_channels_that_vary_little_survive_in_dense_blocks(tmp_path):
         model(images, training=True)
     paths = {name: tmp_path / name for name in FORMATS[:2]}
     for name, path in paths.items():
-        EXPORTERS[name].write(EXPORTERS[name].prepare(model), path, images)
+        EXPORTERS[name].write(EXPORTERS[name].prepare(model), path, Extras(images=images, calibration=images))
     ratios = signal_to_noise(paths["tflite_int8"], paths["tflite"], images)
     assert min(ratios.values()) > 20

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import keras
+import numpy as np
 
 from keras_resdense.data.contract import ImageContract
 from keras_resdense.data.graph_decoding import decode_in_graph
@@ -38,19 +39,41 @@ def pixels_endpoint(model: keras.Model, compute: Callable, batch: int | None = N
     return serve, [spec]
 
 
-def files_endpoint(model: keras.Model, compute: Callable):
-    """Returns a function from encoded images to outputs, and its signature."""
+def files_endpoint(model: keras.Model, compute: Callable, contract: ImageContract, strict: bool):
+    """Returns a function from encoded images to outputs, and its signature.
+
+    Args:
+        model: With 1 or 3 channels.
+        compute: From a batch of images to outputs.
+        contract: How an image becomes the model's input.
+        strict: Whether what is no image fails the whole batch; if not, `valid` says which are images.
+    """
     import tensorflow as tf
 
-    _, height, width, channels = model.input_shape
-    contract = getattr(model, "image_contract", None) or ImageContract(size=(height, width), channels=channels)
+    pixels = tf.TensorSpec((*contract.size, contract.channels), tf.float32)
+
+    def read(encoded):
+        return prepare(decode_in_graph(encoded), contract)
+
+    def read_or_blank(encoded):
+        # A graph catches no errors, but a data set skips elements that fail.
+        image = tf.data.Dataset.from_tensors(encoded).map(lambda file: (read(file), True)).ignore_errors()
+        blank = tf.data.Dataset.from_tensors((tf.zeros(pixels.shape), False))
+        return image.concatenate(blank).take(1).get_single_element()
 
     def serve(encoded):
-        spec = tf.TensorSpec((*contract.size, channels), tf.float32)
-        images = tf.map_fn(lambda file: prepare(decode_in_graph(file), contract), encoded, fn_output_signature=spec)
+        images = tf.map_fn(read, encoded, fn_output_signature=pixels)
         return {"outputs": compute(tf.cast(images, model.inputs[0].dtype))}
 
-    return serve, [tf.TensorSpec((None,), tf.string, name="encoded")]
+    def serve_valid(encoded):
+        signature = pixels, tf.TensorSpec((), tf.bool)
+        images, valid = tf.map_fn(read_or_blank, encoded, fn_output_signature=signature)
+        outputs = compute(tf.cast(images, model.inputs[0].dtype))
+        # Whoever does not look at `valid` gets no class.
+        known = tf.reshape(valid, (-1, *[1] * (outputs.shape.rank - 1)))
+        return {"outputs": tf.where(known, outputs, np.nan), "valid": valid}
+
+    return serve if strict else serve_valid, [tf.TensorSpec((None,), tf.string, name="encoded")]
 
 
 def write_endpoints(endpoints: dict, path: Path) -> None:

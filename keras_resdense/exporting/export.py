@@ -1,8 +1,7 @@
 """Exports: an exporter is one row, and every export is read back and compared with its model.
 
 An exporter takes any Keras image model with one input `(batch, height, width, channels)` and one output.
-Whatever it is trained in, it is exported in float32 and rewritten for inference, but for plain Keras,
-which stays fit to be trained on.
+Every format is float32 with batch norms folded; only `.keras` keeps them, for further training.
 """
 
 from __future__ import annotations
@@ -13,25 +12,41 @@ import statistics
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import keras
 import numpy as np
 
 from keras_resdense.checks import pick
-from keras_resdense.exporting.formats import (
-    EXPORTERS,
+from keras_resdense.exporting.exporter import (
+    BATCH,
+    LABELS_FILE,
     Exporter,
+    Extras,
     Runner,
     check_images_fit,
-    in_full_precision,
+    described,
+    digests,
     relative_noise,
 )
+from keras_resdense.exporting.folding import in_full_precision
+from keras_resdense.exporting.formats import EXPORTERS
 from keras_resdense.files import check_target, staged
 from keras_resdense.graph import is_graph
-from keras_resdense.networks.model import BATCH
+
+if TYPE_CHECKING:
+    import tensorflow as tf
+
+    from keras_resdense.data.contract import ImageContract
 
 #: Single images that latency is the median of, after the warm-up.
 TIMED_IMAGES = 10
+#: Images that are taken of a data set, to compare on and to calibrate with.
+COMPARED, CALIBRATED = 1024, 256
+#: Random images, where none are given.
+RANDOM = 16
+#: Their side, where the model takes any.
+RANDOM_SIDE = 64
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -42,6 +57,9 @@ class Export:
         format: Key of `EXPORTERS`.
         path: Where it is.
         size: Of its files, in bytes.
+        sha256: Of its files, in hexadecimal digits, by their paths from the folder that the artefact is in.
+        images: How many it was compared on.
+        random: Whether these were random: no images were given.
         difference: Largest difference of any output from the model's.
         noise: Root mean square of the differences, as a share of that of the outputs.
         agreement: Share of the images with the model's first choice of class.
@@ -52,6 +70,9 @@ class Export:
     format: str
     path: Path
     size: int
+    sha256: dict[str, str]
+    images: int
+    random: bool
     difference: float
     noise: float
     agreement: float
@@ -63,26 +84,30 @@ def export(
     model: keras.Model,
     path: str | Path,
     format: str | Exporter,
-    images: np.ndarray,
+    images: np.ndarray | tf.data.Dataset | None = None,
     labels: np.ndarray | None = None,
     *,
-    calibration: np.ndarray | None = None,
-    class_names: Sequence[str] = (),
+    calibration: np.ndarray | tf.data.Dataset | None = None,
+    class_names: Sequence[str] | None = None,
     overwrite: bool = False,
 ) -> Export:
     """Writes a model in a format, reads it back and compares the two.
 
-    What was measured is written beside the artefact as `{path}.json`, the names of the classes as `labels.txt`.
+    What was measured, and the SHA-256 of every file, is written beside the artefact as `{path}.json`, the names of the
+    classes as `labels.txt`. The artefact itself holds these and the image contract, where the model has them
+    (`model.class_names`, `model.image_contract`).
 
     Args:
         model: Any Keras model from `(batch, height, width, channels)` to one output whose last axis is classes.
         path: Of the artefact; its folder is made where it is missing.
         format: Key of `EXPORTERS`, or a row.
-        images: To compare on, `(images, height, width, channels)`, pixels 0–255; real ones prove more.
-        labels: Their classes, `(images,)`.
-        calibration: Images of the training data, likewise, for "tflite_int8" and "tflite_int16x8".
-        class_names: In the order of the classes' numbers.
-        overwrite: Whether an artefact of that path may be replaced.
+        images: To compare on, as the model takes them: `(images, height, width, channels)`, or a data set of images or
+            of images and labels, of which the first 1,024 are taken. None for 16 random ones; real ones prove more.
+        labels: Their classes, `(images,)`; of a data set, its own.
+        calibration: Images of the training data, likewise, for "tflite_int8" and "tflite_int16x8"; of a data set, the
+            first 256 are taken.
+        class_names: In the order of the classes' numbers; None for `model.class_names`.
+        overwrite: Whether an artefact of the same format may be replaced. Nothing else ever is.
 
     Returns:
         What was measured.
@@ -90,26 +115,37 @@ def export(
     Raises:
         ValueError: If an argument makes no sense; nothing has been done then.
         RuntimeError: If the outputs differ by more than the format's tolerance; nothing is left behind then.
+        OSError: If the artefact cannot be written; nothing is left behind then.
     """
     name, exporter = _find_exporter(format)
-    path = Path(path)
+    exporter.check_packages()
     _check_model(model)
-    check_images_fit(images, model, "images")
-    if labels is not None and np.shape(labels) != np.shape(images)[:1]:
-        raise ValueError(f"labels has shape {np.shape(labels)}; there are {len(images)} images, so ({len(images)},).")
-    if class_names and len(class_names) != model.output_shape[-1]:
-        raise ValueError(f"class_names has {len(class_names)} names; the model tells {model.output_shape[-1]} classes.")
-    check_target(path, overwrite)
-    exporter.check(model, calibration)
+    path = exporter.target(Path(path))
+    check_replaceable(path, exporter, overwrite)
+    contract = _checked_contract(model)
+    given, own_labels = (_random_images(model, contract), None) if images is None else _arrays(images, COMPARED)
+    check_images_fit(given, model, "images")
+    labels = own_labels if labels is None else np.asarray(labels)
+    if labels is not None and labels.shape != given.shape[:1]:
+        raise ValueError(f"labels has shape {labels.shape}; there are {len(given)} images, so ({len(given)},).")
+    extras = Extras(
+        images=given.astype(model.inputs[0].dtype),
+        real=images is not None,
+        calibration=None if calibration is None else _arrays(calibration, CALIBRATED)[0],
+        contract=contract,
+        class_names=_checked_names(class_names or getattr(model, "class_names", None) or (), model),
+    )
+    exporter.check(model, extras)
+    adapted = exporter.adapt(extras)
     with staged(path) as temporary:
-        images = images.astype(model.inputs[0].dtype)
-        expected = in_full_precision(model).predict(images, batch_size=BATCH, verbose=0).astype("float32")
-        exporter.write(exporter.prepare(model), temporary, calibration)
-        made = _compare(name, exporter, temporary, images, expected, labels)
-    made = dataclasses.replace(made, path=path)
-    _write_text(path.with_name(f"{path.name}.json"), _as_json(made, model))
-    if class_names:
-        _write_text(path.with_name("labels.txt"), "\n".join(class_names) + "\n")
+        expected = in_full_precision(model).predict(extras.images, batch_size=BATCH, verbose=0).astype("float32")
+        _write(exporter, exporter.prepare(model), temporary, adapted, path)
+        made = dataclasses.replace(_compare(name, exporter, temporary, adapted, expected, labels), path=path)
+        # Until the new one is written, none describes what now takes the old artefact's place.
+        described(path).unlink(missing_ok=True)
+    _write_text(described(path), _as_json(made, model))
+    if extras.class_names:
+        _write_text(path.with_name(LABELS_FILE), extras.files()[LABELS_FILE])
     return made
 
 
@@ -123,6 +159,8 @@ def format_table(exports: Sequence[Export]) -> str:
             f"{made.format:16}{made.path.name:24}{made.size / 1e6:9.2f} MB{made.difference:12.1e}"
             f"{made.agreement:11.2%}{accuracy:>10}  {latency}"
         )
+    if any(made.random for made in exports):
+        lines.append("Compared on random images, as none were given; real ones prove more.")
     return "\n".join(lines)
 
 
@@ -145,11 +183,72 @@ def _check_model(model: keras.Model) -> None:
         )
 
 
+def check_replaceable(path: Path, exporter: Exporter, overwrite: bool) -> None:
+    """Raises a ValueError if there is something at a path that may not be replaced, or is of another format."""
+    check_target(path, overwrite)
+    if path.exists() and not exporter.owns(path):
+        raise ValueError(f"{path} is not {exporter.what}, so it is not overwritten: choose another path, or remove it.")
+
+
+def _arrays(images: np.ndarray | tf.data.Dataset, most: int) -> tuple[np.ndarray, np.ndarray | None]:
+    """Returns images and, where a data set has them, their classes."""
+    import tensorflow as tf
+
+    if not isinstance(images, tf.data.Dataset):
+        return np.asarray(images), None
+    parts = images.element_spec if isinstance(images.element_spec, tuple) else (images.element_spec,)
+    if not isinstance(parts[0], tf.TensorSpec):
+        raise ValueError(f"A data set must give images, or images and labels; this one gives {images.element_spec}.")
+    single = images.unbatch() if parts[0].shape.rank == 4 else images
+    taken = [part if len(parts) > 1 else (part,) for part in single.take(most).as_numpy_iterator()]
+    if not taken:
+        raise ValueError("The data set of images is empty.")
+    labels = np.array([part[1] for part in taken]) if len(parts) > 1 else None
+    if labels is not None and labels.ndim == 2:
+        labels = labels.argmax(-1)
+    return np.stack([part[0] for part in taken]), labels
+
+
+def _checked_contract(model: keras.Model) -> ImageContract | None:
+    contract = getattr(model, "image_contract", None)
+    shape = (*contract.size, contract.channels) if contract else ()
+    if any(side not in (None, told) for side, told in zip(model.input_shape[1:], shape, strict=False)):
+        raise ValueError(f"{model.name!r} takes {model.input_shape}, but its image_contract tells of {shape}: mend it.")
+    return contract
+
+
+def _random_images(model: keras.Model, contract: ImageContract | None) -> np.ndarray:
+    """Returns smooth images of many colours: the outputs of a network hardly vary over plain noise."""
+    size = contract.size if contract else (RANDOM_SIDE, RANDOM_SIDE)
+    sides = [side or wanted for side, wanted in zip(model.input_shape[1:3], size, strict=True)]
+    corners = np.random.default_rng(0).integers(0, 256, (RANDOM, 4, 4, model.input_shape[-1]))
+    pixels = np.asarray(keras.ops.image.resize(corners.astype("float32"), sides, "bilinear")).round()
+    return (pixels - contract.mean) / contract.std if contract else pixels
+
+
+def _checked_names(names: Sequence[str], model: keras.Model) -> tuple[str, ...]:
+    if names and len(names) != model.output_shape[-1]:
+        raise ValueError(f"class_names has {len(names)} names; the model tells {model.output_shape[-1]} classes.")
+    odd = [name for name in names if name.splitlines() != [name]]
+    if odd:
+        raise ValueError(f"class_names has {odd[0]!r}; every name must be one line of text.")
+    return tuple(names)
+
+
+def _write(exporter: Exporter, model: keras.Model, temporary: Path, extras: Extras, path: Path) -> None:
+    import tensorflow as tf
+
+    try:
+        exporter.write(model, temporary, extras)
+    except (OSError, tf.errors.OpError) as error:
+        raise OSError(f"{path} cannot be written: {error}. Nothing was left behind.") from error
+
+
 def _compare(
-    name: str, exporter: Exporter, path: Path, images: np.ndarray, expected: np.ndarray, labels: np.ndarray | None
+    name: str, exporter: Exporter, path: Path, extras: Extras, expected: np.ndarray, labels: np.ndarray | None
 ) -> Export:
     """Reads an artefact back; raises a RuntimeError if it is not the model's."""
-    latency = {}
+    images, latency = extras.images, {}
     for threads in exporter.threads:
         run = exporter.read(path, threads)
         outputs = run(images)
@@ -170,6 +269,9 @@ def _compare(
         agreement=float((choice == expected.argmax(-1)).mean()),
         accuracy=None if labels is None else float((choice == labels).mean()),
         latency=latency,
+        sha256=digests(path),
+        images=len(images),
+        random=not extras.real,
     )
 
 

@@ -67,6 +67,11 @@ def in_float32(model: keras.Model) -> keras.Model:
     return _Graph(model, in_float32).build()
 
 
+def in_full_precision(model: keras.Model) -> keras.Model:
+    """Returns the model, or a float32 copy of one that computes in half precision, which no two runtimes do alike."""
+    return model if {layer.compute_dtype for layer in model.layers} == {"float32"} else in_float32(model)
+
+
 class _Graph:
     """A functional model as data.
 

@@ -2,38 +2,42 @@
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 
 import keras
 
-from keras_resdense.exporting.formats import EXPORTERS, Runner
+from keras_resdense.data.contract import attached
+from keras_resdense.exporting.exporter import Runner, check_digests
+from keras_resdense.exporting.formats import EXPORTERS
 
 #: What is read from a run's folder.
 MODEL_FILE = EXPORTERS["keras"].file_name
 
 
-#: Formats by their files' suffixes; a folder is a SavedModel.
+#: Formats by their files' suffixes.
 _KINDS = {".keras": "keras", ".tflite": "tflite", ".onnx": "onnx"}
 
 
 def load_keras(path: Path) -> keras.Model:
-    """Loads a `.keras`, or that of a run.
+    """Loads a `.keras`, or that of a run, with its `image_contract` and `class_names`.
 
     Raises:
-        ValueError: If there is none.
+        ValueError: If there is none, or if it is not the one that its `{path}.json` gives the SHA-256 of.
     """
     path = path / MODEL_FILE if path.is_dir() else path
     if not path.is_file():
         raise ValueError(f"There is no {path}.")
-    return keras.saving.load_model(path, compile=False)
+    check_digests(path)
+    model = keras.saving.load_model(path, compile=False)
+    model.image_contract, model.class_names = attached(path)
+    return model
 
 
 def load_runner(path: Path) -> tuple[Runner, Path]:
     """Loads a model of any format.
 
     Args:
-        path: A run's folder, a `.keras`, a SavedModel, a `.tflite` or an `.onnx`.
+        path: A run's folder, a `.keras`, a SavedModel, a `.tflite`, an `.onnx` or a folder of OpenVINO.
 
     Returns:
         A function from images of pixels 0–255 to probabilities, and the file itself.
@@ -43,11 +47,14 @@ def load_runner(path: Path) -> tuple[Runner, Path]:
     """
     if (path / MODEL_FILE).is_file():
         path = path / MODEL_FILE
-    kind = "saved_model" if path.is_dir() else _KINDS.get(path.suffix)
+    kind = _KINDS.get(path.suffix)
+    if path.is_dir():
+        kind = "openvino" if (path / "model.xml").is_file() else "saved_model"
     if not path.exists() or kind is None:
-        raise ValueError(f"{path} is no run's folder, no .keras, no SavedModel, no .tflite and no .onnx.")
-    if kind == "onnx" and importlib.util.find_spec("onnxruntime") is None:
-        raise ValueError(f"{path} needs onnxruntime: install keras-resdense[onnx].")
+        raise ValueError(
+            f"{path} is not a model: it must be a run's folder, a .keras, a .tflite, an .onnx, a SavedModel "
+            "or a folder of OpenVINO."
+        )
     run = EXPORTERS[kind].read(path)
     if [type(side) for side in run.shape] != [int] * 3:
         raise ValueError(f"{path} takes inputs of shape {run.shape}, not images (height, width, channels) of one size.")

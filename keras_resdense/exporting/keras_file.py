@@ -1,0 +1,42 @@
+"""Keras's own format, `.keras`, with the image contract and the names of the classes inside."""
+
+from __future__ import annotations
+
+import dataclasses
+import zipfile
+from pathlib import Path
+
+import keras
+
+from keras_resdense.data.contract import attach, attached
+from keras_resdense.exporting import folding
+from keras_resdense.exporting.exporter import Exporter, Extras, Runner
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PlainKeras(Exporter):
+    """Keras's own file, which needs nothing but Keras; it keeps its batch norms, for further training."""
+
+    what = "a Keras model"
+
+    def target(self, path: Path) -> Path:
+        if path.suffix != ".keras":
+            raise ValueError(f"{path} must end in .keras, for Keras tells its formats by that.")
+        return path
+
+    def owns(self, path: Path) -> bool:
+        return zipfile.is_zipfile(path) and "config.json" in zipfile.ZipFile(path).namelist()
+
+    def prepare(self, model: keras.Model) -> keras.Model:
+        return model
+
+    def write(self, model: keras.Model, path: Path, extras: Extras) -> None:
+        # `model.save` of this package attaches what the model has, which may be older names.
+        keras.saving.save_model(model, path)
+        if extras.contract or extras.class_names:
+            attach(path, extras.contract, extras.class_names)
+
+    def open(self, path: Path, threads: int | None) -> Runner:
+        model = folding.in_full_precision(keras.saving.load_model(path, compile=False))
+        contract, names = attached(path)
+        return Runner(model.predict_on_batch, model.input_shape[1:], contract=contract, class_names=names)

@@ -1,0 +1,103 @@
+"""ONNX."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import tempfile
+import warnings
+from pathlib import Path
+
+import keras
+
+from keras_resdense.data.contract import ImageContract
+from keras_resdense.exporting.exporter import Exporter, Extras, Runner
+
+#: Operators that ONNX Runtime knows from 1.14 (2023) on.
+ONNX_OPSET = 18
+#: The oldest and the newest that tf2onnx writes; a file of newer ones is raised from the latter.
+_OLDEST_OPSET, _CONVERTED_OPSET = 13, 18
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ONNX(Exporter):
+    """ONNX, for ONNX Runtime and whatever else reads it: an input `images`, any number at once, an output `outputs`.
+
+    The image contract and the names of the classes are in the file's metadata, as JSON, under the keys
+    `image_contract` and `class_names`.
+
+    Attributes:
+        opset: Version of the operators.
+    """
+
+    what = "an ONNX model from images to one output"
+    packages = ("onnx", "onnxruntime", "tf2onnx")
+
+    threads: tuple[int | None, ...] = (1, 2)
+    opset: int = ONNX_OPSET
+
+    def check(self, model: keras.Model, extras: Extras) -> None:
+        import onnx
+
+        newest = onnx.defs.onnx_opset_version()
+        if not _OLDEST_OPSET <= self.opset <= newest:
+            raise ValueError(f"opset is {self.opset}; it must be from {_OLDEST_OPSET} to {newest}.")
+
+    def owns(self, path: Path) -> bool:
+        import onnx
+        from google.protobuf.message import DecodeError
+
+        try:
+            return path.is_file() and bool(onnx.load(path, load_external_data=False).graph.node)
+        except DecodeError:
+            return False
+
+    def write(self, model: keras.Model, path: Path, extras: Extras) -> None:
+        import onnx
+        import tensorflow as tf
+
+        images = tf.TensorSpec((None, *model.input_shape[1:]), model.inputs[0].dtype, name="images")
+        with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+            # Keras asks NumPy for a name that tf2onnx misses.
+            warnings.simplefilter("ignore", FutureWarning)
+            model.export(
+                f"{folder}/model.onnx",
+                format="onnx",
+                verbose=False,
+                input_signature=[images],
+                opset_version=min(self.opset, _CONVERTED_OPSET),
+            )
+            written = onnx.load(f"{folder}/model.onnx")
+        if self.opset > _CONVERTED_OPSET:
+            written = onnx.version_converter.convert_version(written, self.opset)
+        _name_ends(written.graph)
+        about = {"image_contract": extras.contract.to_json()} if extras.contract else {}
+        about |= {"class_names": json.dumps(extras.class_names, ensure_ascii=False)} if extras.class_names else {}
+        onnx.helper.set_model_props(written, about)
+        onnx.checker.check_model(written, full_check=True)
+        onnx.save(written, path)
+
+    def open(self, path: Path, threads: int | None) -> Runner:
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads or 0
+        session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        (source,), (target,) = session.get_inputs(), session.get_outputs()
+        about = session.get_modelmeta().custom_metadata_map
+        return Runner(
+            lambda images: session.run([target.name], {source.name: images})[0],
+            tuple(source.shape[1:]),
+            contract=ImageContract.from_json(about["image_contract"]) if "image_contract" in about else None,
+            class_names=tuple(json.loads(about["class_names"])) if "class_names" in about else None,
+        )
+
+
+def _name_ends(graph) -> None:
+    """Names the only output of a graph `outputs`, and the first axis of input and output `batch`."""
+    old, graph.output[0].name = graph.output[0].name, "outputs"
+    for node in graph.node:
+        node.input[:] = ["outputs" if value == old else value for value in node.input]
+        node.output[:] = ["outputs" if value == old else value for value in node.output]
+    for end in (graph.input[0], graph.output[0]):
+        end.type.tensor_type.shape.dim[0].dim_param = "batch"

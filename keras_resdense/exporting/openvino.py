@@ -1,0 +1,55 @@
+"""OpenVINO's intermediate representation."""
+
+from __future__ import annotations
+
+import dataclasses
+import tempfile
+from functools import partial
+from pathlib import Path
+
+import keras
+import numpy as np
+
+from keras_resdense.exporting.endpoints import pixels_endpoint, write_endpoints
+from keras_resdense.exporting.exporter import FILES, Exporter, Extras, Runner, holds_only, parse_files
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OpenVINO(Exporter):
+    """OpenVINO, for processors of Intel: a folder of `model.xml`, `model.bin`, image contract and names of classes.
+
+    An input `images`, any number at once, and an output `outputs`; float32, although processors with units for
+    bfloat16 compute in that unless they are told not to (`INFERENCE_PRECISION_HINT`).
+    """
+
+    what = "an OpenVINO model from images to one output"
+    packages = ("openvino",)
+
+    threads: tuple[int | None, ...] = (1, 2)
+
+    def owns(self, path: Path) -> bool:
+        return holds_only(path, ("model.xml", "model.bin", *FILES))
+
+    def write(self, model: keras.Model, path: Path, extras: Extras) -> None:
+        import openvino
+
+        with tempfile.TemporaryDirectory() as folder:
+            write_endpoints({"serving_default": pixels_endpoint(model, partial(model, training=False))}, Path(folder))
+            # `openvino.convert_model` would do the same, but also sends statistics home.
+            read = openvino.Core().read_model(folder)
+            path.mkdir()
+            openvino.save_model(read, path / "model.xml", compress_to_fp16=False)
+        for name, text in extras.files().items():
+            (path / name).write_text(text, encoding="utf-8")
+
+    def open(self, path: Path, threads: int | None) -> Runner:
+        import openvino
+
+        options = {"INFERENCE_PRECISION_HINT": "f32"} | ({"INFERENCE_NUM_THREADS": threads} if threads else {})
+        compiled = openvino.Core().compile_model(path / "model.xml", "CPU", options)
+        shape = tuple(side.get_length() if side.is_static else None for side in compiled.input().partial_shape)
+
+        def compute(images: np.ndarray) -> np.ndarray:
+            return compiled(images)[compiled.output()]
+
+        return Runner(compute, shape[1:], **parse_files(path))

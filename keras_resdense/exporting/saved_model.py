@@ -1,0 +1,94 @@
+"""TensorFlow's SavedModel."""
+
+from __future__ import annotations
+
+import dataclasses
+from functools import partial
+from pathlib import Path
+
+import keras
+import numpy as np
+
+from keras_resdense.data.contract import ImageContract
+from keras_resdense.exporting.endpoints import files_endpoint, freeze, pixels_endpoint, write_endpoints
+from keras_resdense.exporting.exporter import Exporter, Extras, Runner, holds_only, parse_files
+from keras_resdense.exporting.warm_up import write_requests
+
+#: What a SavedModel consists of.
+_PARTS = ("saved_model.pb", "variables", "assets", "assets.extra", "fingerprint.pb", "keras_metadata.pb")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SavedModel(Exporter):
+    """TensorFlow's format, for TensorFlow Serving and, as a `keras.layers.TFSMLayer`, for Keras.
+
+    Its signature `serving_default` takes `images`, a batch of pixels as the model does, and gives `outputs`.
+    `serve_images` takes `encoded`, a batch of JPEG or PNG files as strings, and prepares each as the model's image
+    contract says, or squashes it to the model's size where there is no contract; it is there for 1 and 3 channels, and
+    if one of the two tells the size. It gives `outputs` and `valid`, which is false for what is no JPEG or PNG, or
+    damaged: the outputs of that are NaN.
+
+    `assets` holds the image contract and the names of the classes, and `assets.extra` requests with which TensorFlow
+    Serving warms up.
+
+    Attributes:
+        frozen: Whether weights are constants of the graph. TensorFlow lays these out once, and variables for each
+            batch, so that few images at once take less time; but constants take some twenty times their size in memory.
+        version: Number of the folder in the path that is written, as TensorFlow Serving expects; None for the path
+            itself.
+        strict: Whether a file that is no image makes `serve_images` fail as a whole; there is no `valid` then.
+    """
+
+    what = "a SavedModel with the signature serving_default"
+
+    frozen: bool = False
+    version: int | None = None
+    strict: bool = False
+
+    def check(self, model: keras.Model, extras: Extras) -> None:
+        if self.version is not None and self.version < 1:
+            raise ValueError(f"version is {self.version}; it must be at least 1, or None.")
+
+    def target(self, path: Path) -> Path:
+        return path if self.version is None else path / str(self.version)
+
+    def owns(self, path: Path) -> bool:
+        return holds_only(path, _PARTS)
+
+    def write(self, model: keras.Model, path: Path, extras: Extras) -> None:
+        import tensorflow as tf
+
+        compute = freeze(model) if self.frozen else partial(model, training=False)
+        endpoints = {"serving_default": pixels_endpoint(model, compute)}
+        requests = {"serving_default": {"images": extras.images[:1]}}
+        contract = _contract(model, extras)
+        if contract and contract.channels in (1, 3):
+            endpoints["serve_images"] = files_endpoint(model, compute, contract, self.strict)
+            pixels = np.clip(np.rint(extras.images[0]), 0, 255).astype("uint8")
+            requests["serve_images"] = {"encoded": [tf.io.encode_png(pixels).numpy()]}
+        write_endpoints(endpoints, path)
+        write_requests(path, requests)
+        (path / "assets").mkdir(exist_ok=True)
+        for name, text in extras.files().items():
+            (path / "assets" / name).write_text(text, encoding="utf-8")
+
+    def open(self, path: Path, threads: int | None) -> Runner:
+        import tensorflow as tf
+
+        artefact = tf.saved_model.load(str(path))
+        signature = artefact.signatures["serving_default"].structured_input_signature[1]
+        dtype, shape = signature["images"].dtype.as_numpy_dtype, tuple(signature["images"].shape[1:])
+
+        def compute(images: np.ndarray) -> np.ndarray:
+            # A signature alone does not keep its variables alive: the artefact is asked for it.
+            return artefact.signatures["serving_default"](images=tf.constant(images.astype(dtype)))["outputs"].numpy()
+
+        return Runner(compute, shape, **parse_files(path / "assets"))
+
+
+def _contract(model: keras.Model, extras: Extras) -> ImageContract | None:
+    """Returns how `serve_images` prepares an image; None if nothing tells the size."""
+    _, *size, channels = model.input_shape
+    if extras.contract or None in size:
+        return extras.contract
+    return ImageContract(size=tuple(size), channels=channels)

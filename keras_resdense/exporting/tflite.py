@@ -1,0 +1,245 @@
+"""LiteRT's format, `.tflite`."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import tempfile
+import warnings
+import zipfile
+from functools import partial
+from pathlib import Path
+
+import keras
+import numpy as np
+
+from keras_resdense.data.contract import ImageContract
+from keras_resdense.exporting import folding, tflite_metadata
+from keras_resdense.exporting.endpoints import pixels_endpoint, write_endpoints
+from keras_resdense.exporting.exporter import (
+    BATCH,
+    CONTRACT_FILE,
+    LABELS_FILE,
+    Exporter,
+    Extras,
+    Runner,
+    check_images_fit,
+    parse_files,
+)
+from keras_resdense.exporting.quantisation import dequantise, quantise
+
+#: What each kind of file takes: numbers as the model does, or bytes.
+_PIXELS = {
+    "float32": ("float32", "uint8"),
+    "float16": ("float32", "uint8"),
+    "dynamic": ("float32", "uint8"),
+    "int8": ("uint8", "int8"),
+    "int16x8": ("float32", "uint8"),
+}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TFLite(Exporter):
+    """LiteRT's format, for phones: built-in operations only, an input `images` and an output `outputs`.
+
+    It takes pixels 0–255: where the model's image contract normalises these, the file does so itself, for MediaPipe
+    can't do it channel by channel, and says so in its own contract. It carries TFLite Metadata, as MediaPipe Tasks'
+    `ImageClassifier` asks for, with the names of the classes as `labels.txt` and the image contract as
+    `image_contract.json`.
+
+    Attributes:
+        kind: "float32"; "float16", weights in half precision; "dynamic", weights of 8 bits; "int8", weights and
+            activations of 8 bits; "int16x8", activations of 16 bits.
+        batch: Images at once; None for any number.
+        pixels: Kind of the input: "float32", or "uint8" for bytes, as cameras give them. Of the kind "int8" it is that
+            of the output, too: "uint8", or "int8", the same less 128.
+        license: Under which the model may be used, such as "Apache-2.0".
+    """
+
+    what = "a TFLite model from images to one output"
+
+    threads: tuple[int | None, ...] = (1, 2)
+    kind: str = "float32"
+    batch: int | None = 1
+    pixels: str = "float32"
+    license: str = ""
+
+    @property
+    def calibrated(self) -> bool:
+        return self.kind in ("int8", "int16x8")
+
+    def check(self, model: keras.Model, extras: Extras) -> None:
+        if self.kind not in _PIXELS:
+            raise ValueError(f"kind is {self.kind!r}; it must be one of {', '.join(_PIXELS)}.")
+        if self.pixels not in _PIXELS[self.kind]:
+            allowed = " or ".join(map(repr, _PIXELS[self.kind]))
+            raise ValueError(f"pixels is {self.pixels!r}; of the kind {self.kind} it must be {allowed}.")
+        if None in model.input_shape[1:]:
+            raise ValueError(
+                f"TFLite needs images of one size; this model takes {model.input_shape}. "
+                "Build it with a fixed input_shape and set its weights."
+            )
+        if self.calibrated and extras.calibration is None:
+            raise ValueError(
+                f"{self.kind} needs calibration images, some hundreds of those the model was trained on, "
+                "to know the range of every activation: export(…, calibration=images)."
+            )
+        if self.pixels == "uint8" and extras.real and not _are_known_pixels(extras):
+            raise ValueError(
+                "Files whose input is uint8 take pixels 0–255, and these images are not: build the model with "
+                "include_preprocessing=True, set its image_contract, or export it with another input (pixels=…)."
+            )
+        if self.calibrated:
+            check_images_fit(extras.calibration, model, "calibration")
+            _warn_of_calibration(extras.calibration, model)
+
+    def owns(self, path: Path) -> bool:
+        return path.is_file() and path.read_bytes()[4:8] == b"TFL3"
+
+    def adapt(self, extras: Extras) -> Extras:
+        contract, images, calibration = extras.contract, extras.images, extras.calibration
+        if not _normalised(contract):
+            return extras
+        return dataclasses.replace(
+            extras,
+            images=_to_pixels(images, contract),
+            calibration=None if calibration is None else _to_pixels(calibration, contract),
+            contract=dataclasses.replace(contract, order="rgb", mean=(0.0,), std=(1.0,)),
+        )
+
+    def prepare(self, model: keras.Model) -> keras.Model:
+        contract = getattr(model, "image_contract", None)
+        return folding.rewrite_for_phones(_from_pixels(model, contract) if _normalised(contract) else model)
+
+    def write(self, model: keras.Model, path: Path, extras: Extras) -> None:
+        written = self._convert(model, extras.calibration)
+        metadata = self._metadata(model, extras)
+        path.write_bytes(tflite_metadata.describe(written, ("images", "outputs"), metadata, extras.files()))
+
+    def open(self, path: Path, threads: int | None) -> Runner:
+        from ai_edge_litert.interpreter import Interpreter
+
+        interpreter = Interpreter(model_path=str(path), num_threads=threads or os.cpu_count())
+        interpreter.allocate_tensors()
+        (source,), (target,) = interpreter.get_input_details(), interpreter.get_output_details()
+
+        def compute(images: np.ndarray) -> np.ndarray:
+            if len(images) != interpreter.get_input_details()[0]["shape"][0]:
+                interpreter.resize_tensor_input(source["index"], images.shape)
+                interpreter.allocate_tensors()
+            interpreter.set_tensor(source["index"], quantise(images, source))
+            interpreter.invoke()
+            return dequantise(interpreter.get_tensor(target["index"]), target)
+
+        batch, inside = source["shape_signature"][0], {}
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                inside = parse_files(zipfile.Path(archive))
+        return Runner(compute, tuple(source["shape"][1:].tolist()), BATCH if batch == -1 else batch, **inside)
+
+    def _convert(self, model: keras.Model, calibration: np.ndarray | None) -> bytes:
+        import tensorflow as tf
+
+        # Full integer models take their bytes by quantisation, the others by a cast.
+        pixels = "float32" if self.kind == "int8" else self.pixels
+        with tempfile.TemporaryDirectory() as folder:
+            compute = partial(model, training=False)
+            write_endpoints({"serving_default": pixels_endpoint(model, compute, self.batch, pixels)}, Path(folder))
+            converter = tf.lite.TFLiteConverter.from_saved_model(folder)
+            if self.kind != "float32":
+                converter.optimizations = [tf.lite.Optimize.DEFAULT]
+            if self.kind == "float16":
+                converter.target_spec.supported_types = [tf.float16]
+            if self.calibrated:
+                examples = (_spanning(calibration) if self.pixels == "uint8" else calibration).astype(pixels)
+                converter.representative_dataset = lambda: ([image[None]] for image in examples)
+            if self.kind == "int8":
+                converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
+                converter.inference_input_type = converter.inference_output_type = tf.as_dtype(self.pixels)
+            if self.kind == "int16x8":
+                converter.target_spec.supported_ops = [
+                    tf.lite.OpsSet.EXPERIMENTAL_TFLITE_BUILTINS_ACTIVATIONS_INT16_WEIGHTS_INT8
+                ]
+            return converter.convert()
+
+    def _metadata(self, model: keras.Model, extras: Extras) -> tflite_metadata.Table:
+        softmax = getattr(model.layers[-1], "activation", None) is keras.activations.softmax
+        about = {"name": model.name, "license": self.license}
+        return tflite_metadata.model_metadata(
+            {field: text for field, text in about.items() if text},
+            tflite_metadata.image_input(
+                "images",
+                extras.contract.describe() if extras.contract else "Images.",
+                model.input_shape[1:],
+                _are_known_pixels(extras),
+            ),
+            tflite_metadata.class_output(
+                "outputs",
+                "Probability of each class." if softmax else "Score of each class.",
+                LABELS_FILE if extras.class_names else None,
+                softmax,
+            ),
+            {CONTRACT_FILE: "How an image becomes the input."} if extras.contract else {},
+        )
+
+
+def _are_known_pixels(extras: Extras) -> bool:
+    """Says whether the artefact takes pixels 0–255, by the contract or else by the images."""
+    given = [images for images in (extras.images, extras.calibration) if images is not None]
+    return bool(extras.contract) or (extras.real and all(map(_are_pixels, given)))
+
+
+def _normalised(contract: ImageContract | None) -> bool:
+    return contract is not None and not (contract.takes_pixels and contract.order == "rgb")
+
+
+def _to_pixels(images: np.ndarray, contract: ImageContract) -> np.ndarray:
+    """Returns the pixels 0–255, in RGB, of which a contract has made a network's input."""
+    pixels = images * np.array(contract.std) + np.array(contract.mean)
+    pixels = pixels[..., ::-1] if contract.order == "bgr" else pixels
+    if not -0.5 <= pixels.min() <= pixels.max() <= 255.5:
+        raise ValueError(
+            f"By the model's image contract, the images go from {pixels.min():g} to {pixels.max():g} as pixels, which "
+            "go from 0 to 255: prepare them by keras_resdense.transform(model)."
+        )
+    nearest = pixels.round()
+    # Whole numbers, but for what single precision has left of them.
+    return np.where(abs(pixels - nearest) < 1e-3, nearest, pixels).clip(0, 255).astype("float32")
+
+
+def _from_pixels(model: keras.Model, contract: ImageContract) -> keras.Model:
+    """Returns the model behind a convolution that normalises pixels 0–255, in RGB, as a contract asks for."""
+    channels = contract.channels
+    mean, std = (np.broadcast_to(values, channels) for values in (contract.mean, contract.std))
+    order = np.eye(channels)[::-1] if contract.order == "bgr" else np.eye(channels)
+    images = keras.Input(model.input_shape[1:], name="images")
+    normalise = keras.layers.Conv2D(channels, 1, name="normalise", dtype="float32")
+    outputs = model(normalise(images))
+    normalise.set_weights([(order / std)[None, None], -mean / std])
+    return keras.Model(images, outputs, name=model.name)
+
+
+def _are_pixels(images: np.ndarray) -> bool:
+    """Says whether numbers go from 0 to 255, not from 0 to 1 or around 0."""
+    return bool(images.min() >= 0 and 1 < images.max() <= 255)
+
+
+def _spanning(images: np.ndarray) -> np.ndarray:
+    """Returns images with the darkest and the brightest pixel in them, so that a byte of a pixel is its own step."""
+    images = images.copy()
+    images[0, 0, 0], images[0, -1, -1] = 0, 255
+    return images
+
+
+def _warn_of_calibration(images: np.ndarray, model: keras.Model) -> None:
+    constant = int((images.min(axis=(1, 2, 3)) == images.max(axis=(1, 2, 3))).sum())
+    if constant:
+        warnings.warn(f"{constant} of {len(images)} calibration images are of one colour.", stacklevel=4)
+    outputs = model.predict(images, batch_size=BATCH, verbose=0)
+    missing = set(range(outputs.shape[-1])) - set(outputs.argmax(-1).ravel().tolist())
+    if missing:
+        warnings.warn(
+            f"The model sees {len(missing)} of its {outputs.shape[-1]} classes in none of the {len(images)} "
+            f"calibration images, such as class {min(missing)}: ranges of activations may be missed. Give more images.",
+            stacklevel=4,
+        )

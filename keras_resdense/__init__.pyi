@@ -1,7 +1,6 @@
 from .data.contract import ImageContract as ImageContract
 from .data.sources import load_data as load_data
-from .exporting.export import Export as Export
-from .exporting.export import export as export
+from .exporting.export import Export as Export, export as export
 from .exporting.folding import fold_batch_norm as fold_batch_norm
 from .exporting.formats import EXPORTERS as EXPORTERS
 from .exporting.onnx import ONNX as ONNX

@@ -76,4 +76,5 @@ FORMATS = (
     "tflite_int8",
     "tflite_int16x8",
     "onnx",
+    "openvino",
 )

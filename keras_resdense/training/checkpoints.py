@@ -10,6 +10,7 @@ import dataclasses
 import itertools
 import json
 import math
+import struct
 import warnings
 import zipfile
 import zlib
@@ -24,7 +25,10 @@ from keras_resdense.files import replacing
 #: Checkpoints kept: the newest, and one to fall back to.
 KEPT = 2
 #: What is raised where a checkpoint is damaged.
-DAMAGE = (OSError, EOFError, KeyError, TypeError, ValueError, zipfile.BadZipFile, zlib.error)
+DAMAGE = (
+    *(OSError, EOFError, LookupError, TypeError, ValueError, OverflowError, RuntimeError),
+    *(struct.error, zipfile.BadZipFile, zlib.error),
+)
 #: Bytes of an HDF5 file besides the values of a weight, at most.
 _HDF5_OVERHEAD = 8192
 

@@ -26,29 +26,7 @@ from .insight.features import (
     feature_extractor as feature_extractor,
     freeze as freeze,
 )
-from .networks.densenet import (
-    DenseNet as DenseNet,
-    DenseStyle as DenseStyle,
-    dense_block as dense_block,
-    dense_layer as dense_layer,
-    transition_layer as transition_layer,
-)
-from .networks.drop_ins import BatchNormalization as BatchNormalization
-from .networks.layers import Convolution as Convolution
-from .networks.model import load_model as load_model
-from .networks.resnet import (
-    ORDERS as ORDERS,
-    ResidualStyle as ResidualStyle,
-    ResNet as ResNet,
-    basic_block as basic_block,
-    bottleneck_block as bottleneck_block,
-    identity_block as identity_block,
-    projection_block as projection_block,
-    residual_unit as residual_unit,
-)
-from .networks.resnet_v2 import preactivation_unit as preactivation_unit
-from .networks.zoo import (
-    VARIANTS as VARIANTS,
+from .networks.builders import (
     DenseNet40_12 as DenseNet40_12,
     DenseNet100_12 as DenseNet100_12,
     DenseNet100_24 as DenseNet100_24,
@@ -110,6 +88,35 @@ from .networks.zoo import (
     SEResNet152 as SEResNet152,
     WideResNet50_2 as WideResNet50_2,
     WideResNet101_2 as WideResNet101_2,
+)
+from .networks.densenet import (
+    DENSENETS as DENSENETS,
+    DenseNet as DenseNet,
+    DenseStyle as DenseStyle,
+    dense_block as dense_block,
+    dense_layer as dense_layer,
+    transition_layer as transition_layer,
+)
+from .networks.drop_ins import BatchNormalization as BatchNormalization
+from .networks.layers import Convolution as Convolution
+from .networks.model import load_model as load_model
+from .networks.orders import ORDERS as ORDERS
+from .networks.resnet import (
+    RESNETS as RESNETS,
+    ResidualStyle as ResidualStyle,
+    ResNet as ResNet,
+    basic_block as basic_block,
+    bottleneck_block as bottleneck_block,
+    identity_block as identity_block,
+    projection_block as projection_block,
+    residual_unit as residual_unit,
+)
+from .networks.resnet_v2 import (
+    RESNETS_V2 as RESNETS_V2,
+    preactivation_unit as preactivation_unit,
+)
+from .networks.zoo import (
+    VARIANTS as VARIANTS,
     create_model as create_model,
     list_models as list_models,
 )

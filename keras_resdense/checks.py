@@ -10,13 +10,13 @@ from typing import TypeVar
 Row = TypeVar("Row")
 
 
-def require(row, field: str, holds: bool, allowed: str) -> None:
+def require(row: object, field: str, holds: bool, allowed: str) -> None:
     """Raises a ValueError that names the field, what it got and what is allowed, unless `holds`."""
     if not holds:
         raise ValueError(f"{type(row).__name__}.{field} is {getattr(row, field)!r}; it must be {allowed}.")
 
 
-def require_whole(row, *fields: str, least: int = 1) -> None:
+def require_whole(row: object, *fields: str, least: int = 1) -> None:
     """Raises a ValueError unless the fields are whole numbers of at least `least`; NumPy's become Python's."""
     for field in fields:
         value = whole(getattr(row, field), least)
@@ -31,19 +31,19 @@ def whole(value: object, least: int = 1) -> int | None:
     return int(value) if number and value >= least else None
 
 
-def require_rate(row, *fields: str) -> None:
+def require_rate(row: object, *fields: str) -> None:
     """Raises a ValueError unless the fields are shares in [0, 1)."""
     for field in fields:
         require(row, field, 0 <= getattr(row, field) < 1, "in [0, 1)")
 
 
-def require_positive(row, *fields: str) -> None:
+def require_positive(row: object, *fields: str) -> None:
     """Raises a ValueError unless the fields are 0 or more."""
     for field in fields:
         require(row, field, getattr(row, field) >= 0, "0 or more")
 
 
-def require_choice(row, field: str, allowed: Collection[str]) -> None:
+def require_choice(row: object, field: str, allowed: Collection[str]) -> None:
     """Raises a ValueError unless the field is one of some names."""
     require(row, field, getattr(row, field) in allowed, f"one of {', '.join(allowed)}")
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import keras
 
@@ -87,7 +88,7 @@ def placed_layers(model: keras.Model, prefix: str | None = None) -> Iterator[tup
             yield place, layer
 
 
-def nest(add: Callable, x, name: str):
+def nest(add: Callable[[keras.KerasTensor], keras.KerasTensor], x: keras.KerasTensor, name: str) -> keras.KerasTensor:
     """Adds layers as one, a model in the model, and behind it `{name}_out`, whose output is the outer model's.
 
     Args:
@@ -116,7 +117,7 @@ def is_graph(model: keras.Model) -> bool:
     return bool(model.built) if isinstance(model, keras.Sequential) else "input_layers" in model.get_config()
 
 
-def calls(model: keras.Model) -> Iterator:
+def calls(model: keras.Model) -> Iterator[Any]:
     """Yields the calls of a functional model's layers, each behind those whose outputs it reads."""
     # Nothing public tells the calls in this model from those in others that share its layers.
     for depth in sorted(model._nodes_by_depth, reverse=True):

@@ -1,6 +1,7 @@
 """Dense blocks and rows."""
 
 import dataclasses
+import re
 
 import keras
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 
 import keras_resdense
 from keras_resdense import DenseStyle, count_parameters, dense_block, dense_layer, transition_layer
+from tests.zoo_facts import CIFAR_PARAMETERS
 
 ROW = keras_resdense.VARIANTS["densenetbc100_12"]
 
@@ -57,6 +59,34 @@ def derived_count(depths, growth, bottleneck, compression, stem_filters, classes
             total += 2 * channels + channels * kept
             channels = kept
     return total + 2 * channels + channels * classes + classes
+
+
+@pytest.mark.parametrize("variant", [name for name in CIFAR_PARAMETERS if name.startswith("dense")])
+def test_golden_counts_of_cifar_networks_follow_from_the_paper(variant):
+    depth, growth = (int(number) for number in re.findall(r"\d+", variant))
+    compressed = variant.startswith("densenetbc")
+    layers = (depth - 4) // (6 if compressed else 3)
+    knobs = (True, 0.5, 2 * growth) if compressed else (False, 1.0, 16)
+    assert CIFAR_PARAMETERS[variant] == derived_count((layers,) * 3, growth, *knobs)
+
+
+@pytest.mark.parametrize("stride", [8, 16, 32])
+def test_output_stride_sets_the_size_of_the_last_map(stride):
+    row = dataclasses.replace(keras_resdense.DENSENETS["densenet121"], output_stride=stride)
+    dilated = keras_resdense.create_model(row, include_top=False, input_shape=(64, 64, 3))
+    assert dilated.output_shape[1:3] == (64 // stride, 64 // stride)
+    rates = {layer.dilation_rate[0] for layer in dilated.layers if isinstance(layer, keras.layers.Conv2D)}
+    assert max(rates) == 32 // stride
+
+
+def test_a_network_from_residual_and_dense_blocks():
+    images = keras.Input((32, 32, 3))
+    x = keras_resdense.projection_block(images, 16, name="project")
+    x = dense_block(x, 3, style=DenseStyle(growth_rate=8), name="dense")
+    x = transition_layer(x, 0.5, name="shrink")
+    model = keras.Model(images, keras.layers.Dense(4)(keras.layers.GlobalAveragePooling2D()(x)))
+    shapes = [model.get_layer(name).output.shape[1:] for name in ("project_out", "dense_layer3_out", "shrink_pool")]
+    assert shapes == [(16, 16, 16), (16, 16, 40), (8, 8, 20)]
 
 
 @pytest.mark.parametrize("growth", [1, 12, 40])

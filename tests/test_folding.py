@@ -10,7 +10,7 @@ import keras_resdense
 from keras_resdense import count_macs
 from keras_resdense.exporting.folding import fold_batch_norm, in_float32, rewrite_for_phones
 from keras_resdense.graph import all_layers
-from keras_resdense.networks.resnet import ORDERS
+from keras_resdense.networks.orders import ORDERS
 
 REPRESENTATIVES = [
     "resnet18d",

@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 
+import jedi
 import keras
 import numpy as np
 import pytest
@@ -13,7 +14,8 @@ import tensorflow as tf
 
 import keras_resdense
 from keras_resdense import VARIANTS, create_model, list_models
-from tests.test_densenet import derived_count
+from keras_resdense.networks import builders
+from tests.tiny import ROOT
 from tests.zoo_facts import CIFAR_PARAMETERS, QUICK, TORCH, facts, sweep
 
 #: Their counts are checked always.
@@ -50,17 +52,10 @@ def residual_count(depth):
     return total + 10 * channels + 10
 
 
-@pytest.mark.parametrize("variant", CIFAR_PARAMETERS)
-def test_golden_counts_of_cifar_networks_follow_from_the_papers(variant):
-    numbers = [int(number) for number in re.findall(r"\d+", variant)]
-    if not variant.startswith("dense"):
-        assert CIFAR_PARAMETERS[variant] == residual_count(*numbers)
-        return
-    depth, growth = numbers
-    compressed = variant.startswith("densenetbc")
-    layers = (depth - 4) // (6 if compressed else 3)
-    knobs = (True, 0.5, 2 * growth) if compressed else (False, 1.0, 16)
-    assert CIFAR_PARAMETERS[variant] == derived_count((layers,) * 3, growth, *knobs)
+@pytest.mark.parametrize("variant", [name for name in CIFAR_PARAMETERS if not name.startswith("dense")])
+def test_golden_counts_of_cifar_networks_follow_from_the_paper(variant):
+    (depth,) = (int(number) for number in re.findall(r"\d+", variant))
+    assert CIFAR_PARAMETERS[variant] == residual_count(depth)
 
 
 def preactivation_count(variant):
@@ -336,3 +331,57 @@ def test_saved_files_open_in_plain_keras(variants, tmp_path):
     for path, outputs in expected.items():
         assert np.isfinite(outputs).all()
         np.testing.assert_allclose(np.load(path + ".npy"), outputs, rtol=1e-5, atol=1e-6)
+
+
+def test_builders_say_statically_what_they_take():
+    """Type checkers and editors read the protocol, people what `create_model` says."""
+    protocol = list(inspect.signature(builders.Builder.__call__, eval_str=True).parameters.values())[1:]
+    created = list(inspect.signature(create_model, eval_str=True).parameters.values())[1:]
+    assert protocol == created
+    (static,) = jedi.Script(
+        "import keras_resdense\nkeras_resdense.ResNet50(", project=jedi.Project(ROOT)
+    ).get_signatures()
+    assert [parameter.name for parameter in static.params] == [parameter.name for parameter in created]
+
+
+@pytest.mark.parametrize("name, variant", [("wide_resnet50_2", "wideresnet50_2"), ("resnetv2_50", "resnet50v2")])
+def test_names_of_timm_are_known(name, variant):
+    model = create_model(name, include_top=False)
+    assert model.name == variant
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"pretrained": True}, 'pass weights="imagenet"'),
+        ({"num_classes": 3}, "pass classes=…"),
+        ({"in_chans": 1}, "pass input_shape"),
+        ({"features_only": True}, "feature_extractor"),
+    ],
+)
+def test_arguments_of_timm_and_torchvision_are_explained(options, message):
+    for build in (keras_resdense.ResNet18, lambda **options: create_model("resnet18", **options)):
+        with pytest.raises(TypeError, match=f"There is no argument '{next(iter(options))}', .*{message}"):
+            build(**options)
+
+
+def test_a_tag_of_timm_is_explained():
+    with pytest.raises(ValueError, match="the variant 'resnet50' with weights='a1_in1k'"):
+        create_model("resnet50.a1_in1k")
+
+
+@pytest.mark.parametrize("shape", [224, "abc", (224, 224), (224, 224, 0), (7, 224, 3), (224.5, 224, 3), (None,) * 3])
+def test_shapes_that_are_none_are_refused(shape):
+    with pytest.raises(ValueError, match=re.escape(f"The input's shape is {shape!r}; it must be (height, width")):
+        keras_resdense.ResNet18(input_shape=shape)
+
+
+def test_numbers_of_numpy_are_numbers():
+    labels = np.arange(7)
+    model = keras_resdense.ResNet20(classes=labels.max() + 1, input_shape=np.zeros((8, 16, 3)).shape)
+    assert model.output_shape == (None, 7)
+    row = dataclasses.replace(keras_resdense.DENSENETS["densenetbc40_12"], growth_rate=np.int64(4))
+    assert type(row.growth_rate) is int and create_model(row, classes=np.uint8(3)).output_shape == (None, 3)
+    for classes in (0, True, 2.5, "10", np.float32(3)):
+        with pytest.raises(ValueError, match="whole number of at least 1"):
+            keras_resdense.ResNet20(classes=classes)

@@ -50,7 +50,7 @@ class ImageContract:
     mean: tuple[float, ...] = (0.0,)
     std: tuple[float, ...] = (1.0,)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         sides = len(self.size) == 2 and all(isinstance(side, int) and side > 0 for side in self.size)
         require(self, "size", sides, "a height and a width in whole pixels")
         require_whole(self, "channels")

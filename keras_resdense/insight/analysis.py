@@ -11,6 +11,7 @@ import dataclasses
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any, Literal
 
 import keras
 import numpy as np
@@ -69,7 +70,7 @@ class Part:
     receptive_field: int | None
 
 
-def summarise(model: keras.Model, per: str = "stage") -> list[Part]:
+def summarise(model: keras.Model, per: Literal["stage", "block", "layer"] = "stage") -> list[Part]:
     """Says what each part of a network costs and sees.
 
     Args:
@@ -88,7 +89,7 @@ def summarise(model: keras.Model, per: str = "stage") -> list[Part]:
     return [_part(name, layers, fields) for name, layers in group_layers(model, per).items()]
 
 
-def group_layers(model: keras.Model, per: str) -> dict[str, list[keras.Layer]]:
+def group_layers(model: keras.Model, per: Literal["stage", "block", "layer"]) -> dict[str, list[keras.Layer]]:
     """Maps the name of each part, as `summarise` returns them, to its layers that compute something."""
     if per not in ("stage", "block", "layer"):
         raise ValueError(f"per is {per!r}; it must be 'stage', 'block' or 'layer'.")
@@ -130,7 +131,7 @@ def write_parts(parts: Sequence[Part], path: Path | str) -> None:
         writer.writerows(dataclasses.asdict(part) | {"output_shape": _times(part.output_shape)} for part in parts)
 
 
-def grad_cam(model: keras.Model, images, classes=None) -> np.ndarray:
+def grad_cam(model: keras.Model, images: Any, classes: Any = None) -> np.ndarray:
     """Shows where a network looks: Grad-CAM (1610.02391, section 3) on its last feature map.
 
     Args:
@@ -178,7 +179,7 @@ class GradientNorm:
     norm: float
 
 
-def gradient_norms(model: keras.Model, images, labels) -> list[GradientNorm]:
+def gradient_norms(model: keras.Model, images: Any, labels: Any) -> list[GradientNorm]:
     """Measures gradients by depth, as the next training step would find them; changes nothing in the model.
 
     Batch norm takes the statistics of the batch, dropout drops; weight decay is left out.

@@ -9,11 +9,11 @@ computed once. With the same notes, a convolution can forget what it read and co
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import tensorflow as tf
 
-from keras_resdense.networks.kernels import batch_normalise, pixels, scale_and_shift, shaped, widened
+from keras_resdense.networks.kernels import Tensor, batch_normalise, pixels, scale_and_shift, shaped, widened
 
 
 @dataclasses.dataclass
@@ -28,8 +28,8 @@ class Note:
         rectified: How the tensor that was rectified to make it had been normalised.
     """
 
-    parts: tuple | None = None
-    moments: tuple | None = None
+    parts: tuple[Tensor, ...] | None = None
+    moments: tuple[Tensor, Tensor] | None = None
     normalised: Normalised | None = None
     rectified: Normalised | None = None
 
@@ -38,18 +38,18 @@ class Note:
 class Normalised:
     """How a batch norm made its outputs."""
 
-    arguments: tuple
+    arguments: tuple[Tensor, ...]
     epsilon: float
 
 
-def note_of(x) -> Note:
+def note_of(x: Tensor) -> Note:
     """Returns the note on a tensor, a new one where there is none."""
     if not hasattr(x, "_resdense_note"):
         x._resdense_note = Note()
     return x._resdense_note
 
 
-def normalise_shared(x, scale, offset, epsilon: float):
+def normalise_shared(x: Tensor, scale: Tensor, offset: Tensor, epsilon: float) -> tuple[Tensor, Tensor, Tensor]:
     """Normalises a batch as `batch_normalise` does, by statistics of its parts that are computed once."""
     if note_of(x).parts is None:
         return batch_normalise(x, scale, offset, epsilon)
@@ -60,7 +60,7 @@ def normalise_shared(x, scale, offset, epsilon: float):
     return outputs, mean, variance
 
 
-def convolve_recomputing(x, kernel, convolve: Callable):
+def convolve_recomputing(x: Tensor, kernel: Tensor, convolve: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
     """Convolves, and keeps for the gradient not what it reads but what that was made of.
 
     Args:
@@ -77,7 +77,7 @@ def convolve_recomputing(x, kernel, convolve: Callable):
     return outputs
 
 
-def _convolve_recomputing(kernel, convolve: Callable, origin: Normalised):
+def _convolve_recomputing(kernel: Tensor, convolve: Callable, origin: Normalised):
     first, *others = _leaves(origin.arguments[0])
 
     def forward(kernel, *arguments):
@@ -102,7 +102,7 @@ def _convolve_recomputing(kernel, convolve: Callable, origin: Normalised):
     return compute(kernel, *origin.arguments)
 
 
-def _leaves(x):
+def _leaves(x: Tensor) -> Iterator[Tensor]:
     parts = note_of(x).parts or ()
     for part in parts:
         yield from _leaves(part)
@@ -110,7 +110,7 @@ def _leaves(x):
         yield x
 
 
-def _moments(x):
+def _moments(x: Tensor):
     """Returns mean and biased variance of each channel: of a concatenation, those of its parts."""
     note = note_of(x)
     if note.moments is None:
@@ -120,7 +120,7 @@ def _moments(x):
 
 
 @tf.custom_gradient
-def _measure(x):
+def _measure(x: Tensor):
     """Returns mean and biased variance of each channel."""
     channels = x.shape[-1]
     ones = tf.ones([channels])
@@ -137,7 +137,7 @@ def _measure(x):
     return (mean, variance), gradient
 
 
-def _normalise(x, scale, offset, mean, variance, epsilon: float):
+def _normalise(x: Tensor, scale: Tensor, offset: Tensor, mean: Tensor, variance: Tensor, epsilon: float):
     """`scale_and_shift` with gradients also for mean and variance, which the kernel takes for constants."""
 
     @tf.custom_gradient

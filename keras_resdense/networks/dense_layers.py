@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import keras
 
 from keras_resdense.networks import drop_ins
@@ -17,7 +19,7 @@ else:
 class BatchNormalization(drop_ins.BatchNormalization):
     """Our batch norm, which takes statistics of channels that others have computed."""
 
-    def _normalise_batch(self, inputs, scale, offset):
+    def _normalise_batch(self, inputs: Any, scale: Any, offset: Any) -> tuple[Any, Any, Any]:
         return kernels.normalise_shared(inputs, scale, offset, self.epsilon)
 
 
@@ -25,7 +27,7 @@ class BatchNormalization(drop_ins.BatchNormalization):
 class Concatenate(keras.layers.Concatenate):
     """Keras's concatenation of channels, after which batch norms need not compute their parts' statistics anew."""
 
-    def call(self, inputs):
+    def call(self, inputs: Any) -> Any:
         outputs = super().call(inputs)
         if kernels:
             kernels.note_of(outputs).parts = tuple(inputs)
@@ -36,7 +38,7 @@ class Concatenate(keras.layers.Concatenate):
 class Activation(keras.layers.Activation):
     """Keras's activation, behind which a convolution still knows what was normalised."""
 
-    def call(self, inputs):
+    def call(self, inputs: Any) -> Any:
         outputs = super().call(inputs)
         if kernels:
             kernels.note_of(outputs).rectified = kernels.note_of(inputs).normalised
@@ -53,9 +55,9 @@ class RecomputingConv2D(keras.layers.Conv2D):
         ValueError: If it has a bias or an activation, when it is built.
     """
 
-    recomputes = True
+    recomputes: bool = True
 
-    def build(self, input_shape):
+    def build(self, input_shape: tuple[int | None, ...]) -> None:
         if self.recomputes and (self.use_bias or self.activation is not keras.activations.linear):
             raise ValueError(
                 f"{self.name} recomputes what it reads, which is for convolutions without bias and activation: pass "
@@ -63,14 +65,14 @@ class RecomputingConv2D(keras.layers.Conv2D):
             )
         super().build(input_shape)
 
-    def get_build_config(self):
+    def get_build_config(self) -> dict[str, Any]:
         return (super().get_build_config() or {}) | {"recomputes": self.recomputes}
 
-    def build_from_config(self, config):
+    def build_from_config(self, config: dict[str, Any]) -> None:
         self.recomputes = config.get("recomputes", False)
         super().build_from_config(config)
 
-    def call(self, inputs):
+    def call(self, inputs: Any) -> Any:
         if not (kernels and self.recomputes):
             return super().call(inputs)
         kernel = keras.ops.cast(self.kernel, self.compute_dtype)

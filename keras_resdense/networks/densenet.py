@@ -26,7 +26,10 @@ import keras
 
 from keras_resdense.checks import require, require_rate, require_whole
 from keras_resdense.networks import dense_layers, layers
-from keras_resdense.networks.layers import CIFAR_STEM, Convolution, Network, Style
+from keras_resdense.networks.layers import CIFAR_STEM, Convolution, Network, Style, Tensor
+
+#: Channels that a layer's 1×1 convolution makes, in multiples of the growth rate (section 3, "Bottleneck layers").
+_BOTTLENECK = 4
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -49,13 +52,13 @@ class DenseStyle(Style):
     dropout: float = 0.0
     memory_efficient: bool = False
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         super().__post_init__()
         require_whole(self, "growth_rate")
         require_rate(self, "dropout")
 
 
-def dense_layer(x, *, dilation=1, style=DenseStyle(), name="layer"):
+def dense_layer(x: Tensor, *, dilation: int = 1, style: DenseStyle = DenseStyle(), name: str = "layer") -> Tensor:
     """Adds one layer H: BN-ReLU-Conv(1×1)-BN-ReLU-Conv(3×3), or BN-ReLU-Conv(3×3).
 
     Args:
@@ -67,7 +70,7 @@ def dense_layer(x, *, dilation=1, style=DenseStyle(), name="layer"):
     Returns:
         Keras tensor `(batch, height, width, growth_rate)`: what the layer adds, not yet concatenated.
     """
-    wide, narrow = Convolution(4 * style.growth_rate, 1), Convolution(style.growth_rate, 3, dilation=dilation)
+    wide, narrow = Convolution(_BOTTLENECK * style.growth_rate, 1), Convolution(style.growth_rate, 3, dilation=dilation)
     kind = dense_layers.RecomputingConv2D if style.memory_efficient else keras.layers.Conv2D
     for index, convolution in enumerate([wide, narrow] if style.bottleneck else [narrow], start=1):
         x = layers.apply_steps(x, ("bn", "relu"), style, name, index)
@@ -76,7 +79,9 @@ def dense_layer(x, *, dilation=1, style=DenseStyle(), name="layer"):
     return x
 
 
-def dense_block(x, depth: int, *, dilation=1, style=DenseStyle(), name="block"):
+def dense_block(
+    x: Tensor, depth: int, *, dilation: int = 1, style: DenseStyle = DenseStyle(), name: str = "block"
+) -> Tensor:
     """Adds a block of layers, each reading all that came before it (equation 2).
 
     Args:
@@ -96,7 +101,9 @@ def dense_block(x, depth: int, *, dilation=1, style=DenseStyle(), name="block"):
     return x
 
 
-def transition_layer(x, compression: float = 0.5, *, stride=2, style=Style(), name="transition"):
+def transition_layer(
+    x: Tensor, compression: float = 0.5, *, stride: int = 2, style: Style = Style(), name: str = "transition"
+) -> Tensor:
     """Adds BN-ReLU-Conv(1×1) to ⌊θ·channels⌋ channels and 2×2 average pooling.
 
     Args:
@@ -135,13 +142,13 @@ class DenseNet(DenseStyle, Network):
     compression: float = 0.5
     stem_filters: int | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         super().__post_init__()
         require(self, "compression", 0 < self.compression <= 1, "in (0, 1]; 1 keeps all channels")
         if self.stem_filters is not None:
             require_whole(self, "stem_filters")
 
-    def body(self, x, prefix: str):
+    def body(self, x: Tensor, prefix: str) -> Tensor:
         after_stem = ("bn", "relu") if self.stem.pool else ()
         filters = self.stem_filters or 2 * self.growth_rate
         x = layers.add_stem(x, self.stem, filters, self, after_stem, f"{prefix}stem")
@@ -160,7 +167,7 @@ _cifar_bc = partial(DenseNet, stem=CIFAR_STEM)
 _cifar = partial(_cifar_bc, bottleneck=False, compression=1.0, stem_filters=16)
 
 #: Table 1 (264: k = 32) and table 2. CIFAR: three blocks of (L - 4) / 3 layers, BC of (L - 4) / 6.
-DENSENETS = {
+DENSENETS: dict[str, DenseNet] = {
     "densenet121": DenseNet(depths=(6, 12, 24, 16)),
     "densenet161": DenseNet(depths=(6, 12, 36, 24), growth_rate=48),
     "densenet169": DenseNet(depths=(6, 12, 32, 32)),

@@ -6,7 +6,7 @@ import contextlib
 import functools
 import statistics
 from collections.abc import Callable, Iterator
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import keras
 import numpy as np
@@ -53,11 +53,11 @@ class BatchNormalization(keras.layers.BatchNormalization):
     A saved model names Keras's class, so it opens without this package.
     """
 
-    def build(self, input_shape):
+    def build(self, input_shape: tuple[int | None, ...]) -> None:
         with _averaged_over_replicas():
             super().build(input_shape)
 
-    def call(self, inputs, training=None, mask=None):
+    def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
         if mask is not None or not self._fits_fused_kernel(inputs):
             return super().call(inputs, training=training, mask=mask)
         import tensorflow as tf
@@ -74,11 +74,11 @@ class BatchNormalization(keras.layers.BatchNormalization):
         self.moving_variance.assign(_decayed(self.moving_variance, variance, self.momentum))
         return outputs
 
-    def _normalise_batch(self, inputs, scale, offset):
+    def _normalise_batch(self, inputs: Any, scale: Any, offset: Any) -> tuple[Any, Any, Any]:
         """Returns a batch normalised by its own statistics, and these."""
         return kernels.batch_normalise(inputs, scale, offset, self.epsilon)
 
-    def _fits_fused_kernel(self, inputs) -> bool:
+    def _fits_fused_kernel(self, inputs: Any) -> bool:
         return (
             kernels is not None
             and len(inputs.shape) == 4
@@ -94,7 +94,7 @@ class BatchNormalization(keras.layers.BatchNormalization):
 class RandomNormal(keras.initializers.RandomNormal):
     """Keras's initializer, a third of its time on a CPU: draws among 65,536 quantiles of the distribution."""
 
-    def __call__(self, shape, dtype=None):
+    def __call__(self, shape: tuple[int, ...], dtype: str | None = None) -> Any:
         generated = isinstance(self.seed, keras.random.SeedGenerator)
         seed = keras.ops.convert_to_numpy(self.seed.next()) if generated else self.seed
         draws = np.random.default_rng(seed).integers(0, _QUANTILES, size=shape, dtype=np.uint16)

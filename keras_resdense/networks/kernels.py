@@ -6,11 +6,12 @@ import math
 
 import tensorflow as tf
 
+Tensor = tf.Tensor
 #: Channels that vector instructions take at once; oneDNN is up to seven times as slow for other numbers of them.
 _LANES = 16
 
 
-def scale_and_shift(x, scale, offset, mean, variance, epsilon: float):
+def scale_and_shift(x: Tensor, scale: Tensor, offset: Tensor, mean: Tensor, variance: Tensor, epsilon: float) -> Tensor:
     """Returns `scale * (x - mean) / sqrt(variance + epsilon) + offset`, of channels, in one pass over x."""
     wide, *vectors = widened(x, scale, offset, mean, variance)
     scale, offset, mean, variance = vectors
@@ -20,7 +21,7 @@ def scale_and_shift(x, scale, offset, mean, variance, epsilon: float):
     return shaped(outputs, x)
 
 
-def batch_normalise(x, scale, offset, epsilon: float):
+def batch_normalise(x: Tensor, scale: Tensor, offset: Tensor, epsilon: float) -> tuple[Tensor, Tensor, Tensor]:
     """Normalises a batch by its own statistics.
 
     Args:
@@ -40,12 +41,12 @@ def batch_normalise(x, scale, offset, epsilon: float):
     return outputs, mean, variance * ((pixels(x) - 1.0) / pixels(x))
 
 
-def pixels(x):
+def pixels(x: Tensor) -> Tensor:
     """Returns how many pixels all images of a batch have, as a float."""
     return tf.cast(tf.size(x, out_type=tf.int64) // x.shape[-1], tf.float32)
 
 
-def widened(x, *vectors):
+def widened(x: Tensor, *vectors: Tensor) -> tuple[Tensor, ...]:
     """Takes neighbouring pixels for more channels, as many as suit the kernels, where the image has room for it."""
     _, height, width, channels = x.shape
     repeats = _LANES // math.gcd(channels, _LANES)
@@ -54,6 +55,6 @@ def widened(x, *vectors):
     return tf.reshape(x, [1, 1, -1, channels * repeats]), *(tf.tile(vector, [repeats]) for vector in vectors)
 
 
-def shaped(wide, x):
+def shaped(wide: Tensor, x: Tensor) -> Tensor:
     """Undoes `widened` for a tensor of the shape of x."""
     return wide if wide.shape[-1] == x.shape[-1] else tf.reshape(wide, [-1, *x.shape[1:]])

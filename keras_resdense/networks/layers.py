@@ -29,6 +29,8 @@ import keras
 from keras_resdense.checks import require, require_rate
 from keras_resdense.networks.drop_ins import BatchNormalization, RandomNormal
 
+Tensor = keras.KerasTensor
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Style:
@@ -49,13 +51,13 @@ class Style:
     batch_norm_epsilon: float = 1e-5
     weight_decay: float = 0.0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         require(self, "batch_norm_momentum", 0 <= self.batch_norm_momentum < 1, "in [0, 1)")
         require(self, "batch_norm_epsilon", self.batch_norm_epsilon > 0, "above 0")
         require(self, "weight_decay", self.weight_decay >= 0, "0 or more")
 
 
-def _kernel_options(style: Style) -> dict:
+def _kernel_options(style: Style) -> dict[str, keras.Regularizer | None]:
     return {"kernel_regularizer": keras.regularizers.L2(style.weight_decay / 2) if style.weight_decay else None}
 
 
@@ -81,14 +83,14 @@ class Convolution:
 
 
 def convolve(
-    x,
+    x: Tensor,
     convolution: Convolution,
     style: Style,
     name: str,
     *,
     zero_init: bool = False,
     kind: type[keras.layers.Conv2D] = keras.layers.Conv2D,
-):
+) -> Tensor:
     """Adds a convolution with symmetric padding.
 
     Args:
@@ -122,7 +124,7 @@ def convolve(
     )(x)
 
 
-def batch_norm(x, style: Style, name: str, zero_init: bool = False):
+def batch_norm(x: Tensor, style: Style, name: str, zero_init: bool = False) -> Tensor:
     """Adds a batch norm over the channels; its scale γ starts at zero where `zero_init`."""
     return style.batch_norm_layer(
         momentum=style.batch_norm_momentum,
@@ -132,12 +134,12 @@ def batch_norm(x, style: Style, name: str, zero_init: bool = False):
     )(x)
 
 
-def relu(x, style: Style, name: str):
+def relu(x: Tensor, style: Style, name: str) -> Tensor:
     """Adds a rectified linear unit."""
     return style.activation_layer("relu", name=name)(x)
 
 
-def max_pool(x, name: str):
+def max_pool(x: Tensor, name: str) -> Tensor:
     """Adds the stems' 3×3 max pooling of stride 2, padded by one pixel of −∞ on every side.
 
     Pooling at stride 1 and keeping every second pixel is that very pooling, for any size of input,
@@ -147,30 +149,30 @@ def max_pool(x, name: str):
     return subsample(x, 2, name)
 
 
-def max_pool_zero_padded(x, name: str):
+def max_pool_zero_padded(x: Tensor, name: str) -> Tensor:
     """Adds the same pooling padded by zeros: the dialect of keras.applications."""
     x = keras.layers.ZeroPadding2D(1, name=f"{name}_pad")(x)
     return keras.layers.MaxPooling2D(3, strides=2, name=name)(x)
 
 
-def subsample(x, stride: int, name: str):
+def subsample(x: Tensor, stride: int, name: str) -> Tensor:
     """Keeps every `stride`-th pixel of every `stride`-th row."""
     return keras.layers.MaxPooling2D(1, strides=stride, name=name)(x)
 
 
-def pad_channels(x, filters: int, name: str):
+def pad_channels(x: Tensor, filters: int, name: str) -> Tensor:
     """Appends channels of zeros until there are `filters` of them."""
     # A layer told that channels come first pads the last two axes, so that the channels are among them.
     missing = filters - x.shape[-1]
     return keras.layers.ZeroPadding2D(((0, 0), (0, missing)), data_format="channels_first", name=name)(x)
 
 
-def drop_path(x, rate: float, name: str):
+def drop_path(x: Tensor, rate: float, name: str) -> Tensor:
     """Adds stochastic depth (1603.09382): drops the whole branch of an image with probability `rate`."""
     return keras.layers.Dropout(rate, noise_shape=(None, 1, 1, 1), name=name)(x) if rate else x
 
 
-def squeeze_excite(x, style: Style, name: str):
+def squeeze_excite(x: Tensor, style: Style, name: str) -> Tensor:
     """Adds a squeeze-and-excitation gate (1709.01507, section 3) of ratio 1/16.
 
     The narrow layer's width is rounded to a multiple of 8, at least 8, as timm does.
@@ -198,7 +200,7 @@ class Stem:
     """
 
     convolutions: tuple[tuple[float, int, int], ...]
-    pool: Callable | None = max_pool
+    pool: Callable[[Tensor, str], Tensor] | None = max_pool
     bias: bool = False
     image_size: int = 224
     smallest_size: int = 32
@@ -218,7 +220,7 @@ DEEP_STEM = Stem(convolutions=((0.5, 3, 2), (0.5, 3, 1), (1, 3, 1)))
 CIFAR_STEM = Stem(convolutions=((1, 3, 1),), pool=None, image_size=32, smallest_size=8, classes=10)
 
 
-def add_stem(x, stem: Stem, filters: int, style: Style, after: tuple[str, ...], name: str):
+def add_stem(x: Tensor, stem: Stem, filters: int, style: Style, after: tuple[str, ...], name: str) -> Tensor:
     """Adds a stem.
 
     Args:
@@ -240,7 +242,9 @@ def add_stem(x, stem: Stem, filters: int, style: Style, after: tuple[str, ...], 
     return stem.pool(x, f"{name}_pool") if stem.pool else x
 
 
-def apply_steps(x, steps: tuple[str, ...], style: Style, name: str, index: int | str, zero_init: bool = False):
+def apply_steps(
+    x: Tensor, steps: tuple[str, ...], style: Style, name: str, index: int | str, zero_init: bool = False
+) -> Tensor:
     """Adds a sequence of steps, each "bn" (batch norm) or "relu".
 
     Args:
@@ -277,7 +281,7 @@ class Network(Style):
     head_dropout: float = 0.0
     output_stride: int | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         super().__post_init__()
         whole = bool(self.depths) and all(isinstance(depth, int) and depth > 0 for depth in self.depths)
         require(self, "depths", whole, "a tuple of whole numbers of at least 1, one a stage")
@@ -296,7 +300,7 @@ class Network(Style):
             steps.append((stride, dilation, before))
         return steps
 
-    def body(self, x, prefix: str):
+    def body(self, x: Tensor, prefix: str) -> Tensor:
         """Adds everything between the images and the head.
 
         Args:
@@ -309,7 +313,7 @@ class Network(Style):
         raise NotImplementedError
 
 
-def add_head(x, classes: int, activation, row: Network, prefix: str):
+def add_head(x: Tensor, classes: int, activation: str | Callable | None, row: Network, prefix: str) -> Tensor:
     """Adds global average pooling and the classifier.
 
     Under mixed precision the classifier computes in the precision of its weights.

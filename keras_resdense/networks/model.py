@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +38,7 @@ class Model(keras.Model):
     image_contract: ImageContract | None = None
     class_names: tuple[str, ...] | None = None
 
-    def save(self, filepath, overwrite=True, zipped=None):
+    def save(self, filepath: str | Path, overwrite: bool = True, zipped: bool | None = None) -> None:
         path = Path(filepath)
         if path.suffix != ".keras" or zipped is False or not (self.image_contract or self.class_names):
             super().save(filepath, overwrite=overwrite, zipped=zipped)
@@ -48,12 +48,19 @@ class Model(keras.Model):
             super().save(temporary)
             attach(temporary, self.image_contract, self.class_names)
 
-    def predict(self, x, batch_size=None, verbose="auto", steps=None, callbacks=None):
+    def predict(
+        self,
+        x: Any,
+        batch_size: int | None = None,
+        verbose: str | int = "auto",
+        steps: int | None = None,
+        callbacks: Sequence[keras.callbacks.Callback] | None = None,
+    ) -> Any:
         if _is_images(x):
             x, batch_size = _batches(x, batch_size or BATCH), None
         return super().predict(x, batch_size=batch_size, verbose=verbose, steps=steps, callbacks=callbacks)
 
-    def __reduce__(self):
+    def __reduce__(self) -> tuple[Any, ...]:
         _, file = super().__reduce__()
         return _unpickle, file, {"image_contract": self.image_contract, "class_names": self.class_names}
 
@@ -88,7 +95,7 @@ def _unpickle(file: io.BytesIO) -> keras.Model:
         return keras.Model._unpickle_model(file)
 
 
-def _is_images(x) -> bool:
+def _is_images(x: Any) -> bool:
     """Says whether these are arrays `(batch, height, width, channels)` for TensorFlow."""
     if keras.backend.backend() != "tensorflow":
         return False
@@ -97,7 +104,7 @@ def _is_images(x) -> bool:
     return isinstance(x, np.ndarray | tf.Tensor) and len(x.shape) == 4 and len(x) > 0
 
 
-def _batches(x, size: int):
+def _batches(x: Any, size: int) -> Any:
     import tensorflow as tf
 
     options = tf.data.Options()

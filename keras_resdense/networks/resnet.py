@@ -24,43 +24,21 @@ import dataclasses
 import math
 from collections.abc import Callable
 from functools import partial
+from typing import Any, Literal
 
 import keras
 
 from keras_resdense.checks import require, require_rate, require_whole
 from keras_resdense.graph import nest
 from keras_resdense.networks import layers
-from keras_resdense.networks.layers import CIFAR_STEM, DEEP_STEM, Convolution, Network, Style
+from keras_resdense.networks.layers import CIFAR_STEM, DEEP_STEM, Convolution, Network, Style, Tensor
+from keras_resdense.networks.orders import ORDERS, Order, OrderName
 from keras_resdense.pretrained.layouts import KERAS_EPSILON
 
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Order:
-    """Where batch norm ("bn") and ReLU ("relu") stand in a residual unit.
-
-    Attributes:
-        before: Steps before each convolution.
-        between: Steps after each convolution but the last.
-        last: Steps after the last convolution.
-        merged: Steps after the addition.
-        stem: Steps after the stem's convolution.
-    """
-
-    before: tuple[str, ...] = ()
-    between: tuple[str, ...] = ()
-    last: tuple[str, ...] = ()
-    merged: tuple[str, ...] = ()
-    stem: tuple[str, ...] = ("bn", "relu")
-
-
-#: 1603.05027, figure 4 (a) to (e). Those that start with an activation end the network with one, too.
-ORDERS = {
-    "original": Order(between=("bn", "relu"), last=("bn",), merged=("relu",)),
-    "bn_after_addition": Order(between=("bn", "relu"), merged=("bn", "relu")),
-    "relu_before_addition": Order(between=("bn", "relu"), last=("bn", "relu")),
-    "relu_only_preactivation": Order(before=("relu",), between=("bn",), last=("bn",), stem=("bn",)),
-    "full_preactivation": Order(before=("bn", "relu"), stem=()),
-}
+#: `basic_block`, `bottleneck_block`, or a function that takes their arguments.
+Block = Callable[..., Tensor]
+#: Filters of the first stage, to which `base_width` refers.
+_FIRST_FILTERS = 64
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -72,7 +50,7 @@ class ResidualStyle(Style):
         shortcut: "A", "B" or "C" (1512.03385, section 3.3), or None for a plain network.
         pooled_shortcut: Whether a projection averages 2×2 pixels instead of striding over them.
         strided_convolution: "3x3" or "1x1": which convolution of a bottleneck takes the stride.
-        base_width: Channels of a group's 3×3 where the stage has 64 filters (torchvision's meaning).
+        base_width: Channels of a group's 3×3 where the stage has 64 filters, as the first has (torchvision's meaning).
         groups: Groups of the 3×3 convolutions (ResNeXt's cardinality, 1611.05431).
         squeeze_excite: Whether a gate closes every block (1709.01507).
         zero_init_last_gamma: Whether the last batch norm of every block starts at γ = 0 (1706.02677,
@@ -82,10 +60,10 @@ class ResidualStyle(Style):
         bias: Whether projections and last convolutions add a bias, as in keras.applications' V2.
     """
 
-    order: str = "original"
-    shortcut: str | None = "B"
+    order: OrderName = "original"
+    shortcut: Literal["A", "B", "C"] | None = "B"
     pooled_shortcut: bool = False
-    strided_convolution: str = "3x3"
+    strided_convolution: Literal["3x3", "1x1"] = "3x3"
     base_width: int = 64
     groups: int = 1
     squeeze_excite: bool = False
@@ -93,7 +71,7 @@ class ResidualStyle(Style):
     activated_identity: bool = False
     bias: bool = False
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         super().__post_init__()
         require(self, "order", self.order in ORDERS, f"one of {list(ORDERS)}")
         require(self, "shortcut", self.shortcut in ("A", "B", "C", None), "'A', 'B', 'C' or None")
@@ -104,8 +82,21 @@ class ResidualStyle(Style):
         allowed = f"False where order is {self.order!r}: no batch norm ends its blocks"
         require(self, "zero_init_last_gamma", has_last_norm or not self.zero_init_last_gamma, allowed)
 
+    def width(self, filters: int) -> int:
+        """Returns how many channels the inner convolutions of a block have."""
+        return filters * self.base_width // _FIRST_FILTERS * self.groups
 
-def basic_block(x, filters: int, *, stride=1, dilations=(1, 1), drop_path=0.0, style=ResidualStyle(), name="block"):
+
+def basic_block(
+    x: Tensor,
+    filters: int,
+    *,
+    stride: int = 1,
+    dilations: tuple[int, int] = (1, 1),
+    drop_path: float = 0.0,
+    style: ResidualStyle = ResidualStyle(),
+    name: str = "block",
+) -> Tensor:
     """Adds the two 3×3 convolutions of figure 5, left, and their shortcut.
 
     Args:
@@ -120,7 +111,7 @@ def basic_block(x, filters: int, *, stride=1, dilations=(1, 1), drop_path=0.0, s
     Returns:
         Keras tensor `(batch, ceil(height / stride), ceil(width / stride), filters)`.
     """
-    width = filters * style.base_width // 64 * style.groups
+    width = style.width(filters)
     convolutions = [
         Convolution(width, 3, stride, dilation=dilations[0], groups=style.groups),
         Convolution(filters, 3, dilation=dilations[1], groups=style.groups, bias=style.bias),
@@ -129,8 +120,15 @@ def basic_block(x, filters: int, *, stride=1, dilations=(1, 1), drop_path=0.0, s
 
 
 def bottleneck_block(
-    x, filters: int, *, stride=1, dilations=(1, 1), drop_path=0.0, style=ResidualStyle(), name="block"
-):
+    x: Tensor,
+    filters: int,
+    *,
+    stride: int = 1,
+    dilations: tuple[int, int] = (1, 1),
+    drop_path: float = 0.0,
+    style: ResidualStyle = ResidualStyle(),
+    name: str = "block",
+) -> Tensor:
     """Adds the 1×1, 3×3, 1×1 convolutions of figure 5, right, and their shortcut.
 
     Args:
@@ -145,17 +143,23 @@ def bottleneck_block(
     Returns:
         Keras tensor `(batch, ceil(height / stride), ceil(width / stride), 4 * filters)`.
     """
-    width = filters * style.base_width // 64 * style.groups
+    width = style.width(filters)
     strides = (stride, 1) if style.strided_convolution == "1x1" else (1, stride)
     convolutions = [
         Convolution(width, 1, strides[0]),
         Convolution(width, 3, strides[1], dilation=dilations[0], groups=style.groups),
-        Convolution(4 * filters, 1, bias=style.bias),
+        Convolution(EXPANSIONS[bottleneck_block] * filters, 1, bias=style.bias),
     ]
     return residual_unit(x, convolutions, dilation=dilations[1], drop_path=drop_path, style=style, name=name)
 
 
-def identity_block(x, filters: int, *, block: Callable = basic_block, style=ResidualStyle(), name="block"):
+#: Channels that a block makes, in multiples of its filters (figure 5).
+EXPANSIONS: dict[Block, int] = {basic_block: 1, bottleneck_block: 4}
+
+
+def identity_block(
+    x: Tensor, filters: int, *, block: Block = basic_block, style: ResidualStyle = ResidualStyle(), name: str = "block"
+) -> Tensor:
     """Adds a block whose shortcut is the identity (figure 2).
 
     Args:
@@ -171,7 +175,7 @@ def identity_block(x, filters: int, *, block: Callable = basic_block, style=Resi
     Raises:
         ValueError: If the block does not make as many channels as `x` has.
     """
-    made = 4 * filters if block is bottleneck_block else filters
+    made = EXPANSIONS.get(block, 1) * filters
     if x.shape[-1] != made:
         raise ValueError(
             f"identity_block({block.__name__}, filters={filters}) makes {made} channels, but x has "
@@ -180,7 +184,15 @@ def identity_block(x, filters: int, *, block: Callable = basic_block, style=Resi
     return block(x, filters, style=dataclasses.replace(style, shortcut="A"), name=name)
 
 
-def projection_block(x, filters: int, *, stride=2, block: Callable = basic_block, style=ResidualStyle(), name="block"):
+def projection_block(
+    x: Tensor,
+    filters: int,
+    *,
+    stride: int = 2,
+    block: Block = basic_block,
+    style: ResidualStyle = ResidualStyle(),
+    name: str = "block",
+) -> Tensor:
     """Adds a block whose shortcut is a 1×1 convolution (equation 2), also called convolution block.
 
     Args:
@@ -197,7 +209,15 @@ def projection_block(x, filters: int, *, stride=2, block: Callable = basic_block
     return block(x, filters, stride=stride, style=dataclasses.replace(style, shortcut="C"), name=name)
 
 
-def residual_unit(x, convolutions: list[Convolution], *, dilation=1, drop_path=0.0, style=ResidualStyle(), name="unit"):
+def residual_unit(
+    x: Tensor,
+    convolutions: list[Convolution],
+    *,
+    dilation: int = 1,
+    drop_path: float = 0.0,
+    style: ResidualStyle = ResidualStyle(),
+    name: str = "unit",
+) -> Tensor:
     """Adds any residual unit: convolutions in the style's order of batch norm, ReLU and addition.
 
     Args:
@@ -223,7 +243,9 @@ def residual_unit(x, convolutions: list[Convolution], *, dilation=1, drop_path=0
     return layers.relu(merged, style, f"{name}_out") if order.merged else merged
 
 
-def _branch(x, convolutions: list[Convolution], order: Order, style: ResidualStyle, name: str):
+def _branch(
+    x: Tensor, convolutions: list[Convolution], order: Order, style: ResidualStyle, name: str
+) -> tuple[Tensor, Tensor]:
     """Returns the tensor after the first `before` steps, and the branch's output."""
     activated = x = layers.apply_steps(x, order.before, style, name, 1)
     for index, convolution in enumerate(convolutions[:-1], start=1):
@@ -235,7 +257,9 @@ def _branch(x, convolutions: list[Convolution], order: Order, style: ResidualSty
     return activated, layers.apply_steps(x, order.last, style, name, last, zero_init=style.zero_init_last_gamma)
 
 
-def _shortcut(x, activated, convolutions: list[Convolution], dilation: int, style: ResidualStyle, name: str):
+def _shortcut(
+    x: Tensor, activated: Tensor, convolutions: list[Convolution], dilation: int, style: ResidualStyle, name: str
+) -> Tensor:
     stride = math.prod(convolution.stride for convolution in convolutions)
     filters = convolutions[-1].filters
     if style.shortcut == "C" or (style.shortcut == "B" and x.shape[-1] != filters):
@@ -245,7 +269,7 @@ def _shortcut(x, activated, convolutions: list[Convolution], dilation: int, styl
     return layers.pad_channels(x, filters, f"{name}_pad") if x.shape[-1] != filters else x
 
 
-def _projection(x, convolution: Convolution, dilation: int, style: ResidualStyle, name: str):
+def _projection(x: Tensor, convolution: Convolution, dilation: int, style: ResidualStyle, name: str) -> Tensor:
     if style.pooled_shortcut and convolution.stride > 1:
         x = keras.layers.AveragePooling2D(2, convolution.stride, padding="same", name=f"{name}_pool")(x)
         convolution = dataclasses.replace(convolution, stride=1)
@@ -273,21 +297,21 @@ class ResNet(ResidualStyle, Network):
             which Python ends at a depth of 1,000.
     """
 
-    block: Callable = basic_block
+    block: Block = basic_block
     filters: tuple[int, ...] = (64, 128, 256, 512)
-    strided_block: str = "first"
+    strided_block: Literal["first", "last"] = "first"
     drop_path: float = 0.0
     activated_first_identity: bool = False
     nested_stages: bool = False
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         super().__post_init__()
         require(self, "block", callable(self.block), "a function such as basic_block or bottleneck_block")
         require(self, "filters", len(self.filters) == len(self.depths), f"{len(self.depths)} numbers, one a stage")
         require(self, "strided_block", self.strided_block in ("first", "last"), "'first' or 'last'")
         require_rate(self, "drop_path")
 
-    def body(self, x, prefix: str):
+    def body(self, x: Tensor, prefix: str) -> Tensor:
         order = ORDERS[self.order]
         x = layers.add_stem(x, self.stem, self.filters[0], self, order.stem, f"{prefix}stem")
         for stage in range(len(self.depths)):
@@ -295,7 +319,7 @@ class ResNet(ResidualStyle, Network):
             x = nest(add, x, f"{prefix}stage{stage + 2}") if self.nested_stages else add(x)
         return layers.apply_steps(x, order.before, self, f"{prefix}final", "")
 
-    def _add_stage(self, x, stage: int, prefix: str):
+    def _add_stage(self, x: Tensor, stage: int, prefix: str) -> Tensor:
         before, last = sum(self.depths[:stage]), max(1, sum(self.depths) - 1)
         first = dataclasses.replace(self, activated_identity=self.activated_identity or self.activated_first_identity)
         for index, (stride, dilations) in enumerate(self._block_steps(stage)):
@@ -325,7 +349,7 @@ _cifar = partial(ResNet, stem=CIFAR_STEM, filters=(16, 32, 64), shortcut="A")
 
 #: 1512.03385, table 1; 200 of 1603.05027, section 5. ResNeXt: 1611.05431, table 1. Wide: 1605.07146,
 #: section 3. CIFAR: section 4.2, depth 6n + 2.
-RESNETS = {
+RESNETS: dict[str, ResNet] = {
     "resnet18": ResNet(depths=(2, 2, 2, 2)),
     "resnet34": ResNet(depths=(3, 4, 6, 3)),
     "resnet50": _bottleneck(depths=(3, 4, 6, 3)),
@@ -346,10 +370,14 @@ RESNETS = {
 }
 
 #: The conventions of keras.applications and, for the stride, of the 2015 paper.
-KERAS_V1 = {"strided_convolution": "1x1", "batch_norm_epsilon": KERAS_EPSILON, "batch_norm_momentum": 0.99}
+KERAS_V1: dict[str, Any] = {
+    "strided_convolution": "1x1",
+    "batch_norm_epsilon": KERAS_EPSILON,
+    "batch_norm_momentum": 0.99,
+}
 
 
-def _variations(depths: str, name: str, changes: dict) -> dict[str, ResNet]:
+def _variations(depths: str, name: str, changes: dict[str, Any]) -> dict[str, ResNet]:
     return {name.format(depth): dataclasses.replace(RESNETS[f"resnet{depth}"], **changes) for depth in depths.split()}
 
 

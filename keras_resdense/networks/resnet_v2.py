@@ -17,13 +17,28 @@ Choices on which zoos disagree:
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 
-from keras_resdense.networks.layers import IMAGENET_STEM, max_pool_zero_padded
-from keras_resdense.networks.resnet import KERAS_V1, RESNETS, ResidualStyle, basic_block, bottleneck_block
+from keras_resdense.networks.layers import IMAGENET_STEM, Tensor, max_pool_zero_padded
+from keras_resdense.networks.resnet import (
+    KERAS_V1,
+    RESNETS,
+    Block,
+    ResidualStyle,
+    ResNet,
+    basic_block,
+    bottleneck_block,
+)
 
 
-def preactivation_unit(x, filters: int, *, stride=1, block: Callable = basic_block, style=ResidualStyle(), name="unit"):
+def preactivation_unit(
+    x: Tensor,
+    filters: int,
+    *,
+    stride: int = 1,
+    block: Block = basic_block,
+    style: ResidualStyle = ResidualStyle(),
+    name: str = "unit",
+) -> Tensor:
     """Adds a unit with full pre-activation (figure 1 (b), figure 4 (e)).
 
     Args:
@@ -53,7 +68,7 @@ _KERAS = {
 }
 
 #: ImageNet: section 5. CIFAR: tables 2 and 4, depth 6n + 2 (basic) or 9n + 2 (bottleneck).
-RESNETS_V2 = {
+RESNETS_V2: dict[str, ResNet] = {
     **{
         f"resnet{n}v2": dataclasses.replace(RESNETS[f"resnet{n}"], **_PREACTIVATION)
         for n in (18, 34, 50, 101, 152, 200)

@@ -1,6 +1,6 @@
-"""All variants by name, and the builders users call.
+"""All variants by name, and what builds them.
 
-A builder takes the arguments of keras.applications with their meanings and defaults, but for
+`create_model` takes the arguments of keras.applications with their meanings and defaults, but for
 `weights=None`: nothing is downloaded unless asked for.
 """
 
@@ -9,11 +9,9 @@ from __future__ import annotations
 import dataclasses
 import fnmatch
 import functools
-import inspect
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
-from typing import Any, Concatenate, ParamSpec
+from typing import Literal, ParamSpec, TypeVar
 
 import keras
 
@@ -39,6 +37,28 @@ _KNOBS_BESIDE_WEIGHTS = (
 #: Every variant: its name and its row. Change one with `dataclasses.replace(row, field=…)`.
 VARIANTS: dict[str, layers.Network] = resnet.RESNETS | resnet_v2.RESNETS_V2 | densenet.DENSENETS
 
+#: Names that other packages have for variants. `resnet50` of keras.applications is `resnet50v1` here, and its
+#: `resnet50v2` is `resnet50v2_keras`: these names have another meaning in most packages.
+ALIASES = {
+    "wide_resnet50_2": "wideresnet50_2",
+    "wide_resnet101_2": "wideresnet101_2",
+    **{f"resnetv2_{depth}": f"resnet{depth}v2" for depth in (18, 34, 50, 101, 152)},
+}
+#: Arguments of timm's and torchvision's functions, and what to pass here.
+PEERS_ARGUMENTS = {
+    "pretrained": 'pass weights="imagenet", or the name of a set that list_weights(variant) lists',
+    "num_classes": "pass classes=…, or include_top=False for no classifier",
+    "in_chans": "pass input_shape=(height, width, channels)",
+    "features_only": "pass the model to keras_resdense.feature_extractor",
+    "out_indices": "pass levels such as ('P3', 'P5') to keras_resdense.feature_extractor",
+    "global_pool": "pass include_top=False and pooling='avg' or 'max'",
+    "drop_rate": "build a row: dataclasses.replace(keras_resdense.VARIANTS[variant], head_dropout=…)",
+    "drop_path_rate": "build a row: dataclasses.replace(keras_resdense.VARIANTS[variant], drop_path=…)",
+    "output_stride": "build a row: dataclasses.replace(keras_resdense.VARIANTS[variant], output_stride=…)",
+    "zero_init_residual": "build a row: dataclasses.replace(…, zero_init_last_gamma=True)",
+    "progress": "downloads show their progress by themselves",
+}
+
 
 def list_models(pattern: str = "*") -> list[str]:
     """Lists the names of variants that match a shell pattern such as `"resnet*d"`, ignoring case."""
@@ -49,23 +69,44 @@ def get_row(name: str) -> layers.Network:
     """Returns the row of a variant.
 
     Args:
-        name: Name of a variant, in any case.
+        name: Name of a variant, in any case, or another package's name of it, see `ALIASES`.
 
     Raises:
         ValueError: If there is no such variant.
     """
+    name, separator, tag = str(name).partition(".")
+    name = ALIASES.get(name.lower(), name)
+    if separator:
+        raise ValueError(f"Pass timm's {name}.{tag} as the variant {name!r} with weights={tag!r}.")
     return pick(VARIANTS, name, "variant", "keras_resdense.list_models() names all.")
 
 
+Arguments = ParamSpec("Arguments")
+Returned = TypeVar("Returned")
+
+
+def _explaining(create: Callable[Arguments, Returned]) -> Callable[Arguments, Returned]:
+    """Lets a function say what it has in the place of an argument that other packages' functions have."""
+
+    @functools.wraps(create)
+    def explained(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Returned:
+        for name in kwargs.keys() & PEERS_ARGUMENTS.keys():
+            raise TypeError(f"There is no argument {name!r}, as timm and torchvision have it: {PEERS_ARGUMENTS[name]}.")
+        return create(*args, **kwargs)
+
+    return explained
+
+
+@_explaining
 def create_model(
     variant: str | layers.Network,
     include_top: bool = True,
-    weights: str | None = None,
-    input_tensor: Any = None,
+    weights: str | Path | None = None,
+    input_tensor: keras.KerasTensor | None = None,
     input_shape: tuple[int | None, int | None, int] | None = None,
-    pooling: str | None = None,
+    pooling: Literal["avg", "max"] | None = None,
     classes: int | None = None,
-    classifier_activation: Any = "softmax",
+    classifier_activation: str | Callable | None = "softmax",
     name: str | None = None,
     layer_prefix: str = "",
     include_preprocessing: bool | str = False,
@@ -99,6 +140,7 @@ def create_model(
     Raises:
         ValueError: If an argument makes no sense; nothing has been built then.
     """
+    variant = ALIASES.get(variant.lower(), variant) if isinstance(variant, str) else variant
     row = get_row(variant) if isinstance(variant, str) else variant
     if not isinstance(row, layers.Network):
         raise ValueError(f"variant is {variant!r}; it must be a name or a row of keras_resdense.VARIANTS.")
@@ -143,7 +185,7 @@ def create_model(
     return model
 
 
-def _find_weights(variant, weights: str | None, include_top: bool) -> tuple[Path | None, WeightSet | None]:
+def _find_weights(variant, weights: str | Path | None, include_top: bool) -> tuple[Path | None, WeightSet | None]:
     """Returns the file to load, downloaded if it must be, and the published set that it is, where that is known."""
     if weights is None:
         return None, None
@@ -209,91 +251,3 @@ def _shape(shape, least: int) -> tuple[int | None, int | None, int] | None:
     sizes = [whole(size, bound) for size, bound in zip(shape, (least, least, 1), strict=True)]
     missing = [index for index, size in enumerate(sizes) if size is None]
     return tuple(sizes) if all(index < 2 and shape[index] is None for index in missing) else None
-
-
-Arguments = ParamSpec("Arguments")
-
-
-_signature = functools.cache(partial(inspect.signature, eval_str=True))
-
-
-def _builder(create: Callable[Concatenate[str, Arguments], keras.Model], name: str) -> Callable[Arguments, keras.Model]:
-    """Returns `create` for one variant, with a signature and documentation of its own."""
-    variant = name.lower()
-    classes = VARIANTS[variant].stem.classes
-
-    def build(*args: Arguments.args, **kwargs: Arguments.kwargs) -> keras.Model:
-        return create(variant, *args, **kwargs)
-
-    signature = _signature(create)
-    _, *parameters = signature.parameters.values()
-    build.__signature__ = signature.replace(
-        parameters=[p.replace(default=classes, annotation=int) if p.name == "classes" else p for p in parameters]
-    )
-    build.__name__ = build.__qualname__ = name
-    _, after = inspect.getdoc(create).split("    include_top:", 1)
-    build.__doc__ = f"Builds {name}, as `create_model({variant!r}, …)` does.\n\nArgs:\n    include_top:{after}"
-    return build
-
-
-ResNet18 = _builder(create_model, "ResNet18")
-ResNet34 = _builder(create_model, "ResNet34")
-ResNet50 = _builder(create_model, "ResNet50")
-ResNet101 = _builder(create_model, "ResNet101")
-ResNet152 = _builder(create_model, "ResNet152")
-ResNet200 = _builder(create_model, "ResNet200")
-ResNet50V1 = _builder(create_model, "ResNet50V1")
-ResNet101V1 = _builder(create_model, "ResNet101V1")
-ResNet152V1 = _builder(create_model, "ResNet152V1")
-ResNet18D = _builder(create_model, "ResNet18D")
-ResNet34D = _builder(create_model, "ResNet34D")
-ResNet50D = _builder(create_model, "ResNet50D")
-ResNet101D = _builder(create_model, "ResNet101D")
-ResNet152D = _builder(create_model, "ResNet152D")
-ResNet200D = _builder(create_model, "ResNet200D")
-ResNeXt50_32x4d = _builder(create_model, "ResNeXt50_32x4d")
-ResNeXt101_32x8d = _builder(create_model, "ResNeXt101_32x8d")
-ResNeXt101_64x4d = _builder(create_model, "ResNeXt101_64x4d")
-WideResNet50_2 = _builder(create_model, "WideResNet50_2")
-WideResNet101_2 = _builder(create_model, "WideResNet101_2")
-SEResNet18 = _builder(create_model, "SEResNet18")
-SEResNet34 = _builder(create_model, "SEResNet34")
-SEResNet50 = _builder(create_model, "SEResNet50")
-SEResNet101 = _builder(create_model, "SEResNet101")
-SEResNet152 = _builder(create_model, "SEResNet152")
-ResNet18V2 = _builder(create_model, "ResNet18V2")
-ResNet34V2 = _builder(create_model, "ResNet34V2")
-ResNet50V2 = _builder(create_model, "ResNet50V2")
-ResNet101V2 = _builder(create_model, "ResNet101V2")
-ResNet152V2 = _builder(create_model, "ResNet152V2")
-ResNet200V2 = _builder(create_model, "ResNet200V2")
-ResNet50V2_Keras = _builder(create_model, "ResNet50V2_Keras")
-ResNet101V2_Keras = _builder(create_model, "ResNet101V2_Keras")
-ResNet152V2_Keras = _builder(create_model, "ResNet152V2_Keras")
-DenseNet121 = _builder(create_model, "DenseNet121")
-DenseNet161 = _builder(create_model, "DenseNet161")
-DenseNet169 = _builder(create_model, "DenseNet169")
-DenseNet201 = _builder(create_model, "DenseNet201")
-DenseNet264 = _builder(create_model, "DenseNet264")
-PlainNet18 = _builder(create_model, "PlainNet18")
-PlainNet34 = _builder(create_model, "PlainNet34")
-PlainNet20 = _builder(create_model, "PlainNet20")
-PlainNet32 = _builder(create_model, "PlainNet32")
-PlainNet44 = _builder(create_model, "PlainNet44")
-PlainNet56 = _builder(create_model, "PlainNet56")
-ResNet20 = _builder(create_model, "ResNet20")
-ResNet32 = _builder(create_model, "ResNet32")
-ResNet44 = _builder(create_model, "ResNet44")
-ResNet56 = _builder(create_model, "ResNet56")
-ResNet110 = _builder(create_model, "ResNet110")
-ResNet1202 = _builder(create_model, "ResNet1202")
-PreActResNet110 = _builder(create_model, "PreActResNet110")
-PreActResNet164 = _builder(create_model, "PreActResNet164")
-PreActResNet1001 = _builder(create_model, "PreActResNet1001")
-DenseNet40_12 = _builder(create_model, "DenseNet40_12")
-DenseNet100_12 = _builder(create_model, "DenseNet100_12")
-DenseNet100_24 = _builder(create_model, "DenseNet100_24")
-DenseNetBC40_12 = _builder(create_model, "DenseNetBC40_12")
-DenseNetBC100_12 = _builder(create_model, "DenseNetBC100_12")
-DenseNetBC250_24 = _builder(create_model, "DenseNetBC250_24")
-DenseNetBC190_40 = _builder(create_model, "DenseNetBC190_40")

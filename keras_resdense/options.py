@@ -77,7 +77,7 @@ def make_parser(commands: Mapping[str, Command]) -> argparse.ArgumentParser:
     """
     parser = argparse.ArgumentParser("keras-resdense", description="Residual and dense networks for Keras 3.")
     parser.add_argument("-V", "--version", action="version", version=f"%(prog)s {keras_resdense.__version__}")
-    subparsers = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    subparsers = parser.add_subparsers(title="commands", required=True, metavar="COMMAND", dest="command")
     for name, (description, examples, add_options) in _COMMANDS.items():
         command = subparsers.add_parser(
             name,
@@ -88,7 +88,7 @@ def make_parser(commands: Mapping[str, Command]) -> argparse.ArgumentParser:
         )
         add_options(command)
         command.add_argument("--debug", action="store_true", help="show TensorFlow's log and where an error comes from")
-        command.set_defaults(run=commands[name], command=name)
+        command.set_defaults(run=commands[name])
     return parser
 
 

@@ -2,7 +2,16 @@
 
 import os
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+# There is a process for each core: more threads than that only wait for one another.
+os.environ.update(
+    {
+        "TF_CPP_MIN_LOG_LEVEL": "2",
+        "TF_NUM_INTRAOP_THREADS": "1",
+        "TF_NUM_INTEROP_THREADS": "1",
+        "OMP_NUM_THREADS": "1",
+    }
+    | os.environ
+)
 
 import keras_resdense  # noqa: F401, I001  # first: it chooses TensorFlow's kernels
 import keras

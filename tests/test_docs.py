@@ -29,6 +29,13 @@ TEXTS = ["README.md", "CONTRIBUTING.md", "benchmarks/README.md", "examples/READM
 LONG = 6
 
 
+def script(name):
+    spec = importlib.util.spec_from_file_location(name, DOCS / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
 @pytest.fixture
 def variants():
     """Takes back what a page adds to the table."""
@@ -72,9 +79,7 @@ def test_no_sentence_occurs_twice():
 
 
 def test_pictures_are_those_that_the_script_draws(tmp_path):
-    spec = importlib.util.spec_from_file_location("figures", DOCS / "figures.py")
-    figures = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(figures)
+    figures = script("figures")
     figures.draw(tmp_path)
     drawn = {path.name for path in tmp_path.iterdir()}
     assert drawn == {path.name for path in (DOCS / "figures").iterdir()}
@@ -86,7 +91,10 @@ def test_pictures_are_those_that_the_script_draws(tmp_path):
         assert figures.INK not in text
 
 
-@pytest.mark.sweep
+def test_the_page_of_the_command_line_is_what_the_script_writes():
+    assert script("command_line").page() == PAGES["reference/command_line.md"]
+
+
 def test_the_site_is_built_without_a_warning(tmp_path):
     command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path)]
     # The theme's makers advertise their next product as a warning.

@@ -310,7 +310,7 @@ for path in sys.argv[1:]:
 """
 
 
-OPENED = ["resnet20", "resnet18d", "seresnet18", "preactresnet110", "densenet40_12"]
+OPENED = ["resnet20", "resnet18d", "seresnet18", "resnet18v2", "densenet40_12"]
 
 
 @pytest.mark.parametrize("variants", [OPENED, pytest.param(["resnet1202"], marks=pytest.mark.sweep)])

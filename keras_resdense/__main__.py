@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import csv
 import dataclasses
 import fnmatch
 import json
@@ -12,7 +11,7 @@ import sys
 import time
 from pathlib import Path
 
-from keras_resdense import terminal
+from keras_resdense import answers, terminal
 from keras_resdense.data.plan import Images
 from keras_resdense.names import BUILDERS
 from keras_resdense.options import make_parser, overridden
@@ -92,20 +91,29 @@ def _evaluate(options: argparse.Namespace) -> None:
 
 
 def _predict(options: argparse.Namespace) -> None:
+    format, output, after = answers.FORMATS[options.format], options.output, None
+    if options.resume and not output:
+        raise ValueError("--resume goes on with a file: say --output, too.")
+    if options.resume:
+        after = answers.go_on(output, format)
+    elif output and output.exists():
+        raise ValueError(f"{output} exists: choose another file, or go on with it by --resume.")
+
     from keras_resdense import runs
 
-    answers = runs.predict(options.model, options.images, options.labels, options.top)
-    if options.format == "json":
-        json.dump([{"image": str(path), "classes": dict(best)} for path, best in answers], sys.stdout, indent=2)
-        print()
-    elif options.format == "csv":
-        writer = csv.writer(sys.stdout)
-        writer.writerow(["image", "rank", "class", "probability"])
-        for path, best in answers:
-            writer.writerows([path, rank, name, f"{share:.6f}"] for rank, (name, share) in enumerate(best, start=1))
+    found = runs.predict(
+        options.model,
+        options.images,
+        options.labels,
+        options.top,
+        options.on_bad_image,
+        after=after,
+        show_progress=bool(output) or not sys.stdout.isatty(),
+    )
+    if output:
+        answers.save(found, format, output, begun=after is not None)
     else:
-        for path, best in answers:
-            print(path, *(f"  {share:7.2%}  {name}" for name, share in best), sep="\n")
+        answers.write(found, format, sys.stdout)
 
 
 def _export(options: argparse.Namespace) -> None:

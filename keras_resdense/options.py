@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import keras_resdense
+from keras_resdense import answers
 from keras_resdense.data.plan import ImageRecipe, Images
 from keras_resdense.names import FORMATS
 from keras_resdense.training.recipes import OptimisationRecipe, Recipe, Settings
@@ -44,7 +45,7 @@ _PREDICT_EXAMPLES = """examples:
   keras-resdense predict saved_models/pets/model.tflite \\
       cat.jpg --labels saved_models/pets/labels.txt
   keras-resdense predict saved_models/pets photos/ \\
-      --format csv > answers.csv"""
+      --format csv --output answers.csv"""
 _EXPORT_EXAMPLES = """examples:
   keras-resdense export saved_models/resnet20_digits \\
       --format onnx tflite_int8
@@ -129,8 +130,15 @@ def _predict(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--labels", type=Path, metavar="FILE", help="class names, one a line; default labels.txt beside it"
     )
-    command.add_argument("--format", choices=("text", "csv", "json"), default="text", help="default %(default)s")
+    formats = f"{', '.join(answers.FORMATS)}; default %(default)s"
+    command.add_argument("--format", choices=answers.FORMATS, metavar="FORMAT", default="text", help=formats)
     command.add_argument("--top", type=int, metavar="N", default=5, help="classes to name; default %(default)s")
+    bad = "error, to stop at a file that is no image, or skip, to name it and go on; default %(default)s"
+    command.add_argument("--on-bad-image", choices=("error", "skip"), metavar="WHAT", default="error", help=bad)
+    command.add_argument(
+        "--output", type=Path, metavar="FILE", help="where answers are written as they come; default the terminal"
+    )
+    command.add_argument("--resume", action="store_true", help="go on with what is in --output; of csv and jsonl")
 
 
 def _export(command: argparse.ArgumentParser) -> None:

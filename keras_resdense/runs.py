@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
+import os
 import shutil
 import sys
 from collections.abc import Iterator, Sequence
@@ -19,13 +21,15 @@ from keras_resdense.data.folder import SUFFIXES
 from keras_resdense.data.plan import ImageRecipe, Images, Plan
 from keras_resdense.data.resizing import prepare
 from keras_resdense.data.sources import load_data
+from keras_resdense.data.stream import stream
 from keras_resdense.data.tfdata import prefetch
 from keras_resdense.data.transform import Transform
 from keras_resdense.exporting.export import Export, check_replaceable, export
-from keras_resdense.exporting.exporter import Exporter, Runner
+from keras_resdense.exporting.exporter import BATCH, Exporter, Runner
 from keras_resdense.exporting.read import load_keras, load_runner
 from keras_resdense.files import staged
 from keras_resdense.pretrained.catalogue import WeightSet
+from keras_resdense.progress import progress
 from keras_resdense.training import recipes
 from keras_resdense.training.card import write_card
 from keras_resdense.training.recipes import RECIPE_FILE, Recipe, Settings
@@ -63,9 +67,18 @@ def transform(source: ImageContract | WeightSet | keras.Model | str | Path) -> T
 
 
 def predict(
-    model: Path, images: Sequence[Path], labels: Path | None = None, top: int = 5
+    model: Path,
+    images: Sequence[str | Path],
+    labels: Path | None = None,
+    top: int = 5,
+    on_bad_image: str = "error",
+    after: str | Path | None = None,
+    show_progress: bool = False,
 ) -> Iterator[tuple[Path, list[tuple[str, float]]]]:
-    """Classifies images, prepared as the model's image contract says.
+    """Classifies images, prepared as the model's image contract says, a batch at a time.
+
+    Files are read and decoded in parallel while the model computes; a million images take no more memory than some
+    batches.
 
     Args:
         model: As `load_runner` takes it.
@@ -73,27 +86,49 @@ def predict(
         labels: File of class names, one a line; default the names in the model's file, those of `labels.txt` beside
             it, or numbers.
         top: Classes to name of each image.
+        on_bad_image: "error" to stop at a file that is no image; "skip" to name it on standard error and go on.
+        after: One of the files: it and those before it are left out, because they have been answered.
+        show_progress: Whether to tell on standard error how far it is.
 
     Yields:
-        Each image's file and its likeliest classes with their probabilities, the likeliest first.
+        Each image's file and its likeliest classes with their probabilities, the likeliest first, in the order of the
+        files.
 
     Raises:
         ValueError: If a file is no image, or there is none, or the names are not those of the model's classes.
     """
     if top < 1:
         raise ValueError(f"top is {top}; it must be at least 1.")
+    if on_bad_image not in ("error", "skip"):
+        raise ValueError(f"on_bad_image is {on_bad_image!r}; it must be 'error' or 'skip'.")
     run, path = load_runner(model)
     names = _class_names(run, path, labels)
-    prepared = Transform(_contract_of(run, path))
+    contract = _contract_of(run, path)
     files = [file for given in images for file in _files(given)]
     if not files:
         raise ValueError(f"There are no images in {', '.join(map(str, images))}.")
-    for file in files:
-        probabilities = run(prepared(file))[0]
-        if names and len(names) != len(probabilities):
-            raise ValueError(f"{labels or path} has {len(names)} names for {len(probabilities)} classes of {path}.")
-        best = np.argsort(-probabilities)[:top]
-        yield file, [(names[number] if names else str(number), float(probabilities[number])) for number in best]
+    files = files[_place_of(after, files) + 1 :] if after else files
+    if not files:
+        return
+    told = progress("Predicting", len(files)) if show_progress else contextlib.nullcontext(lambda count: None)
+    with told as advance:
+        start = 0
+        for batch, faults in stream(files, contract, min(BATCH, len(files))):
+            part = files[start : start + len(faults)]
+            start += len(faults)
+            for file, fault in zip(part, faults, strict=True):
+                if fault and on_bad_image == "error":
+                    raise ValueError(f"{file}: {fault}")
+                if fault:
+                    print(f"Left out {file}: {fault}", file=sys.stderr)
+            outputs = run(batch)
+            if names and len(names) != outputs.shape[-1]:
+                raise ValueError(f"{labels or path} has {len(names)} names for {outputs.shape[-1]} classes of {path}.")
+            for file, fault, probabilities in zip(part, faults, outputs, strict=True):
+                if not fault:
+                    best = np.argsort(-probabilities)[:top]
+                    yield Path(file), [(names[n] if names else str(n), float(probabilities[n])) for n in best]
+            advance(len(part))
 
 
 def evaluate(
@@ -159,12 +194,24 @@ def _class_names(run: Runner, path: Path, labels: Path | None) -> Sequence[str] 
     return labels.read_text(encoding="utf-8").splitlines() if labels else None
 
 
-def _files(given: Path) -> list[Path]:
-    if given.is_dir():
-        return sorted(path for path in given.rglob("*") if path.suffix.lower() in SUFFIXES)
-    if not given.is_file():
+def _files(given: str | Path) -> list[str]:
+    if os.path.isdir(given):
+        found = (os.path.join(folder, name) for folder, _, names in os.walk(given) for name in names)
+        images = (path for path in found if os.path.splitext(path)[1].lower() in SUFFIXES)
+        return sorted(images, key=lambda path: path.split(os.sep))
+    if not os.path.exists(given):
         raise ValueError(f"There is no {given}.")
-    return [given]
+    return [os.fspath(given)]
+
+
+def _place_of(file: str | Path, files: list[str]) -> int:
+    """Returns the number of a file that must be among others just once."""
+    if files.count(os.fspath(file)) != 1:
+        raise ValueError(
+            f"{file} is {files.count(os.fspath(file))} times among the images, so it is not known where to go on: "
+            "name the same images as before, each once."
+        )
+    return files.index(os.fspath(file))
 
 
 #: File of the names of the classes, one a line, beside a model.

@@ -10,6 +10,7 @@ import concurrent.futures
 import dataclasses
 import hashlib
 import os
+import stat
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -78,12 +79,31 @@ def check_images(paths: Sequence[str], root: Path) -> Checked:
     return Checked(sizes=rows[:, 0], plain=rows[:, 2].astype(bool), faults=faults)
 
 
+def decode_fast(encoded: bytes) -> np.ndarray:
+    """Decodes an image file as `decode_image` does, with TensorFlow where that gives the same pixels in less time."""
+    pixels = _decoded_by_tensorflow(encoded) if is_plain_jpeg(encoded) else None
+    return decode_image(encoded) if pixels is None else pixels
+
+
+def read_file(path: str | bytes) -> bytes:
+    """Returns the content of a file.
+
+    Raises:
+        ValueError: If it is no regular file; to read a pipe could wait for ever.
+        OSError: If it cannot be read.
+    """
+    with open(path, "rb", opener=lambda name, flags: os.open(name, flags | getattr(os, "O_NONBLOCK", 0))) as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise ValueError("no regular file")
+        return file.read()
+
+
 def _inspect(name: bytes) -> tuple[int, int, int] | str:
     """Returns size, time of change and plainness of a file, or what is wrong with it."""
     try:
         stamp = _stamp(name)
-        encoded = Path(os.fsdecode(name)).read_bytes()
-        plain = is_plain_jpeg(encoded) and _tensorflow_reads(encoded)
+        encoded = read_file(name)
+        plain = is_plain_jpeg(encoded) and _decoded_by_tensorflow(encoded) is not None
         if not plain:
             decode_image(encoded)
     except (ValueError, OSError) as error:
@@ -91,15 +111,14 @@ def _inspect(name: bytes) -> tuple[int, int, int] | str:
     return *stamp, int(plain)
 
 
-def _tensorflow_reads(jpeg: bytes) -> bool:
+def _decoded_by_tensorflow(jpeg: bytes) -> np.ndarray | None:
     import tensorflow as tf
 
     try:
         with tf.device("CPU:0"):
-            tf.io.decode_jpeg(jpeg, channels=3, dct_method="INTEGER_ACCURATE")
+            return tf.io.decode_jpeg(jpeg, channels=3, dct_method="INTEGER_ACCURATE").numpy()
     except tf.errors.InvalidArgumentError:
-        return False
-    return True
+        return None
 
 
 def _stamp(name: bytes) -> tuple[int, int]:

@@ -1,0 +1,149 @@
+"""What a model says of many images, written as it comes, so that it can go on after an interruption."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+import itertools
+import json
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import IO
+
+#: An image's file, and its likeliest classes with their probabilities.
+Answer = tuple[Path, list[tuple[str, float]]]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Format:
+    """A row of `FORMATS`.
+
+    Attributes:
+        text: From an answer to what is written of it.
+        begin: What comes before the first answer.
+        between: What comes between two answers.
+        end: What comes after the last answer.
+        answered: From the content of a file to the last image whose answer is complete in it, and the number of
+            bytes up to its end; None where a file of this format cannot be gone on with.
+    """
+
+    text: Callable[[Answer], str]
+    begin: str = ""
+    between: str = ""
+    end: str = ""
+    answered: Callable[[IO[bytes]], tuple[str | None, int]] | None = None
+
+
+def write(answers: Iterable[Answer], format: Format, file: IO[str], begun: bool = False) -> None:
+    """Writes answers as they come.
+
+    Args:
+        answers: As `keras_resdense.runs.predict` yields them.
+        format: A row of `FORMATS`.
+        file: Where they are written.
+        begun: Whether there are answers in it already.
+    """
+    for answer in answers:
+        file.write((format.between if begun else format.begin) + format.text(answer))
+        file.flush()
+        begun = True
+    file.write(("" if begun else format.begin) + format.end)
+    file.flush()
+
+
+def save(answers: Iterable[Answer], format: Format, path: Path, begun: bool = False) -> None:
+    """Writes answers to the end of a file, which is made when the first one comes."""
+    answers = iter(answers)
+    first = list(itertools.islice(answers, 1))
+    with open(path, "a", encoding="utf-8", errors="surrogateescape", newline="") as file:
+        write(itertools.chain(first, answers), format, file, begun)
+
+
+def go_on(path: Path, format: Format) -> str | None:
+    """Cuts off what an interruption left incomplete at the end of a file of answers.
+
+    Returns:
+        The last image that is answered in it, or None.
+
+    Raises:
+        ValueError: If there is something else in it.
+    """
+    if format.answered is None:
+        able = ", ".join(name for name, row in FORMATS.items() if row.answered)
+        raise ValueError(f"Answers of this format cannot be gone on with; those of {able} can.")
+    if not path.exists():
+        return None
+    with open(path, "r+b") as file:
+        try:
+            last, size = format.answered(file)
+        except (ValueError, KeyError, TypeError, IndexError, csv.Error) as error:
+            raise ValueError(f"{path} does not hold answers of this format ({error}): choose another file.") from error
+        file.truncate(size)
+    return last
+
+
+def _text(answer: Answer) -> str:
+    path, best = answer
+    return "".join(f"{line}\n" for line in (path, *(f"  {share:7.2%}  {name}" for name, share in best)))
+
+
+_COLUMNS = ("image", "rank", "class", "probability")
+
+
+def _csv(answer: Answer) -> str:
+    path, best = answer
+    return _csv_rows([path, rank, name, f"{share:.6f}"] for rank, (name, share) in enumerate(best, start=1))
+
+
+def _csv_rows(rows: Iterable) -> str:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    return text.getvalue()
+
+
+def _json(answer: Answer) -> str:
+    path, best = answer
+    return json.dumps({"image": str(path), "classes": dict(best)})
+
+
+def _answered_csv(file: IO[bytes]) -> tuple[str | None, int]:
+    """The last image may lack some of its rows, so it counts as not answered."""
+    size = 0
+
+    def lines():
+        nonlocal size
+        for line in file:
+            size += len(line)
+            yield line.decode("utf-8", "surrogateescape")
+
+    reader = csv.reader(lines())
+    head = ",".join(next(reader, ()))
+    if not ",".join(_COLUMNS).startswith(head):
+        raise ValueError(f"its first line is {head}")
+    last, current, end, start = None, None, 0, size
+    for row in reader:
+        if len(row) < 2:
+            break
+        if row[1] == "1":
+            last, current, end = current, row[0], start
+        start = size
+    return last, end if last is not None else 0
+
+
+def _answered_lines(file: IO[bytes]) -> tuple[str | None, int]:
+    last, size = None, 0
+    for line in file:
+        if not line.endswith(b"\n"):
+            break
+        last, size = json.loads(line)["image"], size + len(line)
+    return last, size
+
+
+#: Formats of answers by their names on the command line.
+FORMATS: dict[str, Format] = {
+    "text": Format(text=_text),
+    "csv": Format(text=_csv, begin=_csv_rows([_COLUMNS]), answered=_answered_csv),
+    "json": Format(text=_json, begin="[\n", between=",\n", end="\n]\n"),
+    "jsonl": Format(text=lambda answer: f"{_json(answer)}\n", answered=_answered_lines),
+}

@@ -1,0 +1,43 @@
+"""Image files into batches for a network, in their order, while the network computes."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from keras_resdense.data.checking import decode_fast, read_file
+from keras_resdense.data.contract import ImageContract
+from keras_resdense.data.resizing import prepare
+from keras_resdense.data.tfdata import prefetch
+
+
+def stream(files: Sequence[str], contract: ImageContract, batch: int) -> Iterator[tuple[np.ndarray, list[str]]]:
+    """Reads and prepares files, with as many threads as there are cores and as few batches as needed in memory.
+
+    Args:
+        files: Paths of images.
+        contract: How an image becomes the network's input.
+        batch: Most images at once.
+
+    Yields:
+        A batch `(images, height, width, channels)` float32, and what is wrong with the file of each image, or "". The
+        image of a bad file is black.
+    """
+    import tensorflow as tf
+
+    def read(path: bytes) -> tuple[np.ndarray, bytes]:
+        try:
+            return decode_fast(read_file(path)), b""
+        except (ValueError, OSError) as error:
+            return np.zeros((1, 1, 3), "uint8"), str(error).encode("utf-8", "surrogateescape")
+
+    def load(path):
+        pixels, fault = tf.numpy_function(read, [path], (tf.uint8, tf.string), stateful=False)
+        return prepare(tf.ensure_shape(pixels, (None, None, 3)), contract), tf.ensure_shape(fault, ())
+
+    names = tf.constant(np.array([os.fsencode(file) for file in files], object))
+    images = tf.data.Dataset.from_tensor_slices(names).map(load, tf.data.AUTOTUNE, deterministic=True).batch(batch)
+    for prepared, faults in prefetch(images).as_numpy_iterator():
+        yield prepared, [fault.decode("utf-8", "surrogateescape") for fault in faults]

@@ -159,11 +159,22 @@ class Exporter:
         """
         check_digests(path)
         try:
-            return self.open(path, threads)
+            runner = self.open(path, threads)
         except ImportError as error:
             raise ValueError(f"{path} needs {error.name}: pip install {error.name}") from error
         except Exception as error:
             raise ValueError(f"{path} is not {self.what}, or it is damaged: {error}") from error
+
+        def compute(images: np.ndarray) -> np.ndarray:
+            # Some damage shows only when the runtime computes.
+            try:
+                return runner.compute(images)
+            except Exception as error:
+                raise ValueError(
+                    f"{path} takes no images of shape {images.shape}, or it is damaged: {error}"
+                ) from error
+
+        return dataclasses.replace(runner, compute=compute)
 
 
 def parse_files(folder: Path | zipfile.Path) -> dict:

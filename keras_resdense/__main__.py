@@ -86,7 +86,7 @@ def _train(options: argparse.Namespace) -> int | None:
 def _evaluate(options: argparse.Namespace) -> None:
     from keras_resdense import runs
 
-    measured = runs.evaluate(options.model, options.data, options.data_dir, options.on_bad_image)
+    measured = runs.evaluate(options.model, options.data, options.data_dir, options.on_bad_image, options.weights)
     print(f"{measured['accuracy']:.2%} of {measured['images']:,} held-out images right; loss {measured['loss']:.4f}")
 
 
@@ -109,6 +109,7 @@ def _predict(options: argparse.Namespace) -> None:
         options.on_bad_image,
         after=after,
         show_progress=bool(output) or not sys.stdout.isatty(),
+        weights=options.weights,
     )
     if output:
         answers.save(found, format, output, begun=after is not None)

@@ -19,6 +19,7 @@ from keras_resdense.training.recipes import OptimisationRecipe, Recipe, Settings
 Command = Callable[[argparse.Namespace], int | None]
 
 _MODELS = "a run's folder, a .keras, a SavedModel, a .tflite or an .onnx file"
+_WEIGHTS = "published weights of a variant, such as imagenet; the model is the variant's name then"
 _TRAIN_EXAMPLES = """examples:
   keras-resdense train
       ResNet-20 on the embedded digits
@@ -39,9 +40,12 @@ The same command resumes an interrupted run."""
 _EVALUATE_EXAMPLES = """examples:
   keras-resdense evaluate saved_models/resnet20_digits
   keras-resdense evaluate --data digits \\
-      saved_models/resnet20_digits/model.tflite"""
+      saved_models/resnet20_digits/model.tflite
+  keras-resdense evaluate resnet50 --weights a1_in1k \\
+      --data imagenet2012"""
 _PREDICT_EXAMPLES = """examples:
   keras-resdense predict saved_models/pets cat.jpg photos/
+  keras-resdense predict resnet50 --weights imagenet cat.jpg
   keras-resdense predict saved_models/pets/model.tflite \\
       cat.jpg --labels saved_models/pets/labels.txt
   keras-resdense predict saved_models/pets photos/ \\
@@ -119,6 +123,7 @@ def _train(command: argparse.ArgumentParser) -> None:
 
 def _evaluate(command: argparse.ArgumentParser) -> None:
     command.add_argument("model", type=Path, help=_MODELS)
+    command.add_argument("--weights", metavar="SET", help=_WEIGHTS)
     command.add_argument("--data", metavar="NAME", help="a data set or a folder; default what the run was trained on")
     command.add_argument("--data-dir", metavar="FOLDER", help="where TFDS keeps its data sets; default the run's")
     command.add_argument("--on-bad-image", metavar="NAME", help="error or skip; default the run's")
@@ -126,6 +131,7 @@ def _evaluate(command: argparse.ArgumentParser) -> None:
 
 def _predict(command: argparse.ArgumentParser) -> None:
     command.add_argument("model", type=Path, help=_MODELS)
+    command.add_argument("--weights", metavar="SET", help=_WEIGHTS)
     command.add_argument("images", type=Path, nargs="+", help="files, or folders of them")
     command.add_argument(
         "--labels", type=Path, metavar="FILE", help="class names, one a line; default labels.txt beside it"

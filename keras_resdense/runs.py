@@ -28,7 +28,8 @@ from keras_resdense.exporting.export import Export, check_replaceable, export
 from keras_resdense.exporting.exporter import BATCH, Exporter, Runner
 from keras_resdense.exporting.read import load_keras, load_runner
 from keras_resdense.files import staged
-from keras_resdense.pretrained.catalogue import WeightSet
+from keras_resdense.networks.zoo import VARIANTS, create_model
+from keras_resdense.pretrained.catalogue import WeightSet, find_weights, set_of_file
 from keras_resdense.progress import progress
 from keras_resdense.training import recipes
 from keras_resdense.training.card import write_card
@@ -67,13 +68,14 @@ def transform(source: ImageContract | WeightSet | keras.Model | str | Path) -> T
 
 
 def predict(
-    model: Path,
+    model: str | Path,
     images: Sequence[str | Path],
     labels: Path | None = None,
     top: int = 5,
     on_bad_image: str = "error",
     after: str | Path | None = None,
     show_progress: bool = False,
+    weights: str | None = None,
 ) -> Iterator[tuple[Path, list[tuple[str, float]]]]:
     """Classifies images, prepared as the model's image contract says, a batch at a time.
 
@@ -81,7 +83,7 @@ def predict(
     batches.
 
     Args:
-        model: As `load_runner` takes it.
+        model: A run's folder, a file, or with `weights` the name of a variant.
         images: Files, or folders of them.
         labels: File of class names, one a line; default the names in the model's file, those of `labels.txt` beside
             it, or numbers.
@@ -89,6 +91,7 @@ def predict(
         on_bad_image: "error" to stop at a file that is no image; "skip" to name it on standard error and go on.
         after: One of the files: it and those before it are left out, because they have been answered.
         show_progress: Whether to tell on standard error how far it is.
+        weights: Published weights of a variant, as `create_model` takes them.
 
     Yields:
         Each image's file and its likeliest classes with their probabilities, the likeliest first, in the order of the
@@ -101,7 +104,7 @@ def predict(
         raise ValueError(f"top is {top}; it must be at least 1.")
     if on_bad_image not in ("error", "skip"):
         raise ValueError(f"on_bad_image is {on_bad_image!r}; it must be 'error' or 'skip'.")
-    run, path = load_runner(model)
+    run, path = _open(Path(model), weights)
     names = _class_names(run, path, labels)
     contract = _contract_of(run, path)
     files = [file for given in images for file in _files(given)]
@@ -132,15 +135,21 @@ def predict(
 
 
 def evaluate(
-    model: Path, data: str | None = None, data_dir: str | None = None, on_bad_image: str | None = None
+    model: str | Path,
+    data: str | None = None,
+    data_dir: str | None = None,
+    on_bad_image: str | None = None,
+    weights: str | None = None,
 ) -> dict[str, float]:
     """Measures a model on the images held out of a data set.
 
     Args:
-        model: As `load_runner` takes it.
+        model: A run's folder, a file, or with `weights` the name of a variant.
         data: As `load_data` takes it; default what its run was trained on.
         data_dir: Folder where TFDS keeps its data sets; default that of its run.
         on_bad_image: As `load_data` takes it; default that of its run, or "error".
+        weights: Published weights of a variant, as `create_model` takes them. With the data set they were published
+            for, such as "imagenet2012", this verifies their accuracy.
 
     Returns:
         "accuracy", "loss" and "images", their number.
@@ -148,7 +157,7 @@ def evaluate(
     Raises:
         ValueError: If no data set is named, and there is no run to look it up, or the data do not fit the model.
     """
-    run, path = load_runner(model)
+    run, path = _open(Path(model), weights)
     recipe, settings = _described(path)
     if data is None and recipe is None:
         raise ValueError(f"{path} is no part of a run that names its data: say --data.")
@@ -164,6 +173,25 @@ def evaluate(
         right += int((probabilities.argmax(-1) == labels).sum())
         loss -= float(np.log(np.maximum(probabilities[np.arange(len(labels)), labels], 1e-7)).sum())
     return {"accuracy": right / loaded.test.count, "loss": loss / loaded.test.count, "images": loaded.test.count}
+
+
+def _open(model: Path, weights: str | None) -> tuple[Runner, Path]:
+    """Opens a run or a file or, with weights, builds a variant for the size that their accuracy was published for."""
+    if weights is None:
+        if str(model).lower() in VARIANTS and not model.exists():
+            raise ValueError(f"{model} is a variant without weights: name some, such as --weights imagenet.")
+        return load_runner(model)
+    file = Path(weights)
+    published = set_of_file(file) if file.is_file() else find_weights(str(model), weights)
+    if published is None:
+        raise ValueError(
+            f"{weights} does not say how to prepare an image: name it like a published set, such as "
+            "resnet18.a1_in1k.safetensors, or save the model in Python with an image_contract."
+        )
+    side = published.input_size
+    network = create_model(str(model), weights=weights, input_shape=(side, side, 3))
+    known = {"contract": network.image_contract, "class_names": network.class_names}
+    return Runner(network.predict_on_batch, network.input_shape[1:], **known), model
 
 
 def _described(path: Path) -> tuple[Recipe | None, Settings]:

@@ -17,7 +17,7 @@ import numpy as np
 from keras_resdense.data.batches import evaluation_batches
 from keras_resdense.data.contract import ImageContract
 from keras_resdense.data.examples import Examples
-from keras_resdense.data.folder import SUFFIXES
+from keras_resdense.data.folder import image_files
 from keras_resdense.data.plan import ImageRecipe, Images, Plan
 from keras_resdense.data.resizing import prepare
 from keras_resdense.data.sources import load_data
@@ -224,9 +224,7 @@ def _class_names(run: Runner, path: Path, labels: Path | None) -> Sequence[str] 
 
 def _files(given: str | Path) -> list[str]:
     if os.path.isdir(given):
-        found = (os.path.join(folder, name) for folder, _, names in os.walk(given) for name in names)
-        images = (path for path in found if os.path.splitext(path)[1].lower() in SUFFIXES)
-        return sorted(images, key=lambda path: path.split(os.sep))
+        return image_files(given)
     if not os.path.exists(given):
         raise ValueError(f"There is no {given}.")
     return [os.fspath(given)]

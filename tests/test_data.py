@@ -12,11 +12,12 @@ from PIL import Image
 
 from keras_resdense.data import sources
 from keras_resdense.data.batches import evaluation_batches, pixel_statistics, steps_per_epoch, training_batches
-from keras_resdense.data.checking import check_images
+from keras_resdense.data.checking import LARGEST, check_images
 from keras_resdense.data.decoding import decode_image
 from keras_resdense.data.examples import in_memory
 from keras_resdense.data.plan import Plan
 from keras_resdense.data.sources import load_data
+from keras_resdense.training.agreement import naming_changed_files
 from keras_resdense.training.recipes import Recipe
 
 ONE = tf.distribute.OneDeviceStrategy("/cpu:0")
@@ -284,14 +285,15 @@ def test_everything_bad_is_listed_and_nothing_touched(images):
 
 def test_names_of_classes_that_look_alike_are_one_or_refused(images):
     """macOS splits é into e and an accent; what is no text looks like anything else that is none."""
+    root = images / "photos"
     for split, name in (("train", "Ch\u00e9vre"), ("val", "Che\u0301vre")):
         for target in (name, "two\nlines"):
-            shutil.copytree(images / "Katze", images / split / target)
-    loaded = load_data(str(images))
+            shutil.copytree(images / "Katze", root / split / target)
+    loaded = load_data(str(root))
     assert loaded.class_names == ("Ch\u00e9vre", "two\ufffdlines") and loaded.test.count == 20
-    shutil.copytree(images / "Katze", images / "train" / "Che\u0301vre")
+    shutil.copytree(images / "Katze", root / "train" / "Che\u0301vre")
     with pytest.raises(ValueError, match="looks like another's"):
-        load_data(str(images))
+        load_data(str(root))
 
 
 def test_file_names_need_not_be_text(images):
@@ -348,8 +350,55 @@ def test_damaged_files_are_read_or_listed_never_trained_on(images, capsys):
 def test_too_few_images_to_split_are_refused(images):
     for path in list((images / "狗").iterdir())[1:]:
         path.unlink()
-    with pytest.raises(ValueError, match="cannot be split"):
+    with pytest.raises(ValueError, match="the only image of its class; two are needed"):
         load_data(str(images))
+    shutil.copytree(images / "Katze", images / "Hund")
+    loaded = load_data(str(images), on_bad_image="skip")
+    assert loaded.class_names == ("Hund", "Katze") and loaded.train.count + loaded.test.count == 20
+    for name in ("Hund", "Katze"):
+        for path in list((images / name).iterdir())[2:]:
+            path.unlink()
+    with pytest.raises(ValueError, match="cannot be split"):
+        load_data(str(images), on_bad_image="skip")
+
+
+def test_a_class_called_train_hides_no_other(images):
+    (images / "狗").rename(images / "train")
+    assert load_data(str(images)).class_names == ("Katze", "train")
+    shutil.copytree(images / "Katze", images / "train" / "a" / "b")
+    with pytest.raises(ValueError, match="has a folder 'train' with folders of images, and images in Katze beside it"):
+        load_data(str(images))
+
+
+def test_what_is_too_large_is_listed_not_read(images):
+    path = images / "Katze" / "large.png"
+    with open(path, "wb") as file:
+        file.truncate(LARGEST + 1)
+    with pytest.raises(ValueError, match="large.png: 536,870,913 bytes, more than"):
+        load_data(str(images))
+
+
+def test_contents_tell_changed_data_from_unchanged(images):
+    before = load_data(str(images)).contents
+    assert before == load_data(str(images)).contents
+    assert before["Katze, to train on"].startswith("8 images of ") and len(before) == 5
+    (images / "Katze" / "0.png").rename(images / "Katze" / "another.png")
+    renamed = load_data(str(images)).contents
+    assert renamed["list of files"] != before["list of files"]
+
+
+def test_images_that_changed_after_the_check_are_named(images):
+    loaded = load_data(str(images))
+    assert loaded.recheck() == []
+    (images / "Katze" / "1.png").unlink()
+    (images / "Katze" / "2.png").write_bytes(b"nothing")
+    (images / "Katze" / "3.png").write_bytes(encode(colours()))
+    found = "\n".join(loaded.recheck())
+    assert "1.png: No such file" in found and "2.png: no image" in found and "3.png: changed after its check" in found
+    plan = plan_of(Recipe(batch_size=16), classes=2)
+    with pytest.raises(ValueError, match="(?s)have changed since they were checked.*1.png.*same command"):
+        with naming_changed_files(loaded):
+            drawn(training_batches(loaded.train, plan, ONE), 1)
 
 
 def test_one_class_is_refused(images):

@@ -25,10 +25,12 @@ from keras_resdense.data.plan import Plan
 from keras_resdense.networks import zoo
 from keras_resdense.training import train, workers
 from keras_resdense.training.accumulation import Accumulating
+from keras_resdense.training.agreement import check_workers, stopping_together
 from keras_resdense.training.devices import precision, strategy
 from keras_resdense.training.keeper import Keeper
 from keras_resdense.training.optimisation import compile_phase, phases_of
 from keras_resdense.training.recipes import Settings
+from keras_resdense.training.run_folder import begin
 from tests.tiny import (  # noqa: F401
     RECIPE,
     ROOT,
@@ -204,6 +206,61 @@ def test_workers_that_see_different_checkpoints_stop(tmp_path, monkeypatch):
         train.train(RECIPE, folder=str(tmp_path))
 
 
+def test_workers_that_would_train_differently_stop(monkeypatch):
+    """All of them, each with a message that says what differs and where."""
+    data = small_digits()
+    other = dataclasses.replace(data, contents=data.contents | {"images to train on": "1436"})
+    sent = []
+    monkeypatch.setattr(workers, "gather", lambda _, text: sent.append(text) or [text])
+    check_workers(None, RECIPE, Settings(seed=1, data_dir="/elsewhere"), other)
+    monkeypatch.setattr(workers, "gather", lambda _, text: [text, *sent])
+    monkeypatch.setattr(workers, "worker_names", lambda: ["chief 0", "worker 0"])
+    with pytest.raises(ValueError, match="In comparison with chief 0") as error:
+        check_workers(None, dataclasses.replace(RECIPE, learning_rate=0.3), Settings(), data)
+    assert str(error.value).splitlines()[1:-1] == [
+        "  worker 0: learning_rate is 0.1 instead of 0.3",
+        "  worker 0: seed is 1 instead of 0",
+        "  worker 0: images to train on is 1436 instead of 1437",
+    ]
+
+
+def test_an_error_of_one_worker_stops_the_others(monkeypatch):
+    monkeypatch.setattr(workers, "worker_names", lambda: ["worker 0", "worker 1"])
+    monkeypatch.setattr(workers, "gather", lambda _, text: [text, "no such folder"])
+    with pytest.raises(ValueError, match="worker 1: no such folder"), stopping_together(None):
+        pass
+    with pytest.raises(OSError, match="mine"), stopping_together(None):
+        raise OSError("mine")
+
+
+@pytest.mark.sweep
+def test_workers_with_different_recipes_stop_together(tmp_path):
+    described = cluster(2)
+    with worker(tmp_path, "run", described, 0) as one, started(tmp_path, "run", 5, task(described, 1), "run-1") as two:
+        assert one.wait(600) == two.wait(600) == 1
+    for index in range(2):
+        assert "worker 1: epochs is 5 instead of 4" in (tmp_path / f"run-{index}").read_text()
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("{'cluster': 1}", "TF_CONFIG is {'cluster': 1}, which cannot be read"),
+        ('{"cluster": {"worker": ["a:1"]}, "task": {"type": "worker"}}', "cannot be read .'index'"),
+        ('["a:1", "b:1"]', "cannot be read"),
+        (
+            '{"cluster": {"worker": ["a:1", "b:1"]}, "task": {"type": "worker", "index": 5}}',
+            "this is worker 5, but its cluster has only worker 0, worker 1",
+        ),
+    ],
+)
+def test_a_wrong_tf_config_is_explained(monkeypatch, text, message):
+    monkeypatch.setenv("TF_CONFIG", text)
+    with pytest.raises(ValueError, match=message):
+        strategy()
+
+
 def ports(count):
     """Returns so many ports that are free now."""
     with contextlib.ExitStack() as stack:
@@ -333,6 +390,9 @@ def work(folder: Path, kind: str) -> None:
             model = without_batch_norm()
         plan = Plan(recipe=WORKER_RECIPE, size=(8, 8), classes=10)
         steps = steps_per_epoch(data.train, WORKER_RECIPE)
+        assert workers.gather(devices, "é" * 3**index) == ["é" * 3**n for n in range(workers.worker_count())]
+        if workers.is_chief(devices):
+            begin(folder / "run", WORKER_RECIPE, WORKER_SETTINGS, data)
         keeper = Keeper(folder / "run", workers.is_chief(devices), steps, WORKER_SETTINGS.save_every)
         train._fit(model, data, plan, WORKER_SETTINGS, devices, keeper)
         names = ("loss", "accuracy", "val_loss", "val_accuracy")

@@ -5,6 +5,7 @@ import dataclasses
 import os
 import random
 import resource
+import shutil
 import signal
 import time
 
@@ -16,10 +17,11 @@ import tensorflow as tf
 from keras_resdense.__main__ import main
 from keras_resdense.files import WRITING
 from keras_resdense.training import checkpoints, train
+from keras_resdense.training.agreement import DATA_FILE
 from keras_resdense.training.keeper import Interrupted
 from keras_resdense.training.recipes import Settings
-from keras_resdense.training.run_folder import claimed, open_run
-from tests.tiny import RECIPE, newest_step, outcome, started, tiny, wait_for  # noqa: F401
+from keras_resdense.training.run_folder import choose_folder, claimed
+from tests.tiny import RECIPE, newest_step, outcome, small_digits, started, tiny, wait_for  # noqa: F401
 
 
 @pytest.mark.parametrize("kills, epochs", [(1, 3), pytest.param(20, 16, marks=pytest.mark.sweep)])
@@ -84,22 +86,79 @@ def test_frozen_phase_survives_too(tmp_path, monkeypatch):
         np.testing.assert_array_equal(expected, found)
 
 
-@pytest.mark.parametrize("steps", [1, pytest.param(5, marks=pytest.mark.sweep)])
-def test_sigterm_saves_and_the_same_command_goes_on(tmp_path, monkeypatch, steps):
+@pytest.mark.parametrize(
+    "number, steps", [(signal.SIGTERM, 1), (signal.SIGINT, 1), pytest.param(signal.SIGTERM, 5, marks=pytest.mark.sweep)]
+)
+def test_sigterm_and_ctrl_c_save_and_the_same_command_goes_on(tmp_path, monkeypatch, number, steps):
     class Terminate(keras.callbacks.Callback):
         def on_train_batch_begin(self, batch, logs=None):
             if batch == 2 or steps == 5:
-                os.kill(os.getpid(), signal.SIGTERM)
+                os.kill(os.getpid(), number)
+
+    before = signal.getsignal(number)
 
     settings = Settings(steps_per_execution=steps)
     with monkeypatch.context() as patch:
         patch.setattr(train, "_callbacks", lambda *_: [Terminate()])
-        with pytest.raises(Interrupted, match="saved at step [345]"):
+        with pytest.raises(Interrupted, match="saved at step [345]: the same command resumes"):
             train.train(RECIPE, settings, folder=str(tmp_path), name="run")
     assert 3 <= checkpoints.newest(tmp_path / "run" / "checkpoints").step <= 5
-    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    assert signal.getsignal(number) == before
     run = train.train(RECIPE, settings, folder=str(tmp_path), name="run")
     assert len(outcome(run.folder)[1]) == 3
+
+
+def test_a_second_ctrl_c_stops_at_once(tmp_path, monkeypatch):
+    class Impatient(keras.callbacks.Callback):
+        def on_train_batch_begin(self, batch, logs=None):
+            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(train, "_callbacks", lambda *_: [Impatient()])
+    with pytest.raises(KeyboardInterrupt):
+        train.train(RECIPE, folder=str(tmp_path), name="run")
+
+
+def test_a_name_is_free_until_something_is_trained(tmp_path, monkeypatch):
+    """An early error does not take a name, nor does it leave an empty folder."""
+    options = {"folder": str(tmp_path), "name": "run"}
+    with pytest.raises(ValueError, match="batch_size is 999"):
+        train.train(dataclasses.replace(RECIPE, batch_size=999), **options)
+    assert not (tmp_path / "run").exists()
+    killed(monkeypatch, 1, recipe=dataclasses.replace(RECIPE, learning_rate=0.2), **options)
+    assert (tmp_path / "run" / "recipe.json").exists()
+    killed(monkeypatch, 6, recipe=RECIPE, **options)
+    with pytest.raises(ValueError, match="holds another run"):
+        train.train(dataclasses.replace(RECIPE, learning_rate=0.2), **options)
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "mine.txt").touch()
+    with pytest.raises(ValueError, match="holds another run"):
+        train.train(RECIPE, folder=str(tmp_path), name="photos")
+
+
+def test_a_folder_deleted_while_it_trains_is_said(tmp_path, monkeypatch):
+    class Delete(keras.callbacks.Callback):
+        def on_train_batch_begin(self, batch, logs=None):
+            shutil.rmtree(tmp_path / "run")
+
+    options = {"folder": str(tmp_path), "name": "run"}
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "_callbacks", lambda *_: [Delete()])
+        with pytest.raises(OSError, match="recipe.json is gone: someone has deleted"):
+            train.train(RECIPE, Settings(save_every=1), **options)
+    killed(monkeypatch, 1, recipe=RECIPE, **options)
+
+
+def test_data_that_changed_stop_a_run_that_goes_on(tmp_path, monkeypatch):
+    options = {"recipe": RECIPE, "folder": str(tmp_path), "name": "run"}
+    killed(monkeypatch, 6, **options)
+    changed = dataclasses.replace(small_digits(), contents={"images to train on": "1438", "images held out": "360"})
+    monkeypatch.setattr(train, "load_data", lambda *_: changed)
+    with pytest.raises(ValueError, match="(?s)have changed since .* images to train on is 1438 instead of 1437"):
+        train.train(**options)
+    # Runs of older versions do not know what their data held.
+    (tmp_path / "run" / DATA_FILE).unlink()
+    killed(monkeypatch, 1, **options)
 
 
 def test_damaged_newest_checkpoint_falls_back(tmp_path, monkeypatch):
@@ -183,7 +242,7 @@ def test_weights_are_not_begun_without_room(tmp_path):
 
 def test_a_folder_that_cannot_be_made_is_said_before_any_work(tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(OSError, match="recipe.json cannot be written .*Not a directory"):
+    with pytest.raises(OSError, match="run cannot be made .*Not a directory"):
         train.train(RECIPE, folder=str(tmp_path / "file"), name="run")
 
 
@@ -217,15 +276,17 @@ def test_what_a_killed_process_left_is_removed(tmp_path):
     """Even where it was killed before it had written its recipe."""
     leftovers = [tmp_path / "run" / f"{WRITING}abc", tmp_path / "run" / "checkpoints" / ".writing-def"]
     leftovers[0].mkdir(parents=True)
-    target = open_run(tmp_path, "run", RECIPE, Settings(), True)
+    target = choose_folder(tmp_path, "run", RECIPE, Settings())
     leftovers[1].mkdir(parents=True)
     with claimed(target):
         assert not any(path.exists() for path in leftovers)
 
 
 def test_two_processes_do_not_train_in_one_folder(tmp_path):
-    with claimed(tmp_path):
-        with pytest.raises(ValueError, match="Another process trains in"), claimed(tmp_path):
+    run = tmp_path / "run"
+    with claimed(run):
+        with pytest.raises(ValueError, match="Another process trains in"), claimed(run):
             pass
-    with claimed(tmp_path):
+    with claimed(run):
         pass
+    assert not run.exists(), "nothing was written there"

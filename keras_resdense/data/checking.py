@@ -23,6 +23,8 @@ from keras_resdense.progress import progress
 
 #: Files that are given to the threads at once.
 BLOCK = 2048
+#: Bytes of a file that is still read.
+LARGEST = 2**29
 #: Number of the rules of the check: what other rules found is forgotten.
 RULES = 1
 
@@ -55,7 +57,7 @@ def check_images(paths: Sequence[str], root: Path) -> Checked:
     rows = np.zeros((len(names), 3), "int64")
     faults, new = {}, []
     for number, name in enumerate(names):
-        if (row := known.get(name)) and row[:2] == _stamp(name):
+        if (row := known.get(name)) and _is_unchanged(name, row):
             rows[number] = row
         else:
             new.append(number)
@@ -102,11 +104,15 @@ def _inspect(name: bytes) -> tuple[int, int, int] | str:
     """Returns size, time of change and plainness of a file, or what is wrong with it."""
     try:
         stamp = _stamp(name)
+        if stamp[0] > LARGEST:
+            return f"{stamp[0]:,} bytes, more than the {LARGEST:,} of the largest image allowed"
         encoded = read_file(name)
         plain = is_plain_jpeg(encoded) and _decoded_by_tensorflow(encoded) is not None
         if not plain:
             decode_image(encoded)
-    except (ValueError, OSError) as error:
+    except OSError as error:
+        return error.strerror or str(error)
+    except ValueError as error:
         return str(error)
     return *stamp, int(plain)
 
@@ -124,6 +130,13 @@ def _decoded_by_tensorflow(jpeg: bytes) -> np.ndarray | None:
 def _stamp(name: bytes) -> tuple[int, int]:
     found = os.stat(name)
     return found.st_size, found.st_mtime_ns
+
+
+def _is_unchanged(name: bytes, row: tuple[int, int, int]) -> bool:
+    try:
+        return row[:2] == _stamp(name)
+    except OSError:  # deleted since the folder was listed
+        return False
 
 
 def _memory(root: Path) -> Path:

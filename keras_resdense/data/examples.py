@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -62,6 +62,9 @@ class ImageData:
         test: Examples held out.
         class_names: In the order of the classes' numbers.
         image_shape: `(height, width, channels)`; height and width are None where sizes differ.
+        contents: What it holds and how that is split, each fact under its name, to compare with another time or
+            another machine.
+        recheck: Says what is wrong with its files by now.
     """
 
     name: str
@@ -69,6 +72,8 @@ class ImageData:
     test: Examples
     class_names: tuple[str, ...]
     image_shape: tuple[int | None, int | None, int]
+    contents: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    recheck: Callable[[], list[str]] = list
 
 
 def in_memory(handles, labels: np.ndarray, opened: Callable[[Any], tuple[Any, Any]] | None = None) -> Examples:

@@ -7,6 +7,8 @@ orientation turned upright, and of animations the first frame is taken.
 
 from __future__ import annotations
 
+import collections
+import hashlib
 import os
 import unicodedata
 from collections.abc import Iterator
@@ -33,14 +35,17 @@ def load_folder(root: Path, on_bad_image: str = "error") -> ImageData:
     Raises:
         ValueError: If there is nothing to learn from, or anything bad and it is not to be skipped.
     """
-    has_splits = (root / "train").is_dir()
+    has_splits = _has_splits(root)
     held_out = next((root / name for name in TEST_FOLDERS if has_splits and (root / name).is_dir()), None)
     train_root = root / "train" if has_splits else root
     train, faults = _find(train_root)
     test, more = _find(held_out) if held_out else ({}, [])
     paths = [path for found in (train, test) for files in found.values() for path in files]
     checked = check_images(paths, root)
-    faults = [*faults, *more, *(f"{_printable(paths[n])}: {checked.faults[n]}" for n in sorted(checked.faults))]
+    bad = dict(checked.faults)
+    if not held_out:
+        bad |= _alone(train, paths, bad)
+    faults = [*faults, *more, *(f"{_printable(paths[n])}: {bad[n]}" for n in sorted(bad))]
     if faults:
         report = f"{len(faults)} bad files or folders in {root}:\n  " + "\n  ".join(faults)
         if on_bad_image == "error":
@@ -49,7 +54,7 @@ def load_folder(root: Path, on_bad_image: str = "error") -> ImageData:
 
     classes = [name for found in (train, test) for name, files in found.items() for _ in files]
     good, tested = np.ones(len(paths), bool), np.arange(len(paths)) >= sum(map(len, train.values()))
-    good[list(checked.faults)] = False
+    good[list(bad)] = False
     names = tuple(sorted({classes[number] for number in np.flatnonzero(good & ~tested)}))
     if len(names) < 2:
         raise ValueError(f"{train_root} has images in {len(names)} folders; there must be one folder for each class.")
@@ -66,7 +71,77 @@ def load_folder(root: Path, on_bad_image: str = "error") -> ImageData:
     elif not len(parts[1]):
         raise ValueError(f"{held_out} has no images to test on.")
     train, test = (_examples([paths[n] for n in part], labels[part], checked, part) for part in parts)
-    return ImageData(name=root.resolve().name, train=train, test=test, class_names=names, image_shape=(None, None, 3))
+    used = [paths[n] for part in parts for n in part]
+
+    def recheck() -> list[str]:
+        now = check_images(used, root)
+        changed = np.flatnonzero(now.sizes != checked.sizes[np.concatenate(parts)])
+        now_bad = dict.fromkeys(changed.tolist(), "changed after its check") | now.faults
+        return [f"{_printable(used[n])}: {now_bad[n]}" for n in sorted(now_bad)]
+
+    return ImageData(
+        name=root.resolve().name,
+        train=train,
+        test=test,
+        class_names=names,
+        image_shape=(None, None, 3),
+        contents=_contents(root, paths, checked.sizes, [names[n] for n in labels], parts),
+        recheck=recheck,
+    )
+
+
+def image_files(folder: str | Path) -> list[str]:
+    """Returns the images in a folder and the folders below it, by the same rules as in training."""
+    return sorted(_walk(os.fspath(folder), []), key=lambda path: path.split(os.sep))
+
+
+def _has_splits(root: Path) -> bool:
+    """Says whether a folder holds `train` and other splits, rather than classes.
+
+    Raises:
+        ValueError: If it could be either.
+    """
+    train = root / "train"
+    if not train.is_dir():
+        return False
+    known = ("train", *TEST_FOLDERS)
+    others = [
+        folder
+        for folder in sorted(root.iterdir())
+        if folder.is_dir() and folder.name not in known and not folder.name.startswith(".") and image_files(folder)
+    ]
+    if not others:
+        return True
+    if not any(folder.is_dir() and image_files(folder) for folder in train.iterdir()):
+        return False
+    beside = ", ".join(_printable(folder.name) for folder in others)
+    beside = ", ".join(_printable(folder.name) for folder in others)
+    raise ValueError(
+        f"{root} has a folder 'train' with folders of images, and images in {beside} beside it. If train is a class,"
+        f" rename it; if it is a split, move the others out: beside it, {', '.join(TEST_FOLDERS)} are allowed."
+    )
+
+
+def _alone(found: dict[str, list[str]], paths: list[str], bad: dict[int, str]) -> dict[int, str]:
+    """Returns the images that are the only good one of their class, which cannot be both trained on and held out."""
+    good = {path: number for number, path in enumerate(paths) if number not in bad}
+    classes = ([good[path] for path in files if path in good] for files in found.values())
+    return {numbers[0]: "the only image of its class; two are needed" for numbers in classes if len(numbers) == 1}
+
+
+def _contents(root: Path, paths: list[str], sizes: np.ndarray, classes: list[str], parts: list[np.ndarray]):
+    """Describes the files of each class in each part, and hashes their list."""
+    contents, listed = {}, hashlib.sha256()
+    for use, part in zip(("to train on", "held out"), parts, strict=True):
+        counts = collections.Counter(classes[n] for n in part)
+        volumes = collections.Counter()
+        for n in part:
+            volumes[classes[n]] += int(sizes[n])
+            name = os.fsencode(os.path.relpath(paths[n], root))
+            listed.update(f"\0{use}\0{classes[n]}\0{sizes[n]}\0".encode() + name)
+        for name in counts:
+            contents[f"{name}, {use}"] = f"{counts[name]} images of {volumes[name]} bytes"
+    return contents | {"list of files": listed.hexdigest()}
 
 
 def _find(root: Path) -> tuple[dict[str, list[str]], list[str]]:

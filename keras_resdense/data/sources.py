@@ -55,7 +55,10 @@ def _digits() -> ImageData:
     parts = split_stratified(digits.target)
     train, test = (in_memory(pixels[part], digits.target[part]) for part in parts)
     names = tuple(map(str, digits.target_names))
-    return ImageData(name="digits", train=train, test=test, class_names=names, image_shape=pixels.shape[1:])
+    contents = {"images to train on": str(train.count), "images held out": str(test.count)}
+    return ImageData(
+        name="digits", train=train, test=test, class_names=names, image_shape=pixels.shape[1:], contents=contents
+    )
 
 
 def _tfds(name: str, data_dir: str | None) -> ImageData:
@@ -89,6 +92,11 @@ def _tfds(name: str, data_dir: str | None) -> ImageData:
         test=test,
         class_names=tuple(features["label"].names),
         image_shape=(height, width, channels or 3),
+        contents={
+            "version": f"{builder.info.full_name}, {builder.info.dataset_size} bytes",
+            "images to train on": str(train.count),
+            "images held out": f"{test.count} of {held_out or 'train'}",
+        },
     )
 
 

@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import math
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -13,7 +14,7 @@ from pathlib import Path
 
 import keras
 
-from keras_resdense.training import checkpoints, report, workers
+from keras_resdense.training import checkpoints, report, run_folder, workers
 from keras_resdense.training.checkpoints import Position
 from keras_resdense.training.optimisation import Phase
 
@@ -68,12 +69,14 @@ class Keeper(keras.callbacks.Callback):
             self._save()
 
     def on_test_end(self, logs=None):
+        self._check_folder()
         if logs["accuracy"] > self.position.best:
             self.position = dataclasses.replace(self.position, best=float(logs["accuracy"]))
             if self.chief:
                 checkpoints.save_weights(self.folder / "best.weights.h5", self.model)
 
     def on_epoch_end(self, epoch, logs=None):
+        self._check_folder()
         rate = float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate))
         measured = {name: float(value) for name, value in logs.items()}
         row = {"epoch": epoch + 1, **measured, "learning_rate": rate, "seconds": time.perf_counter() - self.started}
@@ -88,9 +91,14 @@ class Keeper(keras.callbacks.Callback):
         if workers.mean(self.model.distribute_strategy, self.stopping):
             self._save()
             step = self.position.step
-            raise Interrupted(f"Stopped as asked, saved at step {step}: the same command goes on from there.")
+            raise Interrupted(f"Stopped as asked, saved at step {step}: the same command resumes the training.")
+
+    def _check_folder(self) -> None:
+        if self.chief:
+            run_folder.check_kept(self.folder)
 
     def _save(self) -> None:
+        self._check_folder()
         checkpoints.save(self.folder / "checkpoints", self.model, self.position, write=self.chief)
         # Until the chief has written it, no other worker reads the newest.
         workers.mean(self.model.distribute_strategy, 0.0)
@@ -98,16 +106,23 @@ class Keeper(keras.callbacks.Callback):
 
 @contextlib.contextmanager
 def stopping_on_request(keeper: Keeper) -> Iterator[None]:
-    """Lets SIGTERM stop the training after its present step. Only the main thread can listen to it."""
+    """Lets SIGTERM and Ctrl-C stop the training after its present step, saved; a second Ctrl-C stops it at once.
+
+    Only the main thread can listen to them.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
 
-    def stop(*_):
+    def stop(number, _):
         keeper.stopping = True
+        if number == signal.SIGINT:
+            signal.signal(signal.SIGINT, before[signal.SIGINT])
+            print("\nStopping and saving after this step; Ctrl-C again stops at once.", file=sys.stderr, flush=True)
 
-    before = signal.signal(signal.SIGTERM, stop)
+    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)

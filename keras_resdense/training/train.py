@@ -1,6 +1,6 @@
 """From a recipe to a run: a trained model in a folder of its own, with its exports.
 
-A run that was interrupted, however, goes on from its last checkpoint when the same command is given.
+The same command resumes an interrupted run.
 """
 
 from __future__ import annotations
@@ -23,13 +23,14 @@ from keras_resdense.data.sources import load_data
 from keras_resdense.exporting.export import Export, export
 from keras_resdense.exporting.formats import EXPORTERS
 from keras_resdense.training import accumulation, checkpoints, report, workers
+from keras_resdense.training.agreement import check_data, check_workers, naming_changed_files, stopping_together
 from keras_resdense.training.checkpoints import Position
 from keras_resdense.training.classifier import build_classifier, image_size_of, network, plan_of
 from keras_resdense.training.devices import precision, strategy
 from keras_resdense.training.keeper import Keeper, stopping_on_request
 from keras_resdense.training.optimisation import compile_phase, phases_of
 from keras_resdense.training.recipes import Recipe, Settings
-from keras_resdense.training.run_folder import claimed, open_run
+from keras_resdense.training.run_folder import begin, check_kept, choose_folder, claimed, is_untrained
 
 #: Formats that every run is exported to.
 FORMATS = ("keras", "saved_model", "tflite")
@@ -74,7 +75,8 @@ def train(
         The run. Its folder holds `run.json` once it is complete.
 
     Raises:
-        ValueError: If the recipe makes no sense for the data, or another run has that name.
+        ValueError: If the recipe makes no sense for the data, another run has that name, the data have changed since
+            the run began, or the workers would not train alike.
         FloatingPointError: If the loss is no longer a number.
         Interrupted: If the process was asked to terminate.
         WorkerLost: If another worker is gone.
@@ -91,9 +93,22 @@ def train(
     if settings.xla and devices.num_replicas_in_sync > 1:
         raise ValueError("XLA compiles the step of one device, not that of several replicas: leave out --xla.")
     chief = workers.is_chief(devices)
-    target = open_run(Path(folder), name, recipe, settings, chief)
-    with claimed(target) if chief else contextlib.nullcontext():
-        data = load_data(recipe.data, settings.data_dir or None, settings.on_bad_image)
+
+    with contextlib.ExitStack() as held:
+        # The folder, the data and the agreement of all workers.
+        with stopping_together(devices):
+            target = choose_folder(Path(folder), name, recipe, settings) if chief else Path(folder)
+            if chief:
+                held.enter_context(claimed(target))
+            data = load_data(recipe.data, settings.data_dir or None, settings.on_bad_image)
+            steps = steps_per_epoch(data.train, recipe)
+            if chief and not is_untrained(target):
+                check_data(target, data)
+        check_workers(devices, recipe, settings, data)
+        target = Path(folder) / workers.gather(devices, target.name)[0]
+        held.enter_context(naming_changed_files(data))
+
+        # The model.
         plan, channels = plan_of(recipe, data, row, settings.seed), data.image_shape[2]
         with precision(settings.precision):
             keras.utils.set_random_seed(settings.seed)
@@ -102,11 +117,17 @@ def train(
                 model = build_classifier(row, plan, normalisation, channels)
                 if recipe.accumulation > 1:
                     model = accumulation.Accumulating(model, recipe.accumulation)
-            keeper = Keeper(target, chief, steps_per_epoch(data.train, recipe), settings.save_every)
+
+            # The training.
+            if chief:
+                begin(target, recipe, settings, data)
+            keeper = Keeper(target, chief, steps, settings.save_every)
             _fit(model, data, plan, settings, devices, keeper)
         if not chief:
             return Run(folder=target, model=model, accuracy=keeper.position.history[-1]["val_accuracy"], exports=[])
 
+        # Evaluation, exports and report.
+        check_kept(target)
         test_plan = dataclasses.replace(plan, size=image_size_of(recipe, data, row, recipe.test_size))
         final = build_classifier(row, test_plan, normalisation, channels)
         final.set_weights(model.get_weights())
@@ -126,6 +147,7 @@ def train(
             minutes=(time.perf_counter() - start) / 60,
             **predicted,
         )
+        check_kept(target)
         report.write(target, results)
         shutil.rmtree(target / "checkpoints", ignore_errors=True)
         return Run(folder=target, model=final, accuracy=results.accuracy, exports=exports)

@@ -35,9 +35,18 @@ class WorkerLost(ConnectionError):
 def worker_count() -> int:
     """Counts the workers that `TF_CONFIG` or SLURM name; 1 where neither names any."""
     if os.environ.get("TF_CONFIG"):
-        cluster = json.loads(os.environ["TF_CONFIG"]).get("cluster", {})
+        cluster = _read_tf_config().get("cluster", {})
         return max(1, sum(len(cluster.get(role, ())) for role in ("chief", "worker")))
     return int(os.environ.get("SLURM_STEP_NUM_TASKS", 1))
+
+
+def worker_names() -> list[str]:
+    """Names the workers in the order of their numbers, such as "worker 0"; alone, it is one."""
+    if worker_count() < 2:
+        return [_name("worker", 0)]
+    import tensorflow as tf
+
+    return list(_addresses(tf.distribute.cluster_resolver.TFConfigClusterResolver()))
 
 
 def multi_worker_strategy(kind: type):
@@ -142,6 +151,30 @@ def mean(strategy, value: float) -> float:
     return float(strategy.reduce(tf.distribute.ReduceOp.MEAN, values, axis=None))
 
 
+def gather(strategy, text: str) -> list[str]:
+    """Returns the texts of all workers in the order of their numbers, once each has come here; alone, the text."""
+    import numpy as np
+    import tensorflow as tf
+
+    if not _is_multi_worker(strategy):
+        return [text]
+    replicas = strategy.num_replicas_in_sync
+
+    def exchange(row: np.ndarray) -> np.ndarray:
+        def alone(context):
+            mine = np.arange(replicas)[:, None] == context.replica_id_in_sync_group
+            return tf.constant(np.where(mine, row, 0.0))
+
+        values = strategy.experimental_distribute_values_from_function(alone)
+        return strategy.reduce(tf.distribute.ReduceOp.SUM, values, axis=None).numpy().astype(int)
+
+    encoded = np.frombuffer(text.encode(), "uint8")
+    lengths = exchange(np.array([len(encoded)]))[:, 0]
+    rows = exchange(np.pad(encoded, (0, max(1, lengths.max()) - len(encoded))))
+    texts = [row[:length].astype("uint8").tobytes().decode() for row, length in zip(rows, lengths, strict=True)]
+    return texts[:: replicas // worker_count()]
+
+
 def mend() -> None:
     """Corrects Keras's trainer for `MultiWorkerMirroredStrategy`, once, and only where it has the faults."""
     from keras.src.backend.tensorflow import trainer
@@ -155,6 +188,27 @@ def mend() -> None:
 
 def _has(function, fault: str) -> bool:
     return not hasattr(function, "__wrapped__") and fault in inspect.getsource(function)
+
+
+def _read_tf_config() -> dict:
+    """Reads TF_CONFIG.
+
+    Raises:
+        ValueError: If it does not describe this worker.
+    """
+    text = os.environ["TF_CONFIG"]
+    example = '{"cluster": {"worker": ["node1:5001", "node2:5001"]}, "task": {"type": "worker", "index": 0}}'
+    try:
+        config = json.loads(text)
+        known = {(role, n) for role, addresses in config.get("cluster", {}).items() for n in range(len(addresses))}
+        task = config.get("task", {})
+        found = (task["type"], int(task["index"])) if task else None
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"TF_CONFIG is {text}, which cannot be read ({error}). It must be like {example}.") from error
+    if found and found not in known:
+        names = ", ".join(_name(*one) for one in sorted(known))
+        raise ValueError(f"TF_CONFIG says that this is {_name(*found)}, but its cluster has only {names}.")
+    return config
 
 
 def _describe_slurm() -> None:
@@ -185,7 +239,7 @@ def _name(role: str, index: int) -> str:
 
 def _addresses(resolver) -> dict[str, str]:
     roles = resolver.cluster_spec().as_dict()
-    return {_name(role, index): roles[role][index] for role in roles for index in range(len(roles[role]))}
+    return {_name(role, index): roles[role][index] for role in sorted(roles) for index in range(len(roles[role]))}
 
 
 def _silent(workers: Mapping[str, str]) -> str:

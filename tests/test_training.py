@@ -27,7 +27,7 @@ def test_a_run_s_folder(tmp_path):
     assert run.folder == tmp_path / "tiny_digits"
     expected = {
         *("README.md", "best.weights.h5", "last.weights.h5", "confusion.png", "curves.png", "environment.json"),
-        *("history.csv", "labels.txt", "recipe.json", "run.json"),
+        *("history.csv", "labels.txt", "data.json", "recipe.json", "run.json"),
     }
     assert {path.name for path in run.folder.iterdir()} - {"tensorboard"} == expected
     events = sorted((run.folder / "tensorboard" / "train").glob("events.out.tfevents.*"))

@@ -91,12 +91,15 @@ def read_file(path: str | bytes) -> bytes:
     """Returns the content of a file.
 
     Raises:
-        ValueError: If it is no regular file; to read a pipe could wait for ever.
+        ValueError: If it is no regular file, because to read a pipe could wait for ever, or larger than `LARGEST`.
         OSError: If it cannot be read.
     """
     with open(path, "rb", opener=lambda name, flags: os.open(name, flags | getattr(os, "O_NONBLOCK", 0))) as file:
-        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        found = os.fstat(file.fileno())
+        if not stat.S_ISREG(found.st_mode):
             raise ValueError("no regular file")
+        if found.st_size > LARGEST:
+            raise ValueError(f"{found.st_size:,} bytes, more than the {LARGEST:,} of the largest image allowed")
         return file.read()
 
 
@@ -104,8 +107,6 @@ def _inspect(name: bytes) -> tuple[int, int, int] | str:
     """Returns size, time of change and plainness of a file, or what is wrong with it."""
     try:
         stamp = _stamp(name)
-        if stamp[0] > LARGEST:
-            return f"{stamp[0]:,} bytes, more than the {LARGEST:,} of the largest image allowed"
         encoded = read_file(name)
         plain = is_plain_jpeg(encoded) and _decoded_by_tensorflow(encoded) is not None
         if not plain:

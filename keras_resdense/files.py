@@ -42,7 +42,7 @@ def replacing(path: Path, size: int = 0) -> Iterator[Path]:
     """Gives a temporary name to write a file to, which takes the place of `path` once it is on the disk.
 
     Args:
-        path: Of the file; its folder is made where missing.
+        path: Path of the file; its folder is made if it is missing.
         size: Bytes that the disk must have room for, asked for before libraries write that a full disk crashes.
 
     Raises:

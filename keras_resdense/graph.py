@@ -36,12 +36,12 @@ class Place:
     """Where a layer stands in a network, and what it does there.
 
     Attributes:
-        unit: Such as "stem", "stage2_block1", "stage2_layer6", "stage2_transition", "final"; "head" for the head.
+        unit: Its unit, such as "stem", "stage2_block1", "stage2_layer6", "stage2_transition", "final" or "head".
         kind: "stem", "block", "layer", "transition", "stage", "final" or "head".
         stage: 1 for the stem, then as in the paper's table 1 from 2; 0 behind the last stage.
-        index: Of the block or dense layer in its stage, from 1; 0 elsewhere.
+        index: Number of the block or dense layer in its stage, from 1; 0 elsewhere.
         role: What the layer does in its unit: "conv", "bn", "relu", "out", "shortcut_conv", "conv_pad", …
-        number: Which of its role in its unit, from 1; 0 where there is one.
+        number: Number among the layers of its role in its unit, from 1; 0 where there is one.
     """
 
     unit: str
@@ -56,7 +56,7 @@ def place_of(name: str, prefix: str | None = None) -> Place | None:
     """Reads the name of a layer.
 
     Args:
-        name: Of the layer.
+        name: Name of the layer.
         prefix: The `layer_prefix` that its network was built with; None for any.
 
     Returns:
@@ -94,7 +94,7 @@ def nest(add: Callable[[keras.KerasTensor], keras.KerasTensor], x: keras.KerasTe
     Args:
         add: Takes a Keras tensor and returns one.
         x: What it is to take.
-        name: Of the inner model.
+        name: Name of the inner model.
 
     Returns:
         Keras tensor like the one that `add` returns.

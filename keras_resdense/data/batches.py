@@ -42,9 +42,9 @@ def training_batches(examples: Examples, plan: Plan, strategy, first_step: int =
     """Makes the endless batches of a training.
 
     Args:
-        examples: To learn from.
+        examples: Examples to learn from.
         plan: What is made of them.
-        strategy: Whose replicas share each batch.
+        strategy: Strategy whose replicas share each batch.
         first_step: Steps that are left out, because they have been made.
 
     Returns:
@@ -112,7 +112,7 @@ def evaluation_batches(examples: Examples, contract: ImageContract, classes: int
         examples: Images held out.
         contract: How an image becomes the network's input.
         classes: Number of classes.
-        strategy: Whose replicas share the images; None for this machine alone, without any.
+        strategy: Strategy whose replicas share the images; None for this machine alone, without any.
 
     Returns:
         The data set, and the steps of one pass over the images. It holds images

@@ -56,8 +56,8 @@ class Export:
     Attributes:
         format: Key of `EXPORTERS`.
         path: Where it is.
-        size: Of its files, in bytes.
-        sha256: Of its files, in hexadecimal digits, by their paths from the folder that the artefact is in.
+        size: Size of its files, in bytes.
+        sha256: SHA-256 of its files, in hexadecimal digits, by their paths from the folder that the artefact is in.
         images: How many it was compared on.
         random: Whether these were random: no images were given.
         difference: Largest difference of any output from the model's.
@@ -99,10 +99,11 @@ def export(
 
     Args:
         model: Any Keras model from `(batch, height, width, channels)` to one output whose last axis is classes.
-        path: Of the artefact; its folder is made where it is missing.
+        path: Path of the artefact; its folder is made if it is missing.
         format: Key of `EXPORTERS`, or a row.
-        images: To compare on, as the model takes them: `(images, height, width, channels)`, or a data set of images or
-            of images and labels, of which the first 1,024 are taken. None for 16 random ones; real ones prove more.
+        images: Images to compare on, as the model takes them: an array `(images, height, width, channels)`, or a data
+            set of images or of images and labels, of which the first 1,024 are taken. None takes 16 random images;
+            real ones prove more.
         labels: Their classes, `(images,)`; of a data set, its own.
         calibration: Images of the training data, likewise, for "tflite_int8" and "tflite_int16x8"; of a data set, the
             first 256 are taken.

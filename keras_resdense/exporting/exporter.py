@@ -54,7 +54,7 @@ class Runner:
 
     Attributes:
         compute: From a batch that the runtime takes to outputs `(batch, …)`, float32.
-        shape: Of an image, `(height, width, channels)`, with what the runtime has for a side that is not fixed.
+        shape: Shape of an image, `(height, width, channels)`, with what the runtime has for a side that is not fixed.
         batch: Most images at once.
         contract: How an image becomes the input; None if the artefact doesn't say.
         class_names: In the order of the classes' numbers; None if the artefact doesn't say.
@@ -150,8 +150,8 @@ class Exporter:
         """Reads an artefact into a function.
 
         Args:
-            path: Of the artefact.
-            threads: To run with; None for the runtime's own choice.
+            path: Path of the artefact.
+            threads: Number of threads; None for the runtime's own choice.
 
         Raises:
             ValueError: If the runtime is not installed, if the file is damaged or of another kind, or if it is not

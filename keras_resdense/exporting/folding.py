@@ -76,15 +76,15 @@ class _Graph:
     """A functional model as data.
 
     Attributes:
-        config: Of the model, as `keras.Model.from_config` takes it.
+        config: Config of the model, as `keras.Model.from_config` takes it.
         layers: Its layers' part of it, by name.
         objects: The layers themselves, and operations that are none, such as those of `keras.ops`.
         reads_floats: Whether all inputs are floats, which convolutions ask for and rescalings do not.
         carried: What the model says of its images and classes.
-        weights: Of each layer, in the order of its `get_weights`.
-        uses: Of each layer, all references to its output, `[name, call, output]`. They are part of the
+        weights: Weights of each layer, in the order of its `get_weights`.
+        uses: For each layer, all references to its output, `[name, call, output]`. They are part of the
             config: a new name in one is a new connection.
-        ranges: Of each batch norm that became a convolution, how far the channels that it reads go from 0.
+        ranges: For each batch norm that became a convolution, how far the channels that it reads go from 0.
     """
 
     def __init__(self, model: keras.Model, rewrite: Callable[[keras.Model], keras.Model]):
@@ -207,7 +207,7 @@ class _Graph:
         """Scales what a dense block concatenates to one range, if convolutions make it and batch norms read it.
 
         Args:
-            name: Of the batch norm behind the block, which alone reads all of it, or of any other layer.
+            name: Name of the batch norm behind the block, which alone reads all of it, or of any other layer.
         """
         end = self._sources(name)[0] if name in self.ranges else ""
         if not isinstance(self.objects.get(end), keras.layers.Concatenate) or len(self.uses[end]) != 1:
@@ -332,7 +332,7 @@ def _affine(layer: keras.layers.Layer, shape: list[int | None]) -> tuple[np.ndar
 
     Args:
         layer: Any.
-        shape: Of its input, the batch first.
+        shape: Shape of its input, the batch first.
     """
     if isinstance(layer, keras.layers.BatchNormalization) and layer.axis in (-1, len(shape) - 1):
         mean, variance = _float64(layer.moving_mean), _float64(layer.moving_variance)

@@ -31,8 +31,8 @@ def signal_to_noise(path: str | Path, reference: str | Path, images: np.ndarray)
     brought in: at the layer where it falls by many decibels, something is wrong.
 
     Args:
-        path: Of the quantised model ("tflite_dynamic", "tflite_int8", "tflite_int16x8").
-        reference: Of the float model ("tflite"), of the same network and the same input size.
+        path: Path of the quantised model ("tflite_dynamic", "tflite_int8", "tflite_int16x8").
+        reference: Path of the float model ("tflite"), of the same network and the same input size.
         images: `(images, height, width, channels)`, pixels 0–255; some tens will do.
 
     Returns:

@@ -43,7 +43,7 @@ def image_input(name: str, description: str, shape: tuple[int, int, int], pixels
     """Describes an input of images.
 
     Args:
-        name: Of the tensor.
+        name: Name of the tensor.
         description: In words.
         shape: `(height, width, channels)`.
         pixels: Whether it takes pixels 0–255 as they are; if not, nothing is said of how to normalise them.
@@ -63,7 +63,7 @@ def class_output(name: str, description: str, labels_file: str | None, probabili
     """Describes an output of one score a class.
 
     Args:
-        name: Of the tensor.
+        name: Name of the tensor.
         description: In words.
         labels_file: Associated file of the names of the classes, one a line; None for no names.
         probabilities: Whether the scores are from 0 to 1.

@@ -15,7 +15,7 @@ def write_requests(path: Path, requests: Mapping[str, Mapping[str, np.ndarray | 
     """Writes warm-up requests into a SavedModel.
 
     Args:
-        path: Of the SavedModel.
+        path: Path of the SavedModel.
         requests: By signature, its inputs by name.
     """
     import tensorflow as tf

@@ -51,11 +51,11 @@ class Part:
     """A stage, a block or a layer of a network in numbers.
 
     Attributes:
-        name: Such as "stem", "stage2", "stage2_block1", "stage2_layer6", "stage2_transition", "head".
-        output_shape: Of its last layer for one image, `(height, width, channels)` or `(classes,)`.
+        name: Its name, such as "stem", "stage2", "stage2_block1", "stage2_layer6", "stage2_transition", "head".
+        output_shape: Output shape of its last layer for one image, `(height, width, channels)` or `(classes,)`.
         parameters: Those that training adjusts; frozen ones count, too.
         macs: Multiply-adds of its convolutions and dense layers for one image.
-        activation_bytes: Of the outputs of all its layers for one image in float32: the most that a training step
+        activation_bytes: Bytes of the outputs of all its layers for one image in float32: the most that a training step
             keeps of it. What runtimes compute in place is counted, too.
         receptive_field: Side, in pixels of the image, of the square that a pixel of its output sees through
             convolutions and poolings, borders of the image or not. Squeeze-and-excitation gates, which weigh
@@ -324,7 +324,7 @@ def _look_through(model: keras.Model, fields: list[_Field | None], found: dict) 
 
     Args:
         model: Any.
-        fields: Of its inputs.
+        fields: Fields of its inputs.
         found: Takes the field of each layer's output, those of models in the model included.
 
     Returns:

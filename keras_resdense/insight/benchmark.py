@@ -19,7 +19,7 @@ class Timing:
 
     Attributes:
         name: What it is.
-        seconds: Of each batch.
+        seconds: Seconds of each batch.
         images_per_second: At the median of these.
         peak_memory_mb: Most that the process has held until then, beyond what it held before there was a network;
             None where the system does not tell.
@@ -40,11 +40,11 @@ class Measured:
         image_size: Side of its images, in pixels.
         batch_size: Images at once.
         precision: In which it computed.
-        parameters: That it trains.
+        parameters: Trainable parameters.
         macs: Multiply-adds of one image.
-        processor: That computed.
+        processor: Name of the processor.
         environment: As `report.environment` tells it.
-        timings: Of "inference" and "training step".
+        timings: Timings of "inference" and "training step".
     """
 
     variant: str
@@ -79,7 +79,7 @@ def benchmark(
         variant: Name of a variant.
         image_size: Side of the images in pixels; default what the variant was published for.
         batch_size: Images at once.
-        steps: To time of each, after two that do not count.
+        steps: Steps to time of each, after two that do not count.
         precision: As `Settings.precision`.
 
     Raises:

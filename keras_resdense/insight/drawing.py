@@ -164,7 +164,7 @@ def draw_grad_cam(images: np.ndarray, heat: np.ndarray, titles: Sequence[str]) -
     Args:
         images: Pixels 0–255, `(batch, height, width, 1 or 3)`.
         heat: `(batch, height, width)` in [0, 1].
-        titles: Of each image.
+        titles: Title of each image.
     """
     from matplotlib.figure import Figure
 
@@ -185,7 +185,7 @@ class _Sheet:
     """What a network is drawn on.
 
     Attributes:
-        axes: Whose unit is an inch.
+        axes: Axes whose unit is an inch.
         pitch: From one box to the next, in inches.
         most: Channels of the largest concatenation.
         used: Takes an entry of the legend for each kind of thing drawn.

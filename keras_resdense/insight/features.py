@@ -25,7 +25,7 @@ def feature_extractor(model: keras.Model, levels: Sequence[str] | None = None, p
 
     Args:
         model: One of this package's; weights are shared with it.
-        levels: Which, such as `("P3", "P5")`; default P2 to P5 as far as the network has them, or all of a CIFAR
+        levels: Levels, such as `("P3", "P5")`; default P2 to P5 as far as the network has them, or all of a CIFAR
             network's.
         prefix: The `layer_prefix` the model was built with.
 

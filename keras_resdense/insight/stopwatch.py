@@ -47,7 +47,7 @@ def fit_seconds(model, images, labels, steps: int) -> list[float]:
         model: Compiled Keras model.
         images: A batch, which every step gets.
         labels: Numbers of its classes.
-        steps: To time.
+        steps: Steps to time.
     """
     import keras
     import tensorflow as tf

@@ -65,7 +65,7 @@ def convolve_recomputing(x: Tensor, kernel: Tensor, convolve: Callable[[Tensor, 
 
     Args:
         x: Batch `(batch, height, width, channels)`.
-        kernel: Of the convolution.
+        kernel: Kernel of the convolution.
         convolve: Takes both.
 
     Returns:

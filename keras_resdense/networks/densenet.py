@@ -63,7 +63,7 @@ def dense_layer(x: Tensor, *, dilation: int = 1, style: DenseStyle = DenseStyle(
 
     Args:
         x: Keras tensor `(batch, height, width, channels)`.
-        dilation: Of the 3×3 convolution.
+        dilation: Dilation of the 3×3 convolution.
         style: Shared choices.
         name: Start of the names of the layers.
 
@@ -87,7 +87,7 @@ def dense_block(
     Args:
         x: Keras tensor `(batch, height, width, channels)`.
         depth: Number of layers.
-        dilation: Of their 3×3 convolutions.
+        dilation: Dilation of their 3×3 convolutions.
         style: Shared choices.
         name: Start of the names of the layers; the last is `{name}_layer{depth}_out`.
 

@@ -191,7 +191,7 @@ class Stem:
     """What stands before the first stage, and the images it was made for.
 
     Attributes:
-        convolutions: Of each convolution: its share of the stem's filters, kernel size, stride.
+        convolutions: Share of the stem's filters, kernel size and stride of each convolution.
         pool: Adds the pooling of stride 2; None where there is none.
         bias: Whether its convolutions add a bias.
         image_size: Side of the images the papers trained on, in pixels.
@@ -225,7 +225,7 @@ def add_stem(x: Tensor, stem: Stem, filters: int, style: Style, after: tuple[str
 
     Args:
         x: Images `(batch, height, width, channels)`.
-        stem: Which one.
+        stem: The stem.
         filters: Channels it makes.
         style: Shared choices.
         after: Steps after its last convolution, as `apply_steps` takes them.
@@ -249,7 +249,7 @@ def apply_steps(
 
     Args:
         x: Keras tensor `(batch, height, width, channels)`.
-        steps: Which, in order.
+        steps: Names of the steps, in order.
         style: Shared choices.
         name: Start of the layers' names, which are `{name}_{step}{index}`.
         index: End of the layers' names.
@@ -321,8 +321,8 @@ def add_head(x: Tensor, classes: int, activation: str | Callable | None, row: Ne
     Args:
         x: Feature map `(batch, height, width, channels)`.
         classes: Outputs.
-        activation: Of the outputs, as `keras.activations.get` takes it.
-        row: Whose style.
+        activation: Activation of the outputs, as `keras.activations.get` takes it.
+        row: Row whose style it follows.
         prefix: Put before the names of the layers.
 
     Returns:

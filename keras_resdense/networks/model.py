@@ -76,7 +76,7 @@ def load_model(
     stays with its layers.
 
     Args:
-        path: Of a file that `model.save` has written.
+        path: File written by `model.save`.
         compile: Whether to compile it as it was, and give its optimizer back its state.
         custom_objects: Classes and functions by the names that the file has for them, besides this package's.
 

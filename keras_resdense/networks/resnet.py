@@ -102,8 +102,8 @@ def basic_block(
     Args:
         x: Keras tensor `(batch, height, width, channels)`.
         filters: Channels of both convolutions.
-        stride: Of the first convolution, in pixels.
-        dilations: Of the two convolutions; the second is its stage's.
+        stride: Stride of the first convolution, in pixels.
+        dilations: Dilations of the two convolutions; the second is its stage's.
         drop_path: Probability of dropping the residual branch in training.
         style: Shared choices.
         name: Start of the names of the layers; the last is `{name}_out`.
@@ -134,8 +134,8 @@ def bottleneck_block(
     Args:
         x: Keras tensor `(batch, height, width, channels)`.
         filters: Channels of the narrow convolutions; the block makes four times as many.
-        stride: Of the convolution that `style.strided_convolution` names, in pixels.
-        dilations: Of the 3×3, and its stage's.
+        stride: Stride of the convolution that `style.strided_convolution` names, in pixels.
+        dilations: Dilation of the 3×3 convolution, and that of its stage.
         drop_path: Probability of dropping the residual branch in training.
         style: Shared choices.
         name: Start of the names of the layers; the last is `{name}_out`.
@@ -164,7 +164,7 @@ def identity_block(
 
     Args:
         x: Keras tensor `(batch, height, width, channels)`.
-        filters: Of the block.
+        filters: Filters of the block.
         block: `basic_block` or `bottleneck_block`.
         style: Shared choices.
         name: Start of the names of the layers; the last is `{name}_out`.
@@ -197,8 +197,8 @@ def projection_block(
 
     Args:
         x: Keras tensor `(batch, height, width, channels)`.
-        filters: Of the block.
-        stride: Of the block, in pixels.
+        filters: Filters of the block.
+        stride: Stride of the block, in pixels.
         block: `basic_block` or `bottleneck_block`.
         style: Shared choices.
         name: Start of the names of the layers; the last is `{name}_out`.
@@ -223,7 +223,7 @@ def residual_unit(
     Args:
         x: Keras tensor `(batch, height, width, channels)`.
         convolutions: The residual branch; the product of their strides is the unit's.
-        dilation: Of its stage; a pooled shortcut averages at stride 1 where it is above 1, as timm's.
+        dilation: Dilation of its stage; a pooled shortcut averages at stride 1 where it is above 1, as timm's.
         drop_path: Probability of dropping the residual branch in training.
         style: Shared choices.
         name: Start of the names of the layers; the last is `{name}_out`.
@@ -286,7 +286,7 @@ class ResNet(ResidualStyle, Network):
 
     Attributes:
         block: `basic_block` or `bottleneck_block`.
-        filters: Of the blocks of each stage; the stem makes as many as the first.
+        filters: Filters of the blocks of each stage. The stem has as many as the first stage.
         strided_block: "first" or "last": which block of a stage halves the feature map; the last of a
             stage does it ahead of the next stage, as in keras.applications' V2.
         drop_path: Probability of dropping the last block's branch; it grows linearly from 0 at the

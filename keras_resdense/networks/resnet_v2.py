@@ -43,8 +43,8 @@ def preactivation_unit(
 
     Args:
         x: Keras tensor `(batch, height, width, channels)`.
-        filters: Of the block.
-        stride: Of the unit, in pixels.
+        filters: Filters of the block.
+        stride: Stride of the unit, in pixels.
         block: `basic_block` or `bottleneck_block`.
         style: Shared choices, whose order is replaced.
         name: Start of the names of the layers; the last is `{name}_out`.

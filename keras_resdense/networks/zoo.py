@@ -126,8 +126,8 @@ def create_model(
         pooling: Without the top: None for the last feature map `(batch, height, width, channels)`;
             "avg" or "max" for `(batch, channels)`.
         classes: Outputs of the classifier. Default: of the data set the variant was published for.
-        classifier_activation: Of the classifier; None for logits.
-        name: Of the model; default the variant's.
+        classifier_activation: Activation of the classifier; None for logits.
+        name: Name of the model; default the variant's.
         layer_prefix: Put before the name of every layer, so that two models can be joined in one.
         include_preprocessing: Whether the model takes pixels 0–255 in RGB and normalises them itself. True takes
             the preprocessing of the published set, or "torch" with random weights. A file of weights whose set is

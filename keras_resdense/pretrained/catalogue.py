@@ -30,7 +30,7 @@ class WeightSet:
     """A published set of weights.
 
     Attributes:
-        variant: Which network it fits.
+        variant: Name of the variant it fits.
         name: What `weights=` takes.
         publisher: "timm" or "keras.applications".
         location: Repository on the Hugging Face hub, or `folder/file#md5` under `KERAS_BASE`.
@@ -41,7 +41,7 @@ class WeightSet:
         train_crop: As `crop`, at `train_size`.
         input_size: Side of the images `top1` was measured at.
         crop: Share of the resized image's side that the central crop keeps then; None where not published.
-        interpolation: Of the resizing; None where not published.
+        interpolation: Interpolation of the resizing; None where not published.
         preprocessing: Key of `keras_resdense.pretrained.preprocessing.PREPROCESSINGS`.
     """
 
@@ -107,7 +107,7 @@ def find_weights(variant: str, name: str) -> WeightSet:
 
     Args:
         variant: Name of a variant.
-        name: Of a set; "imagenet" for the most accurate one whose licence allows free use.
+        name: Name of a set; "imagenet" for the most accurate one whose licence allows free use.
 
     Raises:
         ValueError: If there is none.
@@ -141,7 +141,7 @@ def download(found: WeightSet, include_top: bool = True) -> Path:
     """Fetches a published set into its publisher's usual cache, or finds it there without network.
 
     Args:
-        found: Which.
+        found: The set.
         include_top: Whether the classifier is needed, too.
 
     Returns:

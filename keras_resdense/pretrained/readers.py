@@ -25,7 +25,7 @@ def fault_of(name: str, tensor: np.ndarray) -> str | None:
     """Says what is wrong with the numbers of a tensor; None where nothing is.
 
     Args:
-        name: Of the tensor, which tells whether it is a variance.
+        name: Name of the tensor, which tells whether it is a variance.
         tensor: Any array.
     """
     if tensor.dtype.name not in FLOATS:

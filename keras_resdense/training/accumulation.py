@@ -16,7 +16,7 @@ class Accumulating(keras.Model):
 
     Args:
         model: A functional model.
-        parts: Of a batch.
+        parts: Number of micro-batches.
     """
 
     def __init__(self, model: keras.Model, parts: int):

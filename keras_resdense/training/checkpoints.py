@@ -55,7 +55,7 @@ def save(folder: Path, model: keras.Model, position: Position, write: bool = Tru
 
     Args:
         folder: Where checkpoints are.
-        model: To save.
+        model: Compiled model to save.
         position: Where its training stands.
         write: Whether to write the file. Replicas on other machines gather values for the one that does.
 

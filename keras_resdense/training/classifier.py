@@ -17,8 +17,8 @@ def network(recipe: Recipe, memory_efficient: bool = False):
     """Returns the row of a recipe's network, with what the recipe asks of it.
 
     Args:
-        recipe: Whose network.
-        memory_efficient: Of a dense network, see `DenseStyle`.
+        recipe: Recipe that names the network.
+        memory_efficient: Whether a dense network saves memory, see `DenseStyle`.
 
     Raises:
         ValueError: If there is no such variant, or it has no such knob.
@@ -38,10 +38,10 @@ def build_classifier(row, plan: Plan, normalisation, channels: int) -> keras.Mod
     """Builds a recipe's network for images of 0–255.
 
     Args:
-        row: Of the network.
-        plan: Whose recipe and size.
+        row: Row of the network.
+        plan: Plan with the recipe and the size.
         normalisation: Mean and standard deviation of each channel.
-        channels: Of an image.
+        channels: Channels of an image.
     """
     recipe = plan.recipe
     images = keras.Input((*plan.size, channels), name="images")

@@ -277,7 +277,7 @@ class Settings:
     """How a recipe is carried out.
 
     Attributes:
-        seed: Of weights, order and augmentation.
+        seed: Seed of initial weights, order and augmentation.
         strategy: "auto", "none", "mirrored" or "multiworker", see `keras_resdense.strategy`.
         precision: "float32", "mixed_bfloat16" or "mixed_float16"; the last scales the loss.
         sync_batch_norm: Whether batch norm takes its statistics over all replicas together.

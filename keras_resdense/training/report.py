@@ -34,7 +34,7 @@ class Results:
         recipe: How it was made.
         settings: How that was carried out.
         class_names: In the order of the classes' numbers.
-        image_shape: Of the images that the model takes, `(height, width, channels)`.
+        image_shape: Shape of the images that the model takes, `(height, width, channels)`.
         history: A row of measurements for each epoch.
         minutes: From the start, or the last resumption, to the end of evaluation.
         accuracy: Share of the held-out images classified rightly.

@@ -69,7 +69,7 @@ def train(
         recipe: How; default `Recipe()`, ResNet-20 on the embedded digits.
         settings: On what and how carefully; default `Settings()`.
         folder: Where the run's folder is made.
-        name: Of the run; default made of model and data, with a number if that is taken.
+        name: Name of the run; default made of model and data, with a number if that is taken.
 
     Returns:
         The run. Its folder holds `run.json` once it is complete.

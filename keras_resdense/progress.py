@@ -11,6 +11,11 @@ from collections.abc import Callable, Iterator
 EVERY = 30.0
 
 
+def keras_verbosity() -> int:
+    """Returns Keras's `verbose`: 1, a bar, on a terminal or in a notebook; 2, a line for each epoch, elsewhere."""
+    return 1 if sys.stdout.isatty() or "ipykernel" in sys.modules else 2
+
+
 @contextlib.contextmanager
 def progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
     """Tells on standard error how far some work is, and how long the rest will take.

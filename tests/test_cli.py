@@ -25,6 +25,7 @@ from keras_resdense.data.plan import ImageRecipe, Images
 from keras_resdense.exporting.formats import EXPORTERS
 from keras_resdense.networks import zoo
 from keras_resdense.options import field_texts, make_parser, overridden
+from keras_resdense.pretrained.catalogue import FREE_LICENCES
 from keras_resdense.training import card, recipes
 from keras_resdense.training.keeper import Interrupted
 from keras_resdense.training.recipes import RECIPES, OptimisationRecipe, Recipe, Settings
@@ -217,12 +218,41 @@ def test_a_run_s_file_and_the_card_s_command_make_it_again(run, monkeypatch, cap
         assert asked.pop() == (row.recipe, settings)
 
 
+def test_training_starts_from_published_weights(tmp_path, monkeypatch):
+    """Their download, which has tests of its own, gives a file that was made here."""
+    row = zoo.VARIANTS["resnet18"]
+    file, asked = tmp_path / "published.keras", []
+    published = keras_resdense.create_model(row, input_shape=(32, 32, 3), classes=10)
+    published.save(file)
+
+    def download(found, include_top):
+        asked.append(found.name)
+        return file
+
+    class Stop(Exception):
+        pass
+
+    def fit(model, *_, **__):
+        kernel = next(layer for layer in model.layers if layer.name == "stage3_block1_conv1").kernel
+        np.testing.assert_array_equal(kernel, published.get_layer("stage3_block1_conv1").kernel)
+        raise Stop
+
+    monkeypatch.setattr(zoo, "download", download)
+    monkeypatch.setattr("keras_resdense.training.train._fit", fit)
+    best = next(found.name for found in keras_resdense.list_weights("resnet18") if found.licence in FREE_LICENCES)
+    for weights, name in (("imagenet", best), ("a1_in1k", "a1_in1k")):
+        words = ["train", "--model", "resnet18", "--image-size", "32", "--weights", weights, "--debug"]
+        with pytest.raises(Stop):
+            main([*words, "--folder", str(tmp_path), "--name", weights])
+        assert asked.pop() == name
+
+
 def test_training_is_refused_before_it_begins(run, failing, tmp_path):
     train = ["train", "--folder", tmp_path]
     assert "no recipe 'slow'. There are digits, fast" in failing(*train, "--recipe", "slow")
     assert "resnet20" in failing(*train, "--model", "resnet21")
     assert "epochs is 0; it must be a whole number of at least 1" in failing(*train, "--epochs", "0")
-    assert "There is no data set 'nonsense'" in failing(*train, "--data", "nonsense")
+    assert "no such folder or data set: 'nonsense'" in failing(*train, "--data", "nonsense")
     assert "choose another name" in failing("train", "--folder", run.parent, "--name", run.name)
 
 

@@ -409,10 +409,33 @@ def test_one_class_is_refused(images):
 
 
 def test_unknown_names_are_refused():
-    with pytest.raises(ValueError, match="There is no data set 'nonsense'"):
+    with pytest.raises(ValueError, match="no such folder or data set: 'nonsense'"):
         load_data("nonsense")
+    with pytest.raises(ValueError, match="Closest: fashion_mnist"):
+        load_data("fashion_mnits")
     with pytest.raises(ValueError, match="'error' or 'skip'"):
         load_data("digits", on_bad_image="ignore")
+
+
+def test_a_mistyped_folder_is_told_which_ones_are_near(images):
+    with pytest.raises(ValueError, match=f"Closest: {images}/"):
+        load_data(f"{images}_")
+
+
+def test_a_server_that_does_not_answer_is_named_at_once(tmp_path, monkeypatch):
+    """The addresses of such names are never those of a server, and TFDS would try for minutes."""
+    import tensorflow_datasets as tfds
+
+    builder = tfds.builder("cifar10", data_dir=tmp_path)
+    (found,) = builder.url_infos.values()
+    monkeypatch.setattr(type(builder), "url_infos", {"http://nowhere.invalid/images.tar.gz": found})
+    with pytest.raises(OSError, match="cifar10 is not in .*nowhere.invalid.*tfds build cifar10"):
+        load_data("cifar10", str(tmp_path))
+
+
+def test_data_sets_to_download_by_hand_say_so(tmp_path):
+    with pytest.raises(ValueError, match="(?s)must be downloaded by hand.*register on https://image-net.org"):
+        load_data("imagenet2012", str(tmp_path))
 
 
 def prepare(folder, height):

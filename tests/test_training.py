@@ -11,7 +11,7 @@ from PIL import Image
 from keras_resdense import runs
 from keras_resdense.training import card, train
 from keras_resdense.training.recipes import Settings
-from tests.tiny import RECIPE, tiny  # noqa: F401
+from tests.tiny import RECIPE, install, tiny  # noqa: F401
 
 
 def history_of(run):
@@ -22,12 +22,20 @@ def weights_of(run):
     return [np.array(weight) for weight in run.model.get_weights()]
 
 
-def test_a_run_s_folder(tmp_path):
-    run = train.train(RECIPE, folder=str(tmp_path))
-    assert run.folder == tmp_path / "tiny_digits"
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """Returns a run that has been exported to Keras's own format only."""
+    with pytest.MonkeyPatch.context() as patch:
+        install(patch.setitem, patch.setattr)
+        patch.setattr(train, "FORMATS", ("keras",))
+        return train.train(RECIPE, folder=str(tmp_path_factory.mktemp("runs")))
+
+
+def test_a_run_s_folder(run):
+    assert run.folder.name == "tiny_digits"
     expected = {
         *("README.md", "best.weights.h5", "last.weights.h5", "confusion.png", "curves.png", "environment.json"),
-        *("history.csv", "labels.txt", "data.json", "recipe.json", "run.json"),
+        *("data.json", "history.csv", "labels.txt", "model.keras", "model.keras.json", "recipe.json", "run.json"),
     }
     assert {path.name for path in run.folder.iterdir()} - {"tensorboard"} == expected
     events = sorted((run.folder / "tensorboard" / "train").glob("events.out.tfevents.*"))
@@ -45,14 +53,16 @@ def test_a_run_s_folder(tmp_path):
     assert f"{run.accuracy:.2%}" in text and card.command(RECIPE, Settings()) in text
 
 
-def test_a_run_is_never_overwritten(tmp_path):
-    first = train.train(RECIPE, folder=str(tmp_path))
+def test_a_run_is_never_overwritten(run, capsys):
+    folder = str(run.folder.parent)
     with pytest.raises(ValueError, match="choose another name"):
-        train.train(RECIPE, folder=str(tmp_path), name=first.folder.name)
-    second = train.train(RECIPE, folder=str(tmp_path))
+        train.train(RECIPE, folder=folder, name=run.folder.name)
+    second = train.train(RECIPE, folder=folder)
     assert second.folder.name == "tiny_digits_2"
-    for expected, found in zip(weights_of(first), weights_of(second), strict=True):
+    for expected, found in zip(weights_of(run), weights_of(second), strict=True):
         np.testing.assert_array_equal(expected, found)
+    said = capsys.readouterr().out
+    assert "Epoch 3/3" in said and not set(said) & set("\b\r\x1b"), "bars are for terminals"
 
 
 def test_xla_on_several_replicas_is_refused(tmp_path):
@@ -60,9 +70,7 @@ def test_xla_on_several_replicas_is_refused(tmp_path):
         train.train(RECIPE, Settings(strategy="mirrored", xla=True), folder=str(tmp_path))
 
 
-def test_a_run_evaluates_and_predicts(tmp_path, monkeypatch):
-    monkeypatch.setattr(train, "FORMATS", ("keras",))
-    run = train.train(RECIPE, folder=str(tmp_path))
+def test_a_run_evaluates_and_predicts(run, tmp_path):
     assert runs.evaluate(run.folder, "digits")["accuracy"] == pytest.approx(run.accuracy)
     Image.fromarray(np.zeros((8, 8, 3), "uint8")).save(tmp_path / "black.png")
     ((path, best),) = runs.predict(run.folder, [tmp_path / "black.png"], top=3)

@@ -7,9 +7,12 @@ anywhere and spread over any number of workers.
 
 from __future__ import annotations
 
+import difflib
 import functools
 import math
+import sys
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import numpy as np
 
@@ -19,6 +22,8 @@ from keras_resdense.data.examples import HELD_OUT, Example, Examples, ImageData,
 #: Bytes of a data set that are kept in memory: as pixels if images are of one size and that is not more, else
 #: encoded; a larger one is streamed from its files.
 MEMORY_LIMIT = 4 * 2**30
+#: Seconds that a server may take to answer.
+PATIENCE = 10
 #: Examples of a streamed data set that are shuffled among one another, besides the order of its files.
 SHUFFLE_BLOCK = 16_384
 
@@ -35,6 +40,7 @@ def load_data(name: str = "digits", data_dir: str | None = None, on_bad_image: s
 
     Raises:
         ValueError: If the data set is unknown, or a folder holds files that are no images.
+        OSError: If the data set cannot be downloaded.
     """
     if on_bad_image not in ("error", "skip"):
         raise ValueError(f"on_bad_image is {on_bad_image!r}; it must be 'error' or 'skip'.")
@@ -66,15 +72,13 @@ def _tfds(name: str, data_dir: str | None) -> ImageData:
 
     try:
         builder = tfds.builder(name, data_dir=data_dir)
-    except tfds.core.DatasetNotFoundError as error:
-        raise ValueError(
-            f"There is no data set {name!r}: 'digits', a folder of images and the names of TFDS are allowed."
-        ) from error
+    except (tfds.core.DatasetNotFoundError, ValueError) as error:
+        raise ValueError(_unknown(name)) from error
     features = builder.info.features
     kinds = {"image": tfds.features.Image, "label": tfds.features.ClassLabel}
     if not all(key in features and isinstance(features[key], kind) for key, kind in kinds.items()):
         raise ValueError(f"{name} does not hold images with one class each, but {sorted(features)}.")
-    builder.download_and_prepare()
+    _prepare(builder)
     splits = builder.info.splits
     # The test images of some sets, such as imagenet2012, come without classes: validation is preferred.
     held_out = next((split for split in ("validation", "test") if split in splits), None)
@@ -98,6 +102,59 @@ def _tfds(name: str, data_dir: str | None) -> ImageData:
             "images held out": f"{test.count} of {held_out or 'train'}",
         },
     )
+
+
+def _unknown(name: str) -> str:
+    """Says that there is no such folder or data set, and which ones have similar names."""
+    import tensorflow_datasets as tfds
+
+    path = Path(name)
+    near = difflib.get_close_matches(name, ["digits", *tfds.list_builders(with_community_datasets=False)], cutoff=0.7)
+    if path.parent.is_dir():
+        beside = {folder.name: f"{folder}/" for folder in path.parent.iterdir() if folder.is_dir()}
+        near = [*(beside[found] for found in difflib.get_close_matches(path.name, beside)), *near]
+    closest = f" Closest: {', '.join(near)}." if near else ""
+    return (
+        f"There is no such folder or data set: {name!r}.{closest} It must be a folder of images, 'digits' or the name"
+        " of an image classification data set of TFDS."
+    )
+
+
+def _prepare(builder) -> None:
+    """Downloads and prepares a data set of TFDS, unless that has been done.
+
+    Raises:
+        OSError: If its publisher cannot be reached.
+        ValueError: If its files must be downloaded by hand.
+    """
+    import requests
+    import tensorflow_datasets as tfds
+    from tensorflow_datasets.core.download.resource import get_dl_fname
+
+    if not sys.stderr.isatty():
+        tfds.disable_progress_bar()
+    root = next(folder for folder in builder.data_path.parents if folder.name == builder.name).parent
+    urls = {} if builder.data_path.exists() or builder.MANUAL_DOWNLOAD_INSTRUCTIONS else builder.url_infos
+    missing = [
+        url for url, found in urls.items() if not (root / "downloads" / get_dl_fname(url, found.checksum)).exists()
+    ]
+    # TFDS itself would try again for minutes. One file of each server is enough to ask for.
+    for url in {urlsplit(url).netloc: url for url in missing}.values():
+        try:
+            requests.head(url, timeout=PATIENCE)
+        except requests.RequestException as error:
+            raise OSError(
+                f"{builder.name} is not in {root} yet, and cannot be downloaded: {url} does not answer. Where there is"
+                f" a network, run `tfds build {builder.name}`, copy the folder {builder.name} that it makes in"
+                f" ~/tensorflow_datasets to {root}, and give the same command again. Without network there is 'digits',"
+                " or a folder of images."
+            ) from error
+    try:
+        builder.download_and_prepare()
+    except AssertionError as error:
+        if not builder.MANUAL_DOWNLOAD_INSTRUCTIONS:
+            raise
+        raise ValueError(f"{builder.name} must be downloaded by hand. {error}") from error
 
 
 def _held_in_memory(builder, split: str) -> Examples:

@@ -22,6 +22,7 @@ from keras_resdense.data.plan import Plan
 from keras_resdense.data.sources import load_data
 from keras_resdense.exporting.export import Export, export
 from keras_resdense.exporting.formats import EXPORTERS
+from keras_resdense.progress import keras_verbosity
 from keras_resdense.training import accumulation, checkpoints, report, workers
 from keras_resdense.training.agreement import check_data, check_workers, naming_changed_files, stopping_together
 from keras_resdense.training.checkpoints import Position
@@ -172,7 +173,7 @@ def _fit(model: keras.Model, data: ImageData, plan: Plan, settings: Settings, de
             callbacks=callbacks,
             # The batches come shuffled.
             shuffle=False,
-            verbose="auto" if keeper.chief else 0,
+            verbose=keras_verbosity() if keeper.chief else 0,
         )
 
     if keeper.chief:

@@ -5,11 +5,13 @@ import { prepare } from "./images.js";
 
 const DEFAULT_MODEL = "../../saved_models/resnet20_fashion_mnist/model.tflite";
 const TOP = 5;
+/** Names of classes that are shown; of the rest, the number. */
+const SHOWN_NAMES = 20;
 /** Width of a stroke, as a share of the canvas: that of a sleeve. */
 const STROKE = 1 / 12;
 
-const [canvas, chooser, invertButton, clearButton, answers, status, samples] = [
-  "canvas", "chooser", "invert", "clear", "answers", "status", "samples",
+const [canvas, chooser, invertButton, clearButton, answers, status, classes, samples] = [
+  "canvas", "chooser", "invert", "clear", "answers", "status", "classes", "samples",
 ].map((id) => document.getElementById(id));
 const context = canvas.getContext("2d", { willReadFrequently: true });
 const percent = new Intl.NumberFormat("en", { style: "percent", minimumFractionDigits: 1 });
@@ -17,9 +19,11 @@ const percent = new Intl.NumberFormat("en", { style: "percent", minimumFractionD
 const classifier = await loadClassifier(
   new URL(new URLSearchParams(location.search).get("model") ?? DEFAULT_MODEL, location.href),
 ).catch((error) => {
-  say(error.message, true);
+  fail(error.message);
   throw error;
 });
+/** Counts what was opened or drawn, for an image may take longer than the next one. */
+let latest = 0;
 
 /**
  * Shows an image and what the network takes it for.
@@ -28,30 +32,33 @@ const classifier = await loadClassifier(
  * @returns {Promise<object>} `probabilities`, the `milliseconds` they took, and the `pixels` the network saw.
  */
 export async function open(file) {
-  const image = await prepare(file, classifier);
-  context.putImageData(
-    image,
-    Math.ceil((canvas.width - image.width) / 2),
-    Math.ceil((canvas.height - image.height) / 2),
-  );
-  return classify();
+  const turn = ++latest;
+  const image = await prepare(file, classifier.contract);
+  if (turn === latest) {
+    context.putImageData(image, 0, 0);
+  }
+  return answer(image.data, turn);
 }
 
-async function classify() {
-  const { data } = context.getImageData(0, 0, canvas.width, canvas.height);
-  const pixels = Array.from(data).filter((_, i) => i % 4 < classifier.channels);
+async function answer(pixels, turn) {
   const { probabilities, milliseconds } = await classifier.classify(pixels);
-  const ranked = [...probabilities.keys()].sort((a, b) => probabilities[b] - probabilities[a]).slice(0, TOP);
-  answers.replaceChildren(...ranked.map((number) => answer(number, probabilities[number])));
-  say(`${nameOf(ranked[0])}, in ${milliseconds.toFixed(1)} ms.`);
-  return { probabilities, milliseconds, pixels };
+  if (turn === latest) {
+    const ranked = [...probabilities.keys()].sort((a, b) => probabilities[b] - probabilities[a]).slice(0, TOP);
+    answers.replaceChildren(...ranked.map((number) => listItem(number, probabilities[number])));
+    say(`${nameOf(ranked[0])}, in ${milliseconds.toFixed(1)} ms.`);
+  }
+  return { probabilities, milliseconds, pixels: Array.from(pixels) };
+}
+
+function answerCanvas() {
+  return answer(context.getImageData(0, 0, canvas.width, canvas.height).data, ++latest);
 }
 
 function nameOf(number) {
   return classifier.names?.[number] ?? `Class ${number}`;
 }
 
-function answer(number, probability) {
+function listItem(number, probability) {
   const item = document.createElement("li");
   const name = document.createElement("span");
   const share = document.createElement("data");
@@ -63,19 +70,36 @@ function answer(number, probability) {
   return item;
 }
 
-function say(text, isError = false) {
+function say(text) {
   status.textContent = text;
-  status.classList.toggle("error", isError);
+  status.classList.remove("error");
 }
 
-async function openGiven([file]) {
+/** Shows what went wrong, and no answer beside it. */
+function fail(text) {
+  answers.replaceChildren();
+  status.textContent = text;
+  status.classList.add("error");
+}
+
+async function openGiven(file, name) {
+  const turn = latest + 1;
+  await open(file).catch((error) => {
+    if (turn === latest) {
+      blank();
+      fail(`${name}: ${error.message}`);
+    }
+  });
+}
+
+async function openFirst([file]) {
   if (file) {
-    await open(file).catch((error) => say(`${file.name}: ${error.message}`, true));
+    await openGiven(file, file.name);
   }
 }
 
 async function openSample(button) {
-  await open(await (await fetch(button.firstChild.src)).blob());
+  await openGiven(await (await fetch(button.firstChild.src)).blob(), button.firstChild.alt);
 }
 
 function startStroke(event) {
@@ -96,32 +120,46 @@ function continueStroke(event) {
 
 async function endStroke() {
   canvas.removeEventListener("pointermove", continueStroke);
-  await classify();
+  await answerCanvas();
 }
 
 function toPixels({ offsetX, offsetY }) {
   return [(offsetX / canvas.clientWidth) * canvas.width, (offsetY / canvas.clientHeight) * canvas.height];
 }
 
-function clear() {
+function blank() {
+  latest++;
   context.fillRect(0, 0, canvas.width, canvas.height);
+}
+
+function clear() {
+  blank();
   answers.replaceChildren();
-  say("Draw something.");
+  say("Draw something, or open an image.");
 }
 
 async function invert() {
   const image = context.getImageData(0, 0, canvas.width, canvas.height);
   image.data.forEach((value, i) => (image.data[i] = i % 4 < 3 ? 255 - value : value));
   context.putImageData(image, 0, 0);
-  await classify();
+  await answerCanvas();
 }
 
-canvas.width = classifier.width;
-canvas.height = classifier.height;
+/** Says what the network can tell apart: whatever else it is shown, it answers with one of these. */
+function describeClasses() {
+  const names = classifier.names ?? [];
+  const more = names.length - SHOWN_NAMES;
+  classes.textContent = names.length
+    ? `This network can tell apart: ${names.slice(0, SHOWN_NAMES).join(", ")}${more > 0 ? `, and ${more} more` : ""}.`
+    : "This network's file does not name its classes.";
+}
+
+[canvas.height, canvas.width] = classifier.contract.size;
+describeClasses();
 Object.assign(context, { lineWidth: STROKE * canvas.width, lineCap: "round", lineJoin: "round", strokeStyle: "white" });
 canvas.addEventListener("pointerdown", startStroke);
 canvas.addEventListener("lostpointercapture", endStroke);
-chooser.addEventListener("change", () => openGiven(chooser.files));
+chooser.addEventListener("change", () => openFirst(chooser.files));
 invertButton.addEventListener("click", invert);
 clearButton.addEventListener("click", clear);
 for (const button of samples.children) {
@@ -130,7 +168,13 @@ for (const button of samples.children) {
 document.addEventListener("dragover", (event) => event.preventDefault());
 document.addEventListener("drop", (event) => {
   event.preventDefault();
-  openGiven(event.dataTransfer.files);
+  openFirst(event.dataTransfer.files);
 });
 document.querySelectorAll(":disabled").forEach((control) => (control.disabled = false));
-await openSample(samples.lastElementChild);
+// The samples are grey: a network for colours has learned nothing like them.
+samples.parentElement.hidden = classifier.contract.channels !== 1;
+if (samples.parentElement.hidden) {
+  clear();
+} else {
+  await openSample(samples.lastElementChild);
+}

@@ -5,6 +5,7 @@ a door that ignores orientation, transparency, channels or crop answers somethin
 one more door, in `test_web.py`.
 """
 
+import functools
 import json
 
 import keras
@@ -41,8 +42,8 @@ def crops(count):
     return keras_resdense.transform(ImageContract(size=(32, 32)))(images), classes
 
 
-@pytest.fixture(scope="module")
-def colour():
+@functools.cache
+def trained():
     """Returns a trained network that takes pixels in colour."""
     keras.utils.set_random_seed(0)
     model = keras_resdense.ResNet20(input_shape=(32, 32, 3), classes=8, include_preprocessing="half")
@@ -55,12 +56,12 @@ def colour():
 
 
 @pytest.fixture(scope="module", params=["colour", pytest.param("grey", marks=pytest.mark.sweep)])
-def model(request, colour):
+def model(request):
     """Returns the network, or the same for normalised grey: it computes what the other one does of grey in RGB."""
     if request.param == "colour":
-        return colour
+        return trained()
     grey = keras_resdense.ResNet20(input_shape=(32, 32, 1), classes=8)
-    kernel, *others = colour.get_weights()
+    kernel, *others = trained().get_weights()
     grey.set_weights([kernel.sum(axis=2, keepdims=True), *others])
     grey.image_contract, grey.class_names = GREY, tuple(CLASSES)
     return grey
@@ -68,7 +69,11 @@ def model(request, colour):
 
 @pytest.fixture(scope="module")
 def expected(model):
-    """Returns what `keras_resdense.transform` and the network answer to each file: probabilities."""
+    return answers_in_python(model)
+
+
+def answers_in_python(model):
+    """Returns what `keras_resdense.transform` and a network answer to each file: probabilities."""
     return dict(zip(FILES, model.predict(keras_resdense.transform(model)(FILES), verbose=0), strict=True))
 
 
@@ -91,14 +96,14 @@ def by_class(answers):
     return {file: [ranked[name] for name in CLASSES] for file, ranked in answers.items()}
 
 
-def test_photographs_are_known_and_upright(colour):
+def test_photographs_are_known_and_upright():
     """Else the doors could agree on nonsense."""
+    answers = answers_in_python(trained())
     files = [file for file in FILES if file.name.startswith(("exif_", "jpeg_", "xmp_", "rgb_", "megapixels_"))]
     files = [file for file in files if "grey" not in file.name]
-    ranked = colour.predict(keras_resdense.transform(colour)(files), verbose=0).argmax(-1)
     assert len(files) > 50
-    for file, number in zip(files, ranked, strict=True):
-        assert CLASSES[number] == f"{file.stem.rpartition('_')[2]} upright", file.name
+    for file in files:
+        assert CLASSES[np.argmax(answers[file])] == f"{file.stem.rpartition('_')[2]} upright", file.name
 
 
 @pytest.mark.parametrize("format", ["keras", "tflite", "tflite_float16", "saved_model", "onnx"])
@@ -130,10 +135,9 @@ def test_the_endpoint_for_files_answers_alike_or_refuses(model, expected, tmp_pa
     assert_same({file: row for file, row, known in zip(FILES, outputs, valid, strict=True) if known}, expected)
 
 
-def test_bytes_answer_alike(colour, tmp_path):
+def test_bytes_answer_alike(tmp_path):
     """Of 8 bits, a network's own error comes on top: the classes are the same wherever the answer is clear."""
-    path = exported(colour, tmp_path, "tflite_int8")
-    expected = dict(zip(FILES, colour.predict(keras_resdense.transform(colour)(FILES), verbose=0), strict=True))
+    path, expected = exported(trained(), tmp_path, "tflite_int8"), answers_in_python(trained())
     answers = by_class({file: dict(ranked) for file, ranked in runs.predict(path, FILES, top=len(CLASSES))})
     for file, probabilities in answers.items():
         second, first = np.sort(expected[file])[-2:]

@@ -16,14 +16,13 @@ from examples.web import check
 from keras_resdense import ImageContract
 from keras_resdense.exporting.formats import EXPORTERS
 from keras_resdense.training.recipes import Recipe
-from tests.awkward_images import FOLDER
+from tests import test_doors
 
 pytestmark = pytest.mark.sweep
 
-FILES = sorted(FOLDER.iterdir())
 #: What no Chromium opens.
 NOT_READ = (".tiff", ".ppm")
-AWKWARD_FILES = [file for file in FILES if file.suffix not in NOT_READ]
+AWKWARD_FILES = [file for file in test_doors.FILES if file.suffix not in NOT_READ]
 
 
 @pytest.fixture(scope="module")
@@ -105,7 +104,17 @@ def test_images_are_prepared_as_in_python(copy, contract):
     assert np.mean(np.array(differences) == 0) > 0.8
 
 
-@pytest.mark.parametrize("file", [file for file in FILES if file.suffix in NOT_READ], ids=lambda file: file.name)
+def test_awkward_images_get_the_answers_of_all_other_doors(tmp_path):
+    model = test_doors.trained()
+    test_doors.exported(model, tmp_path, "tflite")
+    with check.opened_page(tmp_path) as page:
+        answers = {file: check.open_file(page, file)["probabilities"] for file in AWKWARD_FILES}
+    test_doors.assert_same(answers, test_doors.answers_in_python(model))
+
+
+@pytest.mark.parametrize(
+    "file", [file for file in test_doors.FILES if file.suffix in NOT_READ], ids=lambda file: file.name
+)
 def test_what_the_browser_cannot_open_is_refused(page, file):
     cleared(page).get_by_role("button", name="Bag").click()
     assert_answered(page)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 import json
 import os
 import shutil
@@ -14,7 +13,6 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from keras_resdense.data.batches import evaluation_batches
 from keras_resdense.data.contract import ImageContract
 from keras_resdense.data.examples import Examples
 from keras_resdense.data.folder import image_files
@@ -33,6 +31,7 @@ from keras_resdense.pretrained.catalogue import WeightSet, find_weights, set_of_
 from keras_resdense.progress import progress
 from keras_resdense.training import recipes
 from keras_resdense.training.card import write_card
+from keras_resdense.training.evaluation import evaluate as measure
 from keras_resdense.training.recipes import RECIPE_FILE, Recipe, Settings
 from keras_resdense.training.report import RESULTS_FILE
 
@@ -164,15 +163,11 @@ def evaluate(
     name = data or recipe.data
     loaded = load_data(name, data_dir or settings.data_dir or None, on_bad_image or settings.on_bad_image)
     classes = len(loaded.class_names)
-    batches, steps = evaluation_batches(loaded.test, _contract_of(run, path), classes)
-    right, loss = 0, 0.0
-    for images, targets, weights in itertools.islice(batches.as_numpy_iterator(), steps):
-        probabilities, labels = run(images[weights > 0]), targets[weights > 0].argmax(-1)
-        if probabilities.shape[-1] != classes:
-            raise ValueError(f"{path} knows {probabilities.shape[-1]} classes; {name} has {classes}.")
-        right += int((probabilities.argmax(-1) == labels).sum())
-        loss -= float(np.log(np.maximum(probabilities[np.arange(len(labels)), labels], 1e-7)).sum())
-    return {"accuracy": right / loaded.test.count, "loss": loss / loaded.test.count, "images": loaded.test.count}
+    try:
+        measured = measure(run, loaded.test, _contract_of(run, path), classes)
+    except ValueError as error:
+        raise ValueError(f"{path} and {name} do not fit: {error}") from error
+    return {"accuracy": measured.accuracy, "loss": measured.loss, "images": loaded.test.count}
 
 
 def _open(model: Path, weights: str | None) -> tuple[Runner, Path]:

@@ -27,7 +27,7 @@ from keras_resdense.training import train, workers
 from keras_resdense.training.accumulation import Accumulating
 from keras_resdense.training.agreement import check_workers, stopping_together
 from keras_resdense.training.devices import precision, strategy
-from keras_resdense.training.keeper import Keeper
+from keras_resdense.training.keeper import RunCheckpoint
 from keras_resdense.training.optimisation import compile_phase, phases_of
 from keras_resdense.training.recipes import Settings
 from keras_resdense.training.run_folder import begin
@@ -393,10 +393,10 @@ def work(folder: Path, kind: str) -> None:
         assert workers.gather(devices, "é" * 3**index) == ["é" * 3**n for n in range(workers.worker_count())]
         if workers.is_chief(devices):
             begin(folder / "run", WORKER_RECIPE, WORKER_SETTINGS, data)
-        keeper = Keeper(folder / "run", workers.is_chief(devices), steps, WORKER_SETTINGS.save_every)
-        train._fit(model, data, plan, WORKER_SETTINGS, devices, keeper)
+        state = RunCheckpoint(folder / "run", workers.is_chief(devices), steps, WORKER_SETTINGS.save_every)
+        train._fit(model, data, plan, WORKER_SETTINGS, devices, state)
         names = ("loss", "accuracy", "val_loss", "val_accuracy")
-        metrics = [row[name] for row in keeper.position.history for name in names]
+        metrics = [row[name] for row in state.position.history for name in names]
         batches, test_steps = evaluation_batches(data.test, plan.contract(1), 10, devices)
         metrics += model.evaluate(batches, steps=test_steps, verbose=0)
         pixels = np.linspace(0, 255, 96 * 64, dtype="float32").reshape(96, 8, 8, 1)

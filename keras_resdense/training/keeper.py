@@ -23,7 +23,7 @@ class Interrupted(Exception):
     """The training was asked to stop, and its state is saved."""
 
 
-class Keeper(keras.callbacks.Callback):
+class RunCheckpoint(keras.callbacks.Callback):
     """Writes checkpoints, the history and the best weights; stops at a NaN and when asked to.
 
     It stands before the callback that swaps averaged weights in for evaluation: at the end of one they are
@@ -105,7 +105,7 @@ class Keeper(keras.callbacks.Callback):
 
 
 @contextlib.contextmanager
-def stopping_on_request(keeper: Keeper) -> Iterator[None]:
+def stopping_on_request(state: RunCheckpoint) -> Iterator[None]:
     """Lets SIGTERM and Ctrl-C stop the training after its present step, saved; a second Ctrl-C stops it at once.
 
     Only the main thread can listen to them.
@@ -115,7 +115,7 @@ def stopping_on_request(keeper: Keeper) -> Iterator[None]:
         return
 
     def stop(number, _):
-        keeper.stopping = True
+        state.stopping = True
         if number == signal.SIGINT:
             signal.signal(signal.SIGINT, before[signal.SIGINT])
             print("\nStopping and saving after this step; Ctrl-C again stops at once.", file=sys.stderr, flush=True)

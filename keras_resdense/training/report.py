@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import dataclasses
-import itertools
 import json
 import os
 import platform
@@ -15,9 +14,6 @@ import keras
 import numpy as np
 
 import keras_resdense
-from keras_resdense.data.batches import evaluation_batches
-from keras_resdense.data.contract import ImageContract
-from keras_resdense.data.examples import Examples
 from keras_resdense.files import replacing
 from keras_resdense.training import card
 from keras_resdense.training.recipes import Recipe, Settings
@@ -51,27 +47,6 @@ class Results:
     accuracy: float
     loss: float
     confusion: np.ndarray
-
-
-def predict(model: keras.Model, examples: Examples, contract: ImageContract, classes: int) -> dict:
-    """Evaluates a model on all images held out.
-
-    Returns:
-        "image_shape", "accuracy", "loss" and "confusion", as in `Results`.
-    """
-    batches, steps = evaluation_batches(examples, contract, classes)
-    confusion, loss = np.zeros((classes, classes), int), 0.0
-    for images, labels, weights in itertools.islice(batches.as_numpy_iterator(), steps):
-        probabilities, labels = model.predict_on_batch(images)[weights > 0], labels[weights > 0].argmax(-1)
-        np.add.at(confusion, (labels, probabilities.argmax(-1)), 1)
-        loss -= np.log(np.maximum(probabilities[np.arange(len(labels)), labels], 1e-7)).sum()
-    count = confusion.sum()
-    return {
-        "image_shape": model.input_shape[1:],
-        "accuracy": float(confusion.trace() / count),
-        "loss": float(loss / count),
-        "confusion": confusion,
-    }
 
 
 def write_history(path: Path, history: Sequence[Mapping[str, float]]) -> None:

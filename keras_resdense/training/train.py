@@ -28,7 +28,8 @@ from keras_resdense.training.agreement import check_data, check_workers, naming_
 from keras_resdense.training.checkpoints import Position
 from keras_resdense.training.classifier import build_classifier, image_size_of, network, plan_of
 from keras_resdense.training.devices import precision, strategy
-from keras_resdense.training.keeper import Keeper, stopping_on_request
+from keras_resdense.training.evaluation import evaluate
+from keras_resdense.training.keeper import RunCheckpoint, stopping_on_request
 from keras_resdense.training.optimisation import compile_phase, phases_of
 from keras_resdense.training.recipes import Recipe, Settings
 from keras_resdense.training.run_folder import begin, check_kept, choose_folder, claimed, is_untrained
@@ -122,10 +123,10 @@ def train(
             # The training.
             if chief:
                 begin(target, recipe, settings, data)
-            keeper = Keeper(target, chief, steps, settings.save_every)
-            _fit(model, data, plan, settings, devices, keeper)
+            state = RunCheckpoint(target, chief, steps, settings.save_every)
+            _fit(model, data, plan, settings, devices, state)
         if not chief:
-            return Run(folder=target, model=model, accuracy=keeper.position.history[-1]["val_accuracy"], exports=[])
+            return Run(folder=target, model=model, accuracy=state.position.history[-1]["val_accuracy"], exports=[])
 
         # Evaluation, exports and report.
         check_kept(target)
@@ -134,7 +135,7 @@ def train(
         final.set_weights(model.get_weights())
         final.image_contract, final.class_names = test_plan.contract(channels), data.class_names
         checkpoints.save_weights(target / "last.weights.h5", final)
-        predicted = report.predict(final, data.test, final.image_contract, plan.classes)
+        measured = evaluate(final.predict_on_batch, data.test, final.image_contract, plan.classes)
         images, labels = _sample(data, final.image_contract)
         exports = [
             export(final, target / EXPORTERS[format].file_name, format, images, labels, overwrite=True)
@@ -144,9 +145,10 @@ def train(
             recipe=recipe,
             settings=settings,
             class_names=data.class_names,
-            history=keeper.position.history,
+            history=state.position.history,
             minutes=(time.perf_counter() - start) / 60,
-            **predicted,
+            image_shape=final.input_shape[1:],
+            **dataclasses.asdict(measured),
         )
         check_kept(target)
         report.write(target, results)
@@ -154,13 +156,13 @@ def train(
         return Run(folder=target, model=final, accuracy=results.accuracy, exports=exports)
 
 
-def _fit(model: keras.Model, data: ImageData, plan: Plan, settings: Settings, devices, keeper: Keeper):
+def _fit(model: keras.Model, data: ImageData, plan: Plan, settings: Settings, devices, state: RunCheckpoint):
     """Trains a model from wherever its last checkpoint stands to the end."""
-    recipe, steps = plan.recipe, keeper.steps
+    recipe, steps = plan.recipe, state.steps
     contract = plan.contract(data.image_shape[2])
     test, test_steps = evaluation_batches(data.test, contract, plan.classes, devices)
-    callbacks = [keeper, *_callbacks(recipe, keeper)]
-    keeper.set_model(model)
+    callbacks = [state, *_callbacks(recipe, state)]
+    state.set_model(model)
 
     def fit(first_epoch: int, last_epoch: int, done: int) -> None:
         model.fit(
@@ -173,28 +175,28 @@ def _fit(model: keras.Model, data: ImageData, plan: Plan, settings: Settings, de
             callbacks=callbacks,
             # The batches come shuffled.
             shuffle=False,
-            verbose=keras_verbosity() if keeper.chief else 0,
+            verbose=keras_verbosity() if state.chief else 0,
         )
 
-    if keeper.chief:
-        checkpoints.set_damaged_aside(keeper.folder / "checkpoints")
-    reached = checkpoints.newest(keeper.folder / "checkpoints") or Position()
+    if state.chief:
+        checkpoints.set_damaged_aside(state.folder / "checkpoints")
+    reached = checkpoints.newest(state.folder / "checkpoints") or Position()
     for phase in phases_of(recipe)[reached.phase :]:
         with devices.scope():
             compile_phase(model, phase, recipe, settings, steps)
-        epoch, done = divmod(keeper.restore(phase), steps)
-        with stopping_on_request(keeper):
+        epoch, done = divmod(state.restore(phase), steps)
+        with stopping_on_request(state):
             if done:
                 fit(epoch, epoch + 1, done)
                 # Keras ends every call of `fit` by putting averaged weights in the place of the others.
-                epoch = keeper.restore(phase) // steps
+                epoch = state.restore(phase) // steps
             fit(epoch, phase.last, 0)
 
 
-def _callbacks(recipe: Recipe, keeper: Keeper) -> list[keras.callbacks.Callback]:
+def _callbacks(recipe: Recipe, state: RunCheckpoint) -> list[keras.callbacks.Callback]:
     callbacks = [keras.callbacks.SwapEMAWeights()] if recipe.ema else []
-    if keeper.chief and importlib.util.find_spec("tensorboard"):
-        callbacks.append(keras.callbacks.TensorBoard(keeper.folder / "tensorboard"))
+    if state.chief and importlib.util.find_spec("tensorboard"):
+        callbacks.append(keras.callbacks.TensorBoard(state.folder / "tensorboard"))
     return callbacks
 
 

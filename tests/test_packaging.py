@@ -1,0 +1,64 @@
+"""What is put on an index: a source distribution that holds all one needs to work on it, and a wheel made of it."""
+
+import email
+import re
+import subprocess
+import sys
+import tarfile
+import zipfile
+
+import pytest
+
+import keras_resdense
+from tests.zoo_facts import ROOT
+
+BUILD = "import sys, setuptools.build_meta as backend; getattr(backend, sys.argv[1])(sys.argv[2])"
+
+
+def build(kind, source, target):
+    subprocess.run([sys.executable, "-c", BUILD, kind, str(target)], cwd=source, check=True, capture_output=True)
+    return next(target.glob("*.tar.gz" if kind == "build_sdist" else "*.whl"))
+
+
+@pytest.fixture(scope="module")
+def sdist(tmp_path_factory):
+    """Returns the unpacked source distribution."""
+    folder = tmp_path_factory.mktemp("sdist")
+    with tarfile.open(build("build_sdist", ROOT, folder)) as archive:
+        archive.extractall(folder, filter="data")
+    (unpacked,) = (path for path in folder.iterdir() if path.is_dir())
+    return unpacked
+
+
+@pytest.fixture(scope="module")
+def wheel(sdist, tmp_path_factory):
+    with zipfile.ZipFile(build("build_wheel", sdist, tmp_path_factory.mktemp("wheel"))) as archive:
+        yield archive
+
+
+def test_the_source_has_documentation_changelog_and_tests(sdist):
+    for name in ("CHANGELOG.md", "mkdocs.yml", "docs/train.md", "docs/figures/logo.svg", "tests/tiny.py"):
+        assert (sdist / name).is_file(), name
+    tracked = subprocess.run(["git", "ls-files", "tests", "docs"], cwd=ROOT, capture_output=True, text=True)
+    for name in tracked.stdout.splitlines():
+        assert (sdist / name).is_file(), name
+
+
+def test_the_wheel_has_all_that_is_read_at_run_time(wheel):
+    data = {
+        path.relative_to(ROOT).as_posix()
+        for path in (ROOT / "keras_resdense").rglob("*")
+        if path.is_file() and path.suffix != ".pyc"
+    }
+    assert {name for name in wheel.namelist() if name.startswith("keras_resdense/")} == data
+
+
+def test_an_index_can_show_the_metadata(wheel):
+    (name,) = (name for name in wheel.namelist() if name.endswith(".dist-info/METADATA"))
+    metadata = email.message_from_bytes(wheel.read(name))
+    assert metadata["Version"] == keras_resdense.__version__ and metadata["Keywords"]
+    versions = {text.rpartition(" ")[2] for text in metadata.get_all("Classifier") if re.search(r":: 3\.\d+$", text)}
+    assert versions == {"3.10", "3.11", "3.12", "3.13"}
+    links = re.findall(r"\]\(([^)]+)\)", metadata.get_payload())
+    links += [url.split(", ")[1] for url in metadata.get_all("Project-URL")]
+    assert all(link.startswith("https://") for link in links)

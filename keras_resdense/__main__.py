@@ -16,7 +16,7 @@ from keras_resdense.data.plan import Images
 from keras_resdense.names import BUILDERS
 from keras_resdense.options import make_parser, overridden
 from keras_resdense.training import recipes, workers
-from keras_resdense.training.recipes import Settings
+from keras_resdense.training.recipes import Recipe, Settings
 
 #: What a process returns that was asked to terminate: 128 and the number of SIGTERM.
 INTERRUPTED = 143
@@ -62,10 +62,26 @@ def _explain(error: Exception) -> str:
     return f"{type(error).__name__}: {error} (--debug shows where)"
 
 
+def _recipe(options: argparse.Namespace) -> tuple[Recipe, Settings]:
+    """Returns the recipe that the options name, or one that suits the images where they name none."""
+    path = Path(options.recipe or "")
+    if options.recipe and path.is_file():
+        recipe, settings = recipes.read(path)
+    else:
+        recipe, settings = recipes.get_recipe(options.recipe or "digits"), Settings()
+    settings = overridden(settings, options)
+    if not options.recipe and "data" in options and Path(options.data).is_dir():
+        from keras_resdense.data.sources import load_data
+        from keras_resdense.training.choosing import choose
+
+        data = load_data(options.data, settings.data_dir or None, settings.on_bad_image)
+        recipe, words = choose(data, getattr(options, "weights", ""))
+        print(words)
+    return overridden(recipe, options), settings
+
+
 def _train(options: argparse.Namespace) -> int | None:
-    path = Path(options.recipe)
-    recipe, settings = recipes.read(path) if path.is_file() else (recipes.get_recipe(options.recipe), Settings())
-    recipe, settings = (overridden(row, options) for row in (recipe, settings))
+    recipe, settings = _recipe(options)
 
     from keras_resdense.exporting.export import format_table
     from keras_resdense.training import train

@@ -216,6 +216,9 @@ def test_a_run_s_file_and_the_card_s_command_make_it_again(run, monkeypatch, cap
         program, *words = shlex.split(card.command(row.recipe, settings))
         assert program == "keras-resdense" and main(words) == 0
         assert asked.pop() == (row.recipe, settings)
+    photos = dataclasses.replace(RECIPES["fast"].recipe, data=str(run))
+    program, *words = shlex.split(card.command(photos, Settings()))
+    assert main(words) == 0 and asked.pop() == (photos, Settings())
 
 
 def test_training_starts_from_published_weights(tmp_path, monkeypatch):
@@ -299,8 +302,8 @@ def test_help_has_examples_that_can_be_parsed(command, capsys):
         _, *words = shlex.split(line)
         assert words[0] == command
         options = make_parser(COMMANDS).parse_args(words)
-        if command == "train" and not options.recipe.endswith(".json"):
-            overridden(recipes.get_recipe(options.recipe), options)
+        if command == "train" and not (options.recipe or "").endswith(".json"):
+            overridden(recipes.get_recipe(options.recipe or "digits"), options)
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -6,8 +6,9 @@ import keras
 import numpy as np
 import pytest
 
-from keras_resdense.__main__ import _overridden, _parser
+from keras_resdense.__main__ import COMMANDS
 from keras_resdense.networks import zoo
+from keras_resdense.options import make_parser, overridden
 from keras_resdense.training import recipes
 from keras_resdense.training.classifier import network
 from keras_resdense.training.optimisation import compile_phase, phases_of, schedule
@@ -41,12 +42,12 @@ def test_every_field_can_be_given_on_the_command_line():
     for kind in (Recipe, Settings):
         for field in dataclasses.fields(kind):
             words = {bool: [], tuple: ["3", "7.5"]}.get(type(field.default), [str(field.default)])
-            options = _parser().parse_args(["train", "--" + field.name.replace("_", "-"), *words])
+            options = make_parser(COMMANDS).parse_args(["train", "--" + field.name.replace("_", "-"), *words])
             expected = {bool: True, tuple: (3.0, 7.5)}.get(type(field.default), field.default)
             base = kind()
-            assert getattr(_overridden(base, options), field.name) == expected
+            assert getattr(overridden(base, options), field.name) == expected
             assert type(field.default).__name__ == field.type.partition("[")[0], "it is parsed as its default's type"
-    untouched = _overridden(RECIPES["strikes_back_a1"].recipe, _parser().parse_args(["train"]))
+    untouched = overridden(RECIPES["strikes_back_a1"].recipe, make_parser(COMMANDS).parse_args(["train"]))
     assert untouched == RECIPES["strikes_back_a1"].recipe
 
 

@@ -38,6 +38,12 @@ def steps_per_epoch(examples: Examples, recipe: ImageRecipe) -> int:
     return examples.count // recipe.batch_size
 
 
+def class_counts(examples: Examples, classes: int) -> np.ndarray:
+    """Counts the examples of each class `(classes,)`."""
+    labels = prefetch(examples.order(None).map(lambda handle: examples.open(handle).label).batch(1024))
+    return sum((np.bincount(part, minlength=classes) for part in labels.as_numpy_iterator()), np.zeros(classes, int))
+
+
 def training_batches(examples: Examples, plan: Plan, strategy, first_step: int = 0):
     """Makes the endless batches of a training.
 
@@ -65,6 +71,7 @@ def training_batches(examples: Examples, plan: Plan, strategy, first_step: int =
         )
     first_epoch, skipped = divmod(first_step, steps)
     mixes = recipe.mixup > 0 or recipe.cutmix > 0
+    weights = tf.constant(plan.class_weights or [1.0] * plan.classes)
     alone, together = augmentation_alone(plan), augmentation_together(plan)
 
     def epoch_examples(epoch):
@@ -79,7 +86,9 @@ def training_batches(examples: Examples, plan: Plan, strategy, first_step: int =
         example = examples.open(handle)
         key = place_key(plan.seed, epoch, example.number * recipe.repeats + place % recipe.repeats)
         image = alone(example.shape, example.part, key)
-        return image, tf.one_hot(example.label, plan.classes), epoch, place
+        # The categorical loss is proportional to its target.
+        weight = tf.gather(weights, example.label)
+        return image, weight * tf.one_hot(example.label, plan.classes), epoch, place
 
     def finish(images, labels, epochs, places):
         return together(images, labels, place_key(plan.seed, epochs[0], -1 - places[0]))

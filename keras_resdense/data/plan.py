@@ -30,6 +30,7 @@ class ImageRecipe:
         erasing: Whether a random rectangle of every other image is filled with noise (1708.04896).
         mixup: α of mixup (1710.09412); 0 for none. With cutmix, each mixes half of the groups of 8 images.
         cutmix: α of cutmix (1905.04899); 0 for none.
+        balance: Whether each class weighs as much as every other in the loss, however many images it has.
         repeats: How often an image occurs in succession, each time augmented anew (1902.05509). An epoch keeps its
             length and sees fewer images.
     """
@@ -48,6 +49,7 @@ class ImageRecipe:
     erasing: bool = False
     mixup: float = 0.0
     cutmix: float = 0.0
+    balance: bool = False
     repeats: int = 1
 
     def __post_init__(self):
@@ -55,6 +57,8 @@ class ImageRecipe:
         require_whole(self, "image_size", "test_size", "padding", least=0)
         require_positive(self, "mixup", "cutmix")
         require_rate(self, "label_smoothing")
+        balances = not self.balance or self.loss == "categorical"
+        require(self, "balance", balances, "False with the binary loss")
         require_choice(self, "loss", ("categorical", "binary"))
         require_choice(self, "crop", ("none", "scale", "area"))
         require(self, "test_crop", 0 < self.test_crop <= 1, "above 0 and at most 1")
@@ -70,12 +74,14 @@ class Plan:
         size: Height and width of an image for the network, in pixels.
         classes: Number of classes.
         seed: Seed of order and augmentation.
+        class_weights: What the loss of each class is multiplied by; None for 1.
     """
 
     recipe: ImageRecipe
     size: tuple[int, int]
     classes: int
     seed: int = 0
+    class_weights: tuple[float, ...] | None = None
 
     def contract(self, channels: int) -> ImageContract:
         """Returns how evaluation, and whoever uses the network later, prepares an image of so many channels."""

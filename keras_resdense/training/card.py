@@ -91,6 +91,8 @@ def write_card(folder: Path, results: Mapping[str, Any]) -> None:
 def command(recipe: Recipe, settings: Settings) -> str:
     """Writes the command that makes a run, with what differs from the defaults."""
     words = ["keras-resdense", "train"]
+    # Without a recipe, a folder would get one that suits it.
+    words += ["--recipe", "digits"] if Path(recipe.data).is_dir() else []
     for row in (recipe, settings):
         for field in dataclasses.fields(row):
             value = getattr(row, field.name)

@@ -7,6 +7,7 @@ import dataclasses
 import keras
 import numpy as np
 
+from keras_resdense.data.batches import class_counts
 from keras_resdense.data.examples import ImageData
 from keras_resdense.data.plan import Plan
 from keras_resdense.networks import zoo
@@ -58,8 +59,11 @@ def build_classifier(row, plan: Plan, normalisation, channels: int) -> keras.Mod
 
 
 def plan_of(recipe: Recipe, data: ImageData, row, seed: int) -> Plan:
-    size = image_size_of(recipe, data, row, recipe.image_size)
-    return Plan(recipe=recipe, size=size, classes=len(data.class_names), seed=seed)
+    size, classes, weights = image_size_of(recipe, data, row, recipe.image_size), len(data.class_names), None
+    if recipe.balance:
+        counts = class_counts(data.train, classes)
+        weights = tuple((counts.sum() / (classes * np.maximum(counts, 1))).tolist())
+    return Plan(recipe=recipe, size=size, classes=classes, seed=seed, class_weights=weights)
 
 
 def image_size_of(recipe: Recipe, data: ImageData, row, wanted: int) -> tuple[int, int]:

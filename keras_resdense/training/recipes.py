@@ -160,6 +160,21 @@ _strikes_back = partial(
     " and LAMB decays weights apart from its trust ratio",
 )
 
+_fine_tune = Recipe(
+    model="resnet50",
+    epochs=15,
+    batch_size=32,
+    learning_rate=0.01,
+    learning_rate_batch=32,
+    warmup_epochs=1,
+    image_size=224,
+    padding=0,
+    flip=True,
+    crop="area",
+    frozen_epochs=5,
+    frozen_learning_rate=0.1,
+)
+
 #: Every recipe: its name and its row. Change one with `dataclasses.replace(row.recipe, field=…)`.
 RECIPES: dict[str, Published] = {
     "digits": Published(
@@ -185,21 +200,32 @@ RECIPES: dict[str, Published] = {
         published="nothing",
         measured="ResNet-20: 94.4 % of Fashion-MNIST's test images in 51 minutes",
     ),
-    "fine_tune": Published(
+    "small_folder": Published(
         recipe=Recipe(
-            model="resnet50",
-            epochs=15,
+            model="resnet18",
             batch_size=32,
-            learning_rate=0.01,
+            optimizer="adamw",
+            learning_rate=1e-3,
             learning_rate_batch=32,
-            warmup_epochs=1,
-            image_size=224,
+            warmup_epochs=2,
+            weight_decay=0.05,
+            label_smoothing=0.1,
+            image_size=96,
+            crop="area",
             padding=0,
             flip=True,
-            crop="area",
-            frozen_epochs=5,
-            frozen_learning_rate=0.1,
         ),
+        source="this package, for some hundreds to thousands of images of one's own; `train` adapts it to them",
+        published="nothing",
+    ),
+    "small_folder_pretrained": Published(
+        recipe=dataclasses.replace(_fine_tune, weights="imagenet", label_smoothing=0.1),
+        source="this package: published weights, the classifier first, then all layers at a lower rate; `train` adapts"
+        " it to the images",
+        published="nothing",
+    ),
+    "fine_tune": Published(
+        recipe=_fine_tune,
         source="this package: the classifier first, then all layers at a lower rate; give it weights and data",
         published="nothing",
     ),

@@ -7,10 +7,14 @@ from __future__ import annotations
 
 import functools
 import math
+from typing import TYPE_CHECKING, Any
 
 from keras_resdense.data.crops import CROPS
 from keras_resdense.data.plan import Plan
 from keras_resdense.data.rand_augment import rand_augment
+
+if TYPE_CHECKING:
+    import tensorflow as tf
 
 #: Keys that an image or a group has in an epoch.
 DRAWS = 2**10
@@ -19,14 +23,14 @@ DRAWS = 2**10
 ERASED, ERASED_SHARE, ERASED_RATIO = 0.5, (0.02, 1 / 3), (0.3, 1 / 0.3)
 
 
-def place_key(seed: int, epoch, number):
+def place_key(seed: int, epoch: Any, number: Any) -> tf.Tensor:
     """Returns a key of its own, with room for `DRAWS` more, for what has this number in an epoch."""
     import tensorflow as tf
 
     return tf.stack([epoch * 2**32 + seed, number * DRAWS])
 
 
-def augmentation_alone(plan: Plan):
+def augmentation_alone(plan: Plan) -> Any:
     """Returns a function from an image to one of the network's size.
 
     It takes the image's shape `(3,)`, a function from the window of a `View` to its pixels, and a key.
@@ -52,7 +56,7 @@ def augmentation_alone(plan: Plan):
     return augment
 
 
-def augmentation_together(plan: Plan):
+def augmentation_together(plan: Plan) -> Any:
     """Returns a function from images `(group, height, width, channels)`, their classes `(group, classes)` and a key.
 
     It returns mixed images, and targets `(group, classes)`.
@@ -76,7 +80,7 @@ def augmentation_together(plan: Plan):
     return augment
 
 
-def moved(image, padding: int, key):
+def moved(image: tf.Tensor, padding: int, key: tf.Tensor) -> tf.Tensor:
     """A crop of an image's size at a random place of the image padded with zeros (1512.03385, section 4.2)."""
     import tensorflow as tf
 
@@ -85,14 +89,14 @@ def moved(image, padding: int, key):
     return tf.ensure_shape(tf.slice(padded, (top, left, 0), image.shape), image.shape)
 
 
-def flipped(image, key):
+def flipped(image: tf.Tensor, key: tf.Tensor) -> tf.Tensor:
     """Mirrors an image left to right, or not."""
     import tensorflow as tf
 
     return tf.cond(tf.random.stateless_uniform((), key) < 0.5, lambda: tf.reverse(image, [1]), lambda: image)
 
 
-def erased(image, key):
+def erased(image: tf.Tensor, key: tf.Tensor) -> tf.Tensor:
     """Fills a random rectangle of an image with noise, or not (1708.04896)."""
     import tensorflow as tf
 
@@ -114,13 +118,13 @@ def erased(image, key):
     return tf.cond(happens < ERASED, erase, lambda: image)
 
 
-def mixup(images, labels, alpha: float, key):
+def mixup(images: tf.Tensor, labels: tf.Tensor, alpha: float, key: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     """Blends each image with another of its group (1710.09412)."""
     shares, partners = _shares(labels, alpha, key), _partners(labels, key)
     return _blended(images, partners, shares), _blended(labels, partners, shares)
 
 
-def cutmix(images, labels, alpha: float, key):
+def cutmix(images: tf.Tensor, labels: tf.Tensor, alpha: float, key: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     """Puts a rectangle of another image of the group into each image (1905.04899)."""
     import tensorflow as tf
 

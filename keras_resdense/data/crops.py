@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import tensorflow as tf
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -25,7 +28,7 @@ class View:
     scale: Any
     shift: Any
 
-    def of(self, pixels, size: tuple[int, int]):
+    def of(self, pixels: tf.Tensor, size: tuple[int, int]) -> tf.Tensor:
         """Scales the pixels of the window.
 
         Args:
@@ -47,7 +50,7 @@ class View:
         return tf.reshape(tf.transpose(tf.reshape(rows, (size[1] * channels, size[0]))), (*size, channels))
 
 
-def part_of(image) -> Callable[[Any], Any]:
+def part_of(image: tf.Tensor) -> Callable[[Any], Any]:
     """Returns a function from the window of a view to its pixels in a decoded image."""
     import tensorflow as tf
 
@@ -61,14 +64,14 @@ def part_of(image) -> Callable[[Any], Any]:
     return part
 
 
-def whole(shape, size, key=None) -> View:
+def whole(shape: tf.Tensor, size: tuple[int, int], key: tf.Tensor | None = None) -> View:
     """The whole image. It loses its proportions where they are not the network's."""
     import tensorflow as tf
 
     return View(window=None, scale=tf.cast(size, tf.float32) / tf.cast(shape[:2], tf.float32), shift=tf.zeros(2))
 
 
-def area(shape, size, key) -> View:
+def area(shape: tf.Tensor, size: tuple[int, int], key: tf.Tensor) -> View:
     """A crop of 8–100 % of the area and 3/4–4/3 of the proportions (1409.4842, section 6)."""
     import tensorflow as tf
 
@@ -85,7 +88,7 @@ def area(shape, size, key) -> View:
     return View(window=tf.concat([begin[:2], extent[:2]], 0), scale=scale, shift=tf.zeros(2))
 
 
-def scale(shape, size, key) -> View:
+def scale(shape: tf.Tensor, size: tuple[int, int], key: tf.Tensor) -> View:
     """A crop at a random place after resizing the shorter side to 256/224–480/224 of the size (1512.03385, 3.4)."""
     import tensorflow as tf
 

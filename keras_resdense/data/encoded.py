@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from keras_resdense.data.crops import part_of
+
+if TYPE_CHECKING:
+    import tensorflow as tf
 
 #: First bytes of a JPEG.
 JPEG = b"\xff\xd8\xff"
 
 
-def open_encoded(encoded, channels: int = 3, otherwise: Callable[[Any], Any] | None = None, is_jpeg=None):
+def open_encoded(
+    encoded: tf.Tensor,
+    channels: int = 3,
+    otherwise: Callable[[Any], Any] | None = None,
+    is_jpeg: Any = None,
+) -> Any:
     """Opens an image, and decodes it later.
 
     Args:

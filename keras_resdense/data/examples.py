@@ -46,7 +46,7 @@ class Examples:
     order: Callable[[Any], Any]
     open: Callable[[Any], Example]
 
-    def read(self, handle) -> tuple[Any, Any, Any]:
+    def read(self, handle: Any) -> tuple[Any, Any, Any]:
         """Returns an image `(height, width, channels)` uint8, its class and its number."""
         example = self.open(handle)
         return example.part(None), example.label, example.number
@@ -76,7 +76,7 @@ class ImageData:
     recheck: Callable[[], list[str]] = list
 
 
-def in_memory(handles, labels: np.ndarray, opened: Callable[[Any], tuple[Any, Any]] | None = None) -> Examples:
+def in_memory(handles: Any, labels: np.ndarray, opened: Callable[[Any], tuple[Any, Any]] | None = None) -> Examples:
     """Makes examples of what fits in memory.
 
     Args:

@@ -6,6 +6,11 @@ precision, and reads palettes of BMP and transparent GIF wrongly. Formats other 
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import tensorflow as tf
+
 _ORIENTATION_TAG = 0x0112
 _PNG_SIGNATURE, _JPEG_SIGNATURE = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"
 #: Bytes of a PNG's signature; of a chunk's length and type; of its checksum, too.
@@ -19,7 +24,7 @@ _SHORT, _LONG = (3, 8), (4, 9)
 _EXIF, _ADOBE = (0xE1, b"Exif\0\0"), (0xEE, b"Adobe")
 
 
-def decode_in_graph(encoded):
+def decode_in_graph(encoded: tf.Tensor) -> tf.Tensor:
     """Decodes an image file inside of a TensorFlow graph, which a SavedModel can hold.
 
     Args:

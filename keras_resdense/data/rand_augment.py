@@ -15,7 +15,10 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import tensorflow as tf
 
 #: Operations that an image goes through, one after the other.
 LAYERS = 2
@@ -45,12 +48,12 @@ class Operation:
     apply: Callable[..., Any]
     strength: Callable[[Any, Any], Any] | None = None
 
-    def __call__(self, image, magnitude, sign):
+    def __call__(self, image: tf.Tensor, magnitude: tf.Tensor, sign: tf.Tensor) -> tf.Tensor:
         """Changes an image with a magnitude 0–10 and a sign, 1 or -1."""
         return self.apply(image, self.strength(magnitude, sign)) if self.strength else self.apply(image)
 
 
-def rand_augment(image, magnitude: float, key):
+def rand_augment(image: tf.Tensor, magnitude: float, key: tf.Tensor) -> tf.Tensor:
     """Changes an image by random operations.
 
     Args:
@@ -76,7 +79,7 @@ def rand_augment(image, magnitude: float, key):
     return image
 
 
-def auto_contrast(image):
+def auto_contrast(image: tf.Tensor) -> tf.Tensor:
     """Stretches each channel to the whole range of values."""
     import tensorflow as tf
 
@@ -87,7 +90,7 @@ def auto_contrast(image):
     return _whole(tf.reshape(stretched, image.shape))
 
 
-def equalize(image):
+def equalize(image: tf.Tensor) -> tf.Tensor:
     """Gives each channel a uniform histogram."""
     import tensorflow as tf
 
@@ -103,11 +106,11 @@ def equalize(image):
     return tf.reshape(tf.gather(tf.reshape(table, [-1]), values), image.shape)
 
 
-def invert(image):
+def invert(image: tf.Tensor) -> tf.Tensor:
     return 255 - image
 
 
-def posterize(image, bits):
+def posterize(image: tf.Tensor, bits: tf.Tensor) -> tf.Tensor:
     """Keeps the highest bits of each value."""
     import tensorflow as tf
 
@@ -115,19 +118,19 @@ def posterize(image, bits):
     return tf.floor(image / size) * size
 
 
-def solarize(image, threshold):
+def solarize(image: tf.Tensor, threshold: tf.Tensor) -> tf.Tensor:
     """Inverts the values that reach a threshold."""
     return image + _reached(image, threshold) * (255 - 2 * image)
 
 
-def solarize_add(image, amount):
+def solarize_add(image: tf.Tensor, amount: tf.Tensor) -> tf.Tensor:
     """Adds to the values of the darker half."""
     import tensorflow as tf
 
     return tf.minimum(image + (1 - _reached(image, 128)) * amount, 255)
 
 
-def color(image, factor):
+def color(image: tf.Tensor, factor: tf.Tensor) -> tf.Tensor:
     """Blends with the grey image."""
     import tensorflow as tf
 
@@ -138,7 +141,7 @@ def color(image, factor):
     return _whole(tf.clip_by_value(mixed, 0, 255))
 
 
-def contrast(image, factor):
+def contrast(image: tf.Tensor, factor: tf.Tensor) -> tf.Tensor:
     """Blends with the mean of the grey image."""
     import tensorflow as tf
 
@@ -148,12 +151,12 @@ def contrast(image, factor):
     return _blended(tf.floor(tf.reduce_mean(tf.round(grey)) + 0.5), image, factor)
 
 
-def brightness(image, factor):
+def brightness(image: tf.Tensor, factor: tf.Tensor) -> tf.Tensor:
     """Blends with black."""
     return _blended(0.0, image, factor)
 
 
-def sharpness(image, factor):
+def sharpness(image: tf.Tensor, factor: tf.Tensor) -> tf.Tensor:
     """Blends with a smoothed image; the outermost pixels stay."""
     import tensorflow as tf
 
@@ -165,7 +168,7 @@ def sharpness(image, factor):
     return tf.concat([image[:1], middle, image[-1:]], 0)
 
 
-def rotate(image, degrees):
+def rotate(image: tf.Tensor, degrees: tf.Tensor) -> tf.Tensor:
     """Turns counterclockwise about the middle."""
     import tensorflow as tf
 
@@ -187,25 +190,25 @@ def rotate(image, degrees):
     return tf.where(inside[..., None], _whole(turned), _fill(channels))
 
 
-def shear_x(image, factor):
+def shear_x(image: tf.Tensor, factor: tf.Tensor) -> tf.Tensor:
     import tensorflow as tf
 
     return _slid(image, 1, factor * (tf.range(image.shape[0], dtype=tf.float32)[:, None] + 0.5))
 
 
-def shear_y(image, factor):
+def shear_y(image: tf.Tensor, factor: tf.Tensor) -> tf.Tensor:
     import tensorflow as tf
 
     return _slid(image, 0, factor * (tf.range(image.shape[1], dtype=tf.float32)[None] + 0.5))
 
 
-def translate_x(image, share):
+def translate_x(image: tf.Tensor, share: tf.Tensor) -> tf.Tensor:
     import tensorflow as tf
 
     return _slid(image, 1, tf.reshape(share * image.shape[1], (1, 1)))
 
 
-def translate_y(image, share):
+def translate_y(image: tf.Tensor, share: tf.Tensor) -> tf.Tensor:
     import tensorflow as tf
 
     return _slid(image, 0, tf.reshape(share * image.shape[0], (1, 1)))

@@ -7,12 +7,17 @@ bicubic pixels differ by up to 5 of 255; here they differ by 1. Sides and offset
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from keras_resdense.data.contract import ImageContract
+
+if TYPE_CHECKING:
+    import tensorflow as tf
 
 _KERNELS = {"bilinear": "triangle", "bicubic": "keyscubic"}
 
 
-def prepare(image, contract: ImageContract):
+def prepare(image: tf.Tensor, contract: ImageContract) -> tf.Tensor:
     """Makes a decoded image a network's input.
 
     Args:
@@ -31,7 +36,7 @@ def prepare(image, contract: ImageContract):
     return (ordered - tf.constant(contract.mean)) / tf.constant(contract.std)
 
 
-def resize_and_crop(image, contract: ImageContract):
+def resize_and_crop(image: tf.Tensor, contract: ImageContract) -> tf.Tensor:
     """Resizes an image and takes its middle, as `prepare` does; the channels stay.
 
     Args:

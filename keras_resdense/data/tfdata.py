@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import tensorflow as tf
+
 #: Batches that are prepared before they are asked for.
 PREFETCHED = 2
 
 
-def untuned(dataset):
+def untuned(dataset: tf.data.Dataset) -> tf.data.Dataset:
     """Returns a data set without TensorFlow's tuning thread; it uses as many threads as there are cores.
 
     The thread looks for numbers of threads and sleeps up to a minute between two looks. Where an iterator ends, it is
@@ -19,6 +24,6 @@ def untuned(dataset):
     return dataset.with_options(options)
 
 
-def prefetch(batches):
+def prefetch(batches: tf.data.Dataset) -> tf.data.Dataset:
     """Returns an untuned data set that prepares two batches ahead."""
     return untuned(batches.prefetch(PREFETCHED))

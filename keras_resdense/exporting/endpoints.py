@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -28,7 +29,7 @@ def freeze(model: keras.Model) -> Callable:
     return compute
 
 
-def pixels_endpoint(model: keras.Model, compute: Callable, batch: int | None = None, dtype: str | None = None):
+def pixels_endpoint(model: keras.Model, compute: Callable, batch: int | None = None, dtype: str | None = None) -> Any:
     """Returns a function from images to outputs, and its signature."""
     import tensorflow as tf
 
@@ -39,7 +40,7 @@ def pixels_endpoint(model: keras.Model, compute: Callable, batch: int | None = N
     return serve, [spec]
 
 
-def files_endpoint(model: keras.Model, compute: Callable, contract: ImageContract, strict: bool):
+def files_endpoint(model: keras.Model, compute: Callable, contract: ImageContract, strict: bool) -> Any:
     """Returns a function from encoded images to outputs, and its signature.
 
     Args:

@@ -8,6 +8,11 @@ import platform
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import keras
+    import numpy as np
 
 #: Steps before those that count: frameworks compile in the first, and lay out memory in the second.
 WARM_UP = 2
@@ -24,7 +29,7 @@ def seconds(run: Callable[[], object], times: int, warm_up: int = WARM_UP) -> li
     return _differences(ticks)
 
 
-def random_batch(size: int, side: int, classes: int):
+def random_batch(size: int, side: int, classes: int) -> tuple[np.ndarray, np.ndarray]:
     """Returns images `(size, side, side, 3)`, always the same, and the numbers of their classes `(size,)`."""
     import numpy as np
 
@@ -32,7 +37,7 @@ def random_batch(size: int, side: int, classes: int):
     return random.normal(size=(size, side, side, 3)).astype("float32"), random.integers(classes, size=size)
 
 
-def compile_model(model) -> None:
+def compile_model(model: keras.Model) -> None:
     """Compiles a Keras classifier with what all contestants train with: SGD with momentum, all else by default."""
     import keras
 
@@ -40,7 +45,7 @@ def compile_model(model) -> None:
     model.compile(keras.optimizers.SGD(0.01, momentum=0.9), "sparse_categorical_crossentropy", metrics=[])
 
 
-def fit_seconds(model, images, labels, steps: int) -> list[float]:
+def fit_seconds(model: keras.Model, images: np.ndarray, labels: np.ndarray, steps: int) -> list[float]:
     """Returns what each of so many gradient steps takes inside `fit`, after two that do not count.
 
     Args:

@@ -6,6 +6,7 @@ import csv
 import dataclasses
 import functools
 from importlib import resources
+from typing import Any
 
 import numpy as np
 
@@ -47,7 +48,7 @@ PREPROCESSINGS = {
 }
 
 
-def preprocess_input(images, preprocessing: str = "torch"):
+def preprocess_input(images: Any, preprocessing: str = "torch") -> Any:
     """Turns pixels into a network's input, as keras.applications' functions of this name do.
 
     Args:
@@ -72,7 +73,7 @@ def preprocess_input(images, preprocessing: str = "torch"):
     return (keras.ops.cast(ordered, "float32") - rule.mean) / rule.deviation
 
 
-def add_preprocessing(x, preprocessing: str, prefix: str = ""):
+def add_preprocessing(x: Any, preprocessing: str, prefix: str = "") -> Any:
     """Adds layers that do what `preprocess_input` does.
 
     Args:

@@ -6,6 +6,8 @@ parts as steps in schedules and moving averages. Here a step stays a step.
 
 from __future__ import annotations
 
+from typing import Any
+
 import keras
 
 
@@ -23,7 +25,7 @@ class Accumulating(keras.Model):
         super().__init__(model.inputs, model.outputs[0], name=model.name)
         self.parts = parts
 
-    def train_step(self, data):
+    def train_step(self, data: Any) -> Any:
         import tensorflow as tf
 
         gradients, predictions, waiting = None, [], []

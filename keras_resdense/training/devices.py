@@ -5,14 +5,18 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import keras
 
 from keras_resdense.data.tfdata import untuned
 from keras_resdense.training import workers
 
+if TYPE_CHECKING:
+    import tensorflow as tf
 
-def strategy(name: str = "auto"):
+
+def strategy(name: str = "auto") -> tf.distribute.Strategy:
     """Returns a `tf.distribute` strategy: build and compile under its `scope()`, then call `model.fit` as usual.
 
     Its data sets are untuned, because TensorFlow's tuning can make an epoch wait for up to a minute at its end.

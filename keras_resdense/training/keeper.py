@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import keras
 
@@ -51,13 +52,13 @@ class RunCheckpoint(keras.callbacks.Callback):
             )
         return self.position.step
 
-    def on_epoch_begin(self, epoch, logs=None):
+    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         self.epoch_start, self.started = self.position.step, time.perf_counter()
         if self.epoch_start % self.steps:
             # Keras has just reset the metrics of the epoch that goes on.
             checkpoints.restore(self.folder / "checkpoints", self.model, self.position.phase)
 
-    def on_train_batch_end(self, batch, logs=None):
+    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         before, step = self.position.step, self.epoch_start + batch + 1
         if not math.isfinite(logs["loss"]):
             raise checkpoints.diverged(f"The loss is {float(logs['loss'])}", self.folder / "checkpoints", step)
@@ -68,14 +69,14 @@ class RunCheckpoint(keras.callbacks.Callback):
         if self.save_every and step // self.save_every > before // self.save_every and step % self.steps:
             self._save()
 
-    def on_test_end(self, logs=None):
+    def on_test_end(self, logs: dict[str, Any] | None = None) -> None:
         self._check_folder()
         if logs["accuracy"] > self.position.best:
             self.position = dataclasses.replace(self.position, best=float(logs["accuracy"]))
             if self.chief:
                 checkpoints.save_weights(self.folder / "best.weights.h5", self.model)
 
-    def on_epoch_end(self, epoch, logs=None):
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         self._check_folder()
         rate = float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate))
         measured = {name: float(value) for name, value in logs.items()}

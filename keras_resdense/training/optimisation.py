@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+from typing import Any
 
 import keras
 
@@ -60,7 +61,7 @@ def _optimizer(model: keras.Model, phase: Phase, recipe: Recipe, steps: int) -> 
     return optimizer
 
 
-def schedule(phase: Phase, recipe: Recipe, steps: int):
+def schedule(phase: Phase, recipe: Recipe, steps: int) -> Any:
     """Returns the learning rate of a phase, whose steps its optimiser counts from 0."""
     if phase.frozen:
         return recipe.scaled(recipe.frozen_learning_rate)

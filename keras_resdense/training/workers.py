@@ -23,6 +23,10 @@ import socket
 import sys
 import time
 from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import tensorflow as tf
 
 #: Seconds between messages while workers are waited for, and after which the waiting is given up.
 PATIENCE, LIMIT = 10, 3600
@@ -49,7 +53,7 @@ def worker_names() -> list[str]:
     return list(_addresses(tf.distribute.cluster_resolver.TFConfigClusterResolver()))
 
 
-def multi_worker_strategy(kind: type):
+def multi_worker_strategy(kind: type) -> Any:
     """Makes the strategy over the workers that `TF_CONFIG` or SLURM name, and mends `fit` for it.
 
     Call it before anything else of TensorFlow. It returns once all workers are there.
@@ -132,7 +136,7 @@ def start_again() -> None:
     os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 
-def is_chief(strategy) -> bool:
+def is_chief(strategy: tf.distribute.Strategy) -> bool:
     """Says whether this process is the one that writes files."""
     resolver = strategy.cluster_resolver
     if resolver is None or not resolver.cluster_spec().as_dict():
@@ -141,7 +145,7 @@ def is_chief(strategy) -> bool:
     return resolver.task_type == "chief" or ("chief" not in roles and resolver.task_id == 0)
 
 
-def mean(strategy, value: float) -> float:
+def mean(strategy: tf.distribute.Strategy, value: float) -> float:
     """Returns the mean of all workers' values, once each of them has come here; alone, the value."""
     import tensorflow as tf
 
@@ -151,7 +155,7 @@ def mean(strategy, value: float) -> float:
     return float(strategy.reduce(tf.distribute.ReduceOp.MEAN, values, axis=None))
 
 
-def gather(strategy, text: str) -> list[str]:
+def gather(strategy: tf.distribute.Strategy, text: str) -> list[str]:
     """Returns the texts of all workers in the order of their numbers, once each has come here; alone, the text."""
     import numpy as np
     import tensorflow as tf

@@ -112,7 +112,8 @@ def field_texts(kind: type) -> dict[str, str]:
 
 def _train(command: argparse.ArgumentParser) -> None:
     command.usage = "keras-resdense train [options]"
-    command.add_argument("--recipe", help="a name or a run's recipe.json; default digits or, for a folder of images, one that suits it")
+    default = "default digits or, for a folder of images, one that suits it"
+    command.add_argument("--recipe", help=f"a name or a run's recipe.json; {default}")
     command.add_argument("--folder", default="saved_models", help="where the run's folder is made; default %(default)s")
     command.add_argument("--name", help="of the run's folder; default MODEL_DATA")
     _add_fields(command.add_argument_group("network and data, in place of the recipe's"), Recipe)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
+import math
 import numbers
 from collections.abc import Collection, Mapping
-from typing import TypeVar
+from typing import Any, TypeVar
 
 Row = TypeVar("Row")
 
@@ -14,6 +16,27 @@ def require(row: object, field: str, holds: bool, allowed: str) -> None:
     """Raises a ValueError that names the field, what it got and what is allowed, unless `holds`."""
     if not holds:
         raise ValueError(f"{type(row).__name__}.{field} is {getattr(row, field)!r}; it must be {allowed}.")
+
+
+def require_kinds(row: Any) -> None:
+    """Raises a ValueError unless each field of a dataclass is of the kind of its default; fractions must be finite."""
+    for field in dataclasses.fields(row):
+        value, default = getattr(row, field.name), field.default
+        if isinstance(default, bool):
+            require(row, field.name, isinstance(value, bool), "True or False")
+        elif isinstance(default, str):
+            require(row, field.name, isinstance(value, str), "a text")
+        elif isinstance(default, float):
+            require(row, field.name, _is_finite(value), "a finite number")
+            # JSON knows no numbers of NumPy.
+            object.__setattr__(row, field.name, value if isinstance(value, int) else float(value))
+        elif isinstance(default, tuple):
+            numbers_only = isinstance(value, tuple) and all(map(_is_finite, value))
+            require(row, field.name, numbers_only, "a tuple of finite numbers")
+
+
+def _is_finite(value: object) -> bool:
+    return isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def require_whole(row: object, *fields: str, least: int = 1) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from keras_resdense.checks import require, require_choice, require_positive, require_rate, require_whole
+from keras_resdense.checks import require, require_choice, require_kinds, require_positive, require_rate, require_whole
 from keras_resdense.data.contract import ImageContract
 
 
@@ -53,6 +53,7 @@ class ImageRecipe:
     repeats: int = 1
 
     def __post_init__(self):
+        require_kinds(self)
         require_whole(self, "batch_size", "accumulation", "repeats")
         require_whole(self, "image_size", "test_size", "padding", least=0)
         require_positive(self, "mixup", "cutmix")

@@ -7,7 +7,15 @@ import json
 from functools import partial
 from pathlib import Path
 
-from keras_resdense.checks import pick, require, require_choice, require_positive, require_rate, require_whole
+from keras_resdense.checks import (
+    pick,
+    require,
+    require_choice,
+    require_kinds,
+    require_positive,
+    require_rate,
+    require_whole,
+)
 from keras_resdense.data.plan import ImageRecipe
 
 #: Name of a run's file with its recipe and settings.
@@ -51,6 +59,7 @@ class OptimisationRecipe:
     frozen_learning_rate: float = 0.0
 
     def __post_init__(self):
+        require_kinds(self)
         require_whole(self, "epochs", "learning_rate_batch")
         require_whole(self, "frozen_epochs", least=0)
         require_positive(self, "learning_rate", "frozen_learning_rate", "warmup_epochs", "weight_decay")
@@ -329,11 +338,12 @@ class Settings:
     on_bad_image: str = "error"
 
     def __post_init__(self):
+        require_kinds(self)
         require_choice(self, "precision", ("float32", "mixed_bfloat16", "mixed_float16"))
         require_choice(self, "on_bad_image", ("error", "skip"))
         require_choice(self, "strategy", ("auto", "none", "mirrored", "multiworker"))
         require_whole(self, "steps_per_execution")
-        require_whole(self, "save_every", least=0)
+        require_whole(self, "save_every", "seed", least=0)
 
 
 def describe(recipe: Recipe, settings: Settings) -> str:

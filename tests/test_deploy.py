@@ -58,7 +58,7 @@ def test_bad_input(run, tmp_path, capsys):
     assert export(tmp_path / "none", "--format", "tflite") == 1
     assert "is not the folder of a run" in capsys.readouterr().err
     assert export(run, "--format", "tflite", "--compared-images", "0") == 1
-    assert "compared_images is 0; it must be at least 1" in capsys.readouterr().err
+    assert "compared_images is 0; it must be a whole number of at least 1" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         export(run, "--format", "tflight")
     assert "invalid choice: 'tflight'" in capsys.readouterr().err

@@ -1,4 +1,5 @@
 from .data.contract import ImageContract as ImageContract
+from .data.prepare import prepare as prepare
 from .data.sources import load_data as load_data
 from .exporting.export import Export as Export, export as export
 from .exporting.folding import fold_batch_norm as fold_batch_norm

@@ -7,6 +7,7 @@ import contextlib
 import dataclasses
 import fnmatch
 import json
+import shlex
 import sys
 import time
 from pathlib import Path
@@ -133,6 +134,14 @@ def _predict(options: argparse.Namespace) -> None:
         answers.write(found, format, sys.stdout)
 
 
+def _prepare(options: argparse.Namespace) -> None:
+    from keras_resdense.data.prepare import prepare
+
+    beam = None if options.beam is None else shlex.split(options.beam)
+    made = prepare(options.folder, options.to, options.image_size, options.on_bad_image, beam)
+    print(f"{made}/ is ready: keras-resdense train --data {made}")
+
+
 def _export(options: argparse.Namespace) -> None:
     from keras_resdense import runs
     from keras_resdense.exporting.export import format_table
@@ -220,6 +229,7 @@ COMMANDS = {
     "train": _train,
     "evaluate": _evaluate,
     "predict": _predict,
+    "prepare": _prepare,
     "export": _export,
     "list": _list,
     "weights": _weights,

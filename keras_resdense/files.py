@@ -69,3 +69,28 @@ def remove_leftovers(folder: Path) -> None:
     """Removes what a killed process was writing with `replacing`, anywhere in a folder."""
     for leftover in list(folder.rglob(f"{WRITING}*")):
         shutil.rmtree(leftover)
+
+
+@contextlib.contextmanager
+def locked(folder: Path, refusal: str) -> Iterator[None]:
+    """Keeps other processes from writing to a folder.
+
+    Raises:
+        ValueError: If another process writes there; it says `refusal`.
+    """
+    try:
+        import fcntl
+    except ImportError:  # on Windows
+        yield
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ValueError(refusal) from error
+        except OSError:
+            pass  # Not every file system has locks.
+        yield
+    finally:
+        os.close(handle)

@@ -50,6 +50,10 @@ _PREDICT_EXAMPLES = """examples:
       cat.jpg --labels saved_models/pets/labels.txt
   keras-resdense predict saved_models/pets photos/ \\
       --format csv --output answers.csv"""
+_PREPARE_EXAMPLES = """examples:
+  keras-resdense prepare photos/ --to data/photos
+  keras-resdense prepare photos/ --to data/photos \\
+      --image-size 256 --beam=--runner=DirectRunner"""
 _EXPORT_EXAMPLES = """examples:
   keras-resdense export saved_models/resnet20_digits \\
       --format onnx tflite_int8
@@ -148,6 +152,17 @@ def _predict(command: argparse.ArgumentParser) -> None:
     command.add_argument("--resume", action="store_true", help="go on with what is in --output; of csv and jsonl")
 
 
+def _prepare(command: argparse.ArgumentParser) -> None:
+    command.add_argument("folder", type=Path, help="images, one folder for each class")
+    command.add_argument("--to", type=Path, metavar="FOLDER", required=True, help="where the data set is made")
+    command.add_argument(
+        "--image-size", type=int, metavar="N", default=0, help="shrink larger images to this shorter side, in pixels"
+    )
+    bad = "error, to list them all and stop, or skip; default %(default)s"
+    command.add_argument("--on-bad-image", choices=("error", "skip"), metavar="WHAT", default="error", help=bad)
+    command.add_argument("--beam", metavar="OPTIONS", help='of Apache Beam: --beam="--runner=…"; default no Beam')
+
+
 def _export(command: argparse.ArgumentParser) -> None:
     command.add_argument("model", type=Path, metavar="run", help="a run's folder")
     command.add_argument(
@@ -203,6 +218,7 @@ _COMMANDS = {
     "train": ("train on images, evaluate, save and export", _TRAIN_EXAMPLES, _train),
     "evaluate": ("measure a model on the images held out", _EVALUATE_EXAMPLES, _evaluate),
     "predict": ("classify images", _PREDICT_EXAMPLES, _predict),
+    "prepare": ("write a folder of images as a data set", _PREPARE_EXAMPLES, _prepare),
     "export": ("write a run's model in more formats", _EXPORT_EXAMPLES, _export),
     "list": ("list variants or recipes", _LIST_EXAMPLES, _list),
     "weights": ("list published weights, the most accurate first", _WEIGHTS_EXAMPLES, _weights),

@@ -47,12 +47,22 @@ def decode_image(encoded: bytes) -> np.ndarray:
 
 def is_plain_jpeg(encoded: bytes) -> bool:
     """Says whether a file is a JPEG that needs no turning and no conversion but from grey to colour."""
+    return _is_plain(encoded, "JPEG")
+
+
+def is_plain_png(encoded: bytes) -> bool:
+    """Says whether a file is a PNG of 8 bits, without transparency or palette, that needs no turning."""
+    return _is_plain(encoded, "PNG")
+
+
+def _is_plain(encoded: bytes, format: str) -> bool:
     from PIL import Image
 
     _ignore_warnings()
     try:
-        with Image.open(io.BytesIO(encoded), formats=["JPEG"]) as image:
-            return image.format == "JPEG" and image.mode in ("RGB", "L") and _orientation(image) in (0, 1)
+        with Image.open(io.BytesIO(encoded), formats=[format]) as image:
+            modes = image.mode in ("RGB", "L") and not image.has_transparency_data
+            return image.format == format and modes and _orientation(image) in (0, 1)
     # Pillow's decoders raise whatever they stumble over.
     except Exception:
         return False

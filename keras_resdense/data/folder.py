@@ -8,6 +8,7 @@ orientation turned upright, and of animations the first frame is taken.
 from __future__ import annotations
 
 import collections
+import dataclasses
 import hashlib
 import os
 import unicodedata
@@ -16,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from keras_resdense.data.checking import Checked, check_images
+from keras_resdense.data.checking import check_images
 from keras_resdense.data.decoding import SUFFIXES, decode_image
 from keras_resdense.data.encoded import open_encoded
 from keras_resdense.data.examples import Examples, ImageData, in_memory, split_stratified
@@ -25,8 +26,64 @@ from keras_resdense.data.examples import Examples, ImageData, in_memory, split_s
 TEST_FOLDERS = ("val", "valid", "validation", "test")
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Files:
+    """Image files that were found good.
+
+    Attributes:
+        paths: Where they are.
+        labels: Numbers of their classes `(files,)`.
+        sizes: Their bytes `(files,)`.
+        plain: Whether TensorFlow reads them as Pillow does, see `Checked`.
+    """
+
+    paths: list[str]
+    labels: np.ndarray
+    sizes: np.ndarray
+    plain: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ImageFolder:
+    """What is in a folder of images.
+
+    Attributes:
+        class_names: In the order of the classes' numbers.
+        train: Files to learn from.
+        test: Files held out.
+        faults: What is bad in it, a line for each file or folder.
+    """
+
+    class_names: tuple[str, ...]
+    train: Files
+    test: Files
+    faults: tuple[str, ...]
+
+
 def load_folder(root: Path, on_bad_image: str = "error") -> ImageData:
-    """Loads a folder of images after checking every one of them; nothing in it is changed.
+    """Loads a folder of images, see `find_images`."""
+    found = find_images(root, on_bad_image)
+    used = [*found.train.paths, *found.test.paths]
+    sizes = np.concatenate([found.train.sizes, found.test.sizes])
+
+    def recheck() -> list[str]:
+        now = check_images(used, root)
+        now_bad = dict.fromkeys(np.flatnonzero(now.sizes != sizes).tolist(), "changed after its check") | now.faults
+        return [f"{_printable(used[n])}: {now_bad[n]}" for n in sorted(now_bad)]
+
+    return ImageData(
+        name=root.resolve().name,
+        train=_examples(found.train),
+        test=_examples(found.test),
+        class_names=found.class_names,
+        image_shape=(None, None, 3),
+        contents=_contents(root, found),
+        recheck=recheck,
+    )
+
+
+def find_images(root: Path, on_bad_image: str = "error") -> ImageFolder:
+    """Finds the images of a folder and checks every one of them; nothing in it is changed.
 
     Args:
         root: The folder.
@@ -45,7 +102,7 @@ def load_folder(root: Path, on_bad_image: str = "error") -> ImageData:
     bad = dict(checked.faults)
     if not held_out:
         bad |= _alone(train, paths, bad)
-    faults = [*faults, *more, *(f"{_printable(paths[n])}: {bad[n]}" for n in sorted(bad))]
+    faults = (*faults, *more, *(f"{_printable(paths[n])}: {bad[n]}" for n in sorted(bad)))
     if faults:
         report = f"{len(faults)} bad files or folders in {root}:\n  " + "\n  ".join(faults)
         if on_bad_image == "error":
@@ -70,24 +127,11 @@ def load_folder(root: Path, on_bad_image: str = "error") -> ImageData:
         print(f"Held out, always the same: {len(parts[1]):,} of {len(files):,} images, from each class alike.")
     elif not len(parts[1]):
         raise ValueError(f"{held_out} has no images to test on.")
-    train, test = (_examples([paths[n] for n in part], labels[part], checked, part) for part in parts)
-    used = [paths[n] for part in parts for n in part]
-
-    def recheck() -> list[str]:
-        now = check_images(used, root)
-        changed = np.flatnonzero(now.sizes != checked.sizes[np.concatenate(parts)])
-        now_bad = dict.fromkeys(changed.tolist(), "changed after its check") | now.faults
-        return [f"{_printable(used[n])}: {now_bad[n]}" for n in sorted(now_bad)]
-
-    return ImageData(
-        name=root.resolve().name,
-        train=train,
-        test=test,
-        class_names=names,
-        image_shape=(None, None, 3),
-        contents=_contents(root, paths, checked.sizes, [names[n] for n in labels], parts),
-        recheck=recheck,
+    train, test = (
+        Files(paths=[paths[n] for n in part], labels=labels[part], sizes=checked.sizes[part], plain=checked.plain[part])
+        for part in parts
     )
+    return ImageFolder(class_names=names, train=train, test=test, faults=faults)
 
 
 def image_files(folder: str | Path) -> list[str]:
@@ -115,7 +159,6 @@ def _has_splits(root: Path) -> bool:
     if not any(folder.is_dir() and image_files(folder) for folder in train.iterdir()):
         return False
     beside = ", ".join(_printable(folder.name) for folder in others)
-    beside = ", ".join(_printable(folder.name) for folder in others)
     raise ValueError(
         f"{root} has a folder 'train' with folders of images, and images in {beside} beside it. If train is a class,"
         f" rename it; if it is a split, move the others out: beside it, {', '.join(TEST_FOLDERS)} are allowed."
@@ -129,16 +172,16 @@ def _alone(found: dict[str, list[str]], paths: list[str], bad: dict[int, str]) -
     return {numbers[0]: "the only image of its class; two are needed" for numbers in classes if len(numbers) == 1}
 
 
-def _contents(root: Path, paths: list[str], sizes: np.ndarray, classes: list[str], parts: list[np.ndarray]):
+def _contents(root: Path, found: ImageFolder) -> dict[str, str]:
     """Describes the files of each class in each part, and hashes their list."""
     contents, listed = {}, hashlib.sha256()
-    for use, part in zip(("to train on", "held out"), parts, strict=True):
-        counts = collections.Counter(classes[n] for n in part)
-        volumes = collections.Counter()
-        for n in part:
-            volumes[classes[n]] += int(sizes[n])
-            name = os.fsencode(os.path.relpath(paths[n], root))
-            listed.update(f"\0{use}\0{classes[n]}\0{sizes[n]}\0".encode() + name)
+    for use, files in (("to train on", found.train), ("held out", found.test)):
+        counts, volumes = collections.Counter(), collections.Counter()
+        for path, label, size in zip(files.paths, files.labels, files.sizes, strict=True):
+            name = found.class_names[label]
+            counts[name] += 1
+            volumes[name] += int(size)
+            listed.update(f"\0{use}\0{name}\0{size}\0".encode() + os.fsencode(os.path.relpath(path, root)))
         for name in counts:
             contents[f"{name}, {use}"] = f"{counts[name]} images of {volumes[name]} bytes"
     return contents | {"list of files": listed.hexdigest()}
@@ -187,8 +230,7 @@ def _printable(name: Path | str) -> str:
     return "�".join(os.fsencode(name).decode("utf-8", "replace").splitlines())
 
 
-def _examples(paths: list[str], labels: np.ndarray, checked: Checked, numbers: np.ndarray) -> Examples:
-    """Makes examples of files, whose numbers in the check are given."""
+def _examples(files: Files) -> Examples:
     import tensorflow as tf
 
     def decode(content) -> np.ndarray:
@@ -205,5 +247,5 @@ def _examples(paths: list[str], labels: np.ndarray, checked: Checked, numbers: n
         with tf.control_dependencies([tf.debugging.Assert(unchanged, ["A file changed after its check:", path])]):
             return open_encoded(tf.identity(encoded), 3, by_pillow, plain)
 
-    names = np.array([os.fsencode(path) for path in paths], object)
-    return in_memory((names, checked.sizes[numbers].astype("int32"), checked.plain[numbers]), labels, opened)
+    names = np.array([os.fsencode(path) for path in files.paths], object)
+    return in_memory((names, files.sizes.astype("int32"), files.plain), files.labels, opened)

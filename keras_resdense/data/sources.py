@@ -18,6 +18,8 @@ import numpy as np
 
 from keras_resdense.data.encoded import open_encoded
 from keras_resdense.data.examples import HELD_OUT, Example, Examples, ImageData, in_memory, split_stratified
+from keras_resdense.data.folder import load_folder
+from keras_resdense.data.prepare import check_prepared
 
 #: Bytes of a data set that are kept in memory: as pixels if images are of one size and that is not more, else
 #: encoded; a larger one is streamed from its files.
@@ -26,6 +28,8 @@ MEMORY_LIMIT = 4 * 2**30
 PATIENCE = 10
 #: Examples of a streamed data set that are shuffled among one another, besides the order of its files.
 SHUFFLE_BLOCK = 16_384
+#: File that every data set has that TFDS has written.
+_TFDS_FILE = "dataset_info.json"
 
 
 def load_data(name: str = "digits", data_dir: str | None = None, on_bad_image: str = "error") -> ImageData:
@@ -33,7 +37,8 @@ def load_data(name: str = "digits", data_dir: str | None = None, on_bad_image: s
 
     Args:
         name: "digits", scikit-learn's 1,797 handwritten digits of 8×8 pixels, which need no network; the
-            name of an image classification data set of TFDS; or a folder, see `keras_resdense.data.folder`.
+            name of an image classification data set of TFDS; a folder of images, see
+            `keras_resdense.data.folder`; or the folder of a data set that TFDS or `keras_resdense.prepare` has written.
         data_dir: Folder where TFDS keeps its data sets; default TFDS's own.
         on_bad_image: Of a folder: "error" to list all files that are no images and stop, "skip" to list
             them and train without them.
@@ -46,9 +51,9 @@ def load_data(name: str = "digits", data_dir: str | None = None, on_bad_image: s
         raise ValueError(f"on_bad_image is {on_bad_image!r}; it must be 'error' or 'skip'.")
     if name == "digits":
         return _digits()
+    if (Path(name) / _TFDS_FILE).is_file():
+        return _prepared(Path(name))
     if Path(name).is_dir():
-        from keras_resdense.data.folder import load_folder
-
         return load_folder(Path(name), on_bad_image)
     return _tfds(name, data_dir)
 
@@ -74,6 +79,19 @@ def _tfds(name: str, data_dir: str | None) -> ImageData:
         builder = tfds.builder(name, data_dir=data_dir)
     except (tfds.core.DatasetNotFoundError, ValueError) as error:
         raise ValueError(_unknown(name)) from error
+    return _of_builder(name, builder)
+
+
+def _prepared(folder: Path) -> ImageData:
+    import tensorflow_datasets as tfds
+
+    check_prepared(folder)
+    return _of_builder(folder.resolve().name, tfds.builder_from_directory(folder))
+
+
+def _of_builder(name: str, builder) -> ImageData:
+    import tensorflow_datasets as tfds
+
     features = builder.info.features
     kinds = {"image": tfds.features.Image, "label": tfds.features.ClassLabel}
     if not all(key in features and isinstance(features[key], kind) for key, kind in kinds.items()):

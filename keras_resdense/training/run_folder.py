@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
 from keras_resdense.data.examples import ImageData
-from keras_resdense.files import WRITING, remove_leftovers, replacing
+from keras_resdense.files import WRITING, locked, remove_leftovers, replacing
 from keras_resdense.training import report
 from keras_resdense.training.agreement import DATA_FILE, write_data
 from keras_resdense.training.recipes import RECIPE_FILE, Recipe, Settings, describe, read
@@ -51,7 +50,7 @@ def claimed(folder: Path) -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OSError(f"The folder {folder} cannot be made ({error}): choose another --folder or --name.") from error
-    with _locked(folder):
+    with locked(folder, f"Another process trains in {folder}: let it, or choose another name."):
         remove_leftovers(folder)
         try:
             yield
@@ -78,26 +77,6 @@ def check_kept(folder: Path) -> None:
             f"{folder / RECIPE_FILE} is gone: someone has deleted or emptied the run's folder while it trained, and"
             " what was written before is lost. The same command begins the run anew."
         )
-
-
-@contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    try:
-        import fcntl
-    except ImportError:  # on Windows
-        yield
-        return
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise ValueError(f"Another process trains in {folder}: let it, or choose another name.") from error
-        except OSError:
-            pass  # Not every file system has locks.
-        yield
-    finally:
-        os.close(handle)
 
 
 def is_untrained(folder: Path) -> bool:

@@ -79,6 +79,8 @@ def _tfds(name: str, data_dir: str | None) -> ImageData:
         builder = tfds.builder(name, data_dir=data_dir)
     except (tfds.core.DatasetNotFoundError, ValueError) as error:
         raise ValueError(_unknown(name)) from error
+    _check_features(name, builder)
+    _prepare(builder)
     return _of_builder(name, builder)
 
 
@@ -86,18 +88,23 @@ def _prepared(folder: Path) -> ImageData:
     import tensorflow_datasets as tfds
 
     check_prepared(folder)
-    return _of_builder(folder.resolve().name, tfds.builder_from_directory(folder))
+    builder = tfds.builder_from_directory(folder)
+    _check_features(str(folder), builder)
+    return _of_builder(folder.resolve().name, builder)
 
 
-def _of_builder(name: str, builder) -> ImageData:
+def _check_features(name: str, builder) -> None:
+    """Raises a ValueError if a data set is none of image classification."""
     import tensorflow_datasets as tfds
 
     features = builder.info.features
     kinds = {"image": tfds.features.Image, "label": tfds.features.ClassLabel}
     if not all(key in features and isinstance(features[key], kind) for key, kind in kinds.items()):
         raise ValueError(f"{name} does not hold images with one class each, but {sorted(features)}.")
-    _prepare(builder)
-    splits = builder.info.splits
+
+
+def _of_builder(name: str, builder) -> ImageData:
+    features, splits = builder.info.features, builder.info.splits
     # The test images of some sets, such as imagenet2012, come without classes: validation is preferred.
     held_out = next((split for split in ("validation", "test") if split in splits), None)
     load = _held_in_memory if builder.info.dataset_size <= MEMORY_LIMIT else _streamed

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tensorflow as tf
 import tensorflow_datasets as tfds
 from PIL import Image
 from sklearn.datasets import load_sample_image
@@ -17,15 +18,18 @@ from sklearn.datasets import load_sample_image
 import keras_resdense
 from keras_resdense.__main__ import main
 from keras_resdense.data import prepare as module, sources
+from keras_resdense.data.batches import training_batches
 from keras_resdense.data.decoding import decode_image
+from keras_resdense.data.plan import Plan
 from keras_resdense.data.prepare import MANIFEST_FILE, PREPARING, prepare
 from keras_resdense.data.sources import load_data
+from keras_resdense.training.recipes import Recipe
 
 PHOTO = Image.fromarray(load_sample_image("flower.jpg")).resize((120, 90))
 
 
 def write(path, mode="RGB", seed=0, **options):
-    left = 3 * seed % 40
+    left = seed % 40
     path.parent.mkdir(parents=True, exist_ok=True)
     PHOTO.crop((left, 0, left + 80, 60)).convert(mode).save(path, **options)
 
@@ -35,11 +39,15 @@ def folder(tmp_path):
     """Forty images of two classes, of all kinds."""
     turned = Image.Exif()
     turned[0x0112] = 6
-    for name in ("Katze", "狗"):
+    for index, name in enumerate(("Katze", "狗")):
         for number in range(20):
             options = [{"quality": 90}, {"exif": turned}, {}, {"mode": "P"}, {"mode": "CMYK"}, {"mode": "LA"}]
             kinds = ("jpg", "jpg", "png", "png", "jpg", "png")
-            write(tmp_path / "photos" / name / f"{number:02}.{kinds[number % 6]}", seed=number, **options[number % 6])
+            write(
+                tmp_path / "photos" / name / f"{number:02}.{kinds[number % 6]}",
+                seed=number + 20 * index,
+                **options[number % 6],
+            )
     return tmp_path / "photos"
 
 
@@ -242,3 +250,70 @@ def test_records_hold_images_that_other_readers_decode(folder, tmp_path):
         image = np.asarray(Image.open(io.BytesIO(example["image"])).convert("RGB"))
         np.testing.assert_array_equal(image, decode_image(bytes(example["image"])))
     assert os.path.exists(builder.data_dir)
+
+
+class Workers:
+    """The pipelines of some workers, each with one replica."""
+
+    def __init__(self, count):
+        self.num_replicas_in_sync = count
+
+    def distribute_datasets_from_function(self, share):
+        count = self.num_replicas_in_sync
+        return [share(tf.distribute.InputContext(count, worker, count)) for worker in range(count)]
+
+
+def steps_of(examples, workers, count, first_step=0, same_order=False, **options):
+    """The images' bytes and the classes of each step and worker."""
+    recipe = Recipe(batch_size=8, padding=0, crop="none", **options)
+    plan = Plan(recipe=recipe, size=(60, 80), classes=2)
+    parts = training_batches(examples, plan, Workers(workers), first_step, same_order)
+    drawn = [list(part.take(count).as_numpy_iterator()) for part in parts]
+    return [[(images, labels) for images, labels in step] for step in zip(*drawn, strict=True)]
+
+
+def names_of(step):
+    return [image.tobytes() for images, _ in step for image in images]
+
+
+@pytest.fixture
+def streamed(folder, tmp_path, monkeypatch):
+    """Thirty-two images, two in each of sixteen files."""
+    monkeypatch.setattr(sources, "MEMORY_LIMIT", 0)
+    made = prepare(folder, tmp_path / "made", image_size=0)
+    return load_data(str(made)).train
+
+
+@pytest.mark.parametrize("workers", [2, 4])
+def test_each_worker_reads_its_own_files_and_all_images_are_seen(streamed, workers):
+    epochs = [steps_of(streamed, workers, 4, first_step=4 * epoch) for epoch in range(2)]
+    whole = sorted(sum((names_of(step) for step in steps_of(streamed, 1, 4)), []))
+    for epoch in epochs:
+        by_worker = [{image.tobytes() for step in epoch for image in step[worker][0]} for worker in range(workers)]
+        assert sorted(sum((names_of(step) for step in epoch), [])) == whole
+        assert sum(map(len, by_worker)) == len(set().union(*by_worker)) == 32
+    assert names_of(epochs[0][0]) != names_of(epochs[1][0])
+    first = [{image.tobytes() for step in epoch for image in step[0][0]} for epoch in epochs]
+    assert first[0] != first[1]
+
+
+def test_sharded_batches_are_the_same_after_a_resumption(streamed):
+    options = {"flip": True, "repeats": 2}
+    alone, resumed = steps_of(streamed, 2, 7, **options), steps_of(streamed, 2, 4, first_step=3, **options)
+    for expected, found in zip(alone[3:], resumed, strict=True):
+        for (images, labels), (others, other_labels) in zip(expected, found, strict=True):
+            np.testing.assert_array_equal(images, others)
+            np.testing.assert_array_equal(labels, other_labels)
+
+
+@pytest.mark.parametrize("workers", [2, 4])
+def test_the_same_order_for_any_number_of_workers_is_an_option(streamed, workers):
+    one, many = steps_of(streamed, 1, 6, flip=True), steps_of(streamed, workers, 6, same_order=True, flip=True)
+    assert [names_of(step) for step in one] == [names_of(step) for step in many]
+    assert [names_of(step) for step in one] != [names_of(step) for step in steps_of(streamed, workers, 6, flip=True)]
+
+
+def test_a_worker_reads_no_file_of_another(streamed):
+    key = tf.constant([0, 0], tf.int64)
+    parts = [set(streamed.part(key, worker, 4).as_numpy_iterator()) for worker in range(4)]
+    assert [len(part) for part in parts] == [8, 8, 8, 8] and len(set().union(*parts)) == 32

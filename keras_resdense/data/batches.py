@@ -44,14 +44,19 @@ def class_counts(examples: Examples, classes: int) -> np.ndarray:
     return sum((np.bincount(part, minlength=classes) for part in labels.as_numpy_iterator()), np.zeros(classes, int))
 
 
-def training_batches(examples: Examples, plan: Plan, strategy, first_step: int = 0):
+def training_batches(examples: Examples, plan: Plan, strategy, first_step: int = 0, same_order: bool = False):
     """Makes the endless batches of a training.
+
+    Where examples are read from files one after the other, and there are as many files as workers, each worker reads
+    its own part of the files, which changes with each epoch. All workers make the same number of steps: one whose
+    files hold fewer images than others' takes some of them twice in that epoch.
 
     Args:
         examples: Examples to learn from.
         plan: What is made of them.
         strategy: Strategy whose replicas share each batch.
         first_step: Steps that are left out, because they have been made.
+        same_order: Whether a batch holds the same images for any number of workers, so that each reads all files.
 
     Returns:
         A distributed data set of images `(batch, height, width, channels)` float32, pixels 0–255, and
@@ -74,17 +79,17 @@ def training_batches(examples: Examples, plan: Plan, strategy, first_step: int =
     weights = tf.constant(plan.class_weights or [1.0] * plan.classes)
     alone, together = augmentation_alone(plan), augmentation_together(plan)
 
-    def epoch_examples(epoch):
-        handles = examples.order(tf.stack([tf.constant(plan.seed, tf.int64), epoch]))
+    def numbered(handles, epoch, count):
         if recipe.repeats > 1:
             handles = handles.flat_map(lambda handle: tf.data.Dataset.from_tensors(handle).repeat(recipe.repeats))
-        placed = tf.data.Dataset.zip(tf.data.Dataset.from_tensors(epoch).repeat(), handles.enumerate())
-        return placed.take(steps * batch)
+        return tf.data.Dataset.zip(tf.data.Dataset.from_tensors(epoch).repeat(), handles.enumerate()).take(count)
 
-    def load(epoch, placed):
-        place, handle = placed
+    def epoch_key(epoch):
+        return tf.stack([tf.constant(plan.seed, tf.int64), epoch])
+
+    def load(epoch, place, handle, repetition):
         example = examples.open(handle)
-        key = place_key(plan.seed, epoch, example.number * recipe.repeats + place % recipe.repeats)
+        key = place_key(plan.seed, epoch, example.number * recipe.repeats + repetition)
         image = alone(example.shape, example.part, key)
         # The categorical loss is proportional to its target.
         weight = tf.gather(weights, example.label)
@@ -100,11 +105,27 @@ def training_batches(examples: Examples, plan: Plan, strategy, first_step: int =
                 f"mixup and cutmix mix {GROUP} images at a time, but a worker's share of a step is {mine} images:"
                 f" change batch_size to a multiple of {GROUP * context.num_input_pipelines}."
             )
-        elements = tf.data.Dataset.counter(first_epoch).flat_map(epoch_examples).skip(skipped * batch)
-        if context.num_input_pipelines > 1:
-            elements = elements.enumerate()
-            elements = elements.filter(lambda count, _: count % batch // mine == context.input_pipeline_id)
-            elements = elements.map(lambda _, element: element)
+        worker, workers = context.input_pipeline_id, context.num_input_pipelines
+        sharded = examples.part is not None and 1 < workers <= examples.files and not same_order
+
+        def epoch_examples(epoch):
+            if sharded:
+                handles = examples.part(epoch_key(epoch), worker, workers).repeat()
+                return numbered(handles, epoch, steps * mine)
+            return numbered(examples.order(epoch_key(epoch)), epoch, steps * batch)
+
+        def placed(epoch, element):
+            number, handle = element
+            place = number // mine * batch + worker * mine + number % mine if sharded else number
+            return epoch, place, handle, number % recipe.repeats
+
+        def is_mine(epoch, place, handle, repetition):
+            return place % batch // mine == worker
+
+        elements = tf.data.Dataset.counter(first_epoch).flat_map(epoch_examples)
+        elements = elements.skip(skipped * (mine if sharded else batch)).map(placed)
+        if workers > 1 and not sharded:
+            elements = elements.filter(is_mine)
         each = batch // replicas
         elements = elements.map(load, tf.data.AUTOTUNE, deterministic=True)
         elements = elements.batch(GROUP if mixes else each, drop_remainder=True)

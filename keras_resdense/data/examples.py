@@ -40,11 +40,16 @@ class Examples:
         order: From a key, two whole numbers, to a `tf.data.Dataset` of handles in an order that depends on
             the key alone; from None to their own order.
         open: From a handle to its `Example`.
+        files: Number of files that the examples are read from one after the other; 0 where they are not.
+        part: From a key, the number of a worker and the number of workers to a `tf.data.Dataset` of the handles in
+            the files that are this worker's then; None where there are no such files.
     """
 
     count: int
     order: Callable[[Any], Any]
     open: Callable[[Any], Example]
+    files: int = 0
+    part: Callable[[Any, int, int], Any] | None = None
 
     def read(self, handle: Any) -> tuple[Any, Any, Any]:
         """Returns an image `(height, width, channels)` uint8, its class and its number."""

@@ -26,8 +26,9 @@ from keras_resdense.data.prepare import check_prepared
 MEMORY_LIMIT = 4 * 2**30
 #: Seconds that a server may take to answer.
 PATIENCE = 10
-#: Examples of a streamed data set that are shuffled among one another, besides the order of its files.
-SHUFFLE_BLOCK = 16_384
+#: Examples of a streamed data set that are shuffled among one another, and files that they are read from in turns. The
+#: order of the files is shuffled, too.
+SHUFFLE_BLOCK, FILES_AT_ONCE = 4096, 16
 #: File that every data set has that TFDS has written.
 _TFDS_FILE = "dataset_info.json"
 
@@ -206,17 +207,20 @@ def _streamed(builder, split: str) -> Examples:
     features, fold_in = builder.info.features, tf.random.experimental.stateless_fold_in
     files = [str(path) for path in builder.info.splits[split].filepaths]
 
-    def order(key):
-        if key is None:
-            return tf.data.TFRecordDataset(files)
-        names = tf.data.Dataset.from_tensor_slices(tf.random.experimental.stateless_shuffle(files, key))
-        records = names.interleave(tf.data.TFRecordDataset, cycle_length=16, block_length=16)
+    def part(key, worker, workers):
+        mine = tf.random.experimental.stateless_shuffle(files, key)[worker::workers]
+        records = tf.data.Dataset.from_tensor_slices(mine).interleave(
+            tf.data.TFRecordDataset, cycle_length=FILES_AT_ONCE, block_length=FILES_AT_ONCE
+        )
 
         def shuffled(number, block):
             block = tf.random.experimental.stateless_shuffle(block, fold_in(key, number))
             return tf.data.Dataset.from_tensor_slices(block)
 
         return records.batch(SHUFFLE_BLOCK).enumerate().flat_map(shuffled)
+
+    def order(key):
+        return tf.data.TFRecordDataset(files) if key is None else part(key, 0, 1)
 
     def open_record(record):
         example = features.deserialize_example(record, decoders={"image": tfds.decode.SkipDecoding()})
@@ -225,4 +229,5 @@ def _streamed(builder, split: str) -> Examples:
         number = tf.strings.to_hash_bucket_fast(record, 2**31)
         return Example(shape=shape, part=part, label=example["label"], number=number)
 
-    return Examples(count=builder.info.splits[split].num_examples, order=order, open=open_record)
+    count = builder.info.splits[split].num_examples
+    return Examples(count=count, order=order, open=open_record, files=len(files), part=part)

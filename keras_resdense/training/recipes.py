@@ -323,6 +323,8 @@ class Settings:
         save_every: Steps between checkpoints, besides those after each epoch; 0 for none.
         data_dir: Folder where TFDS keeps its data sets; "" for TFDS's own.
         on_bad_image: "error" or "skip", see `load_data`.
+        same_order: Whether a batch holds the same images for any number of workers. Otherwise each worker reads its
+            own part of the files of a large data set, where there are as many files as workers.
     """
 
     seed: int = 0
@@ -336,6 +338,7 @@ class Settings:
     save_every: int = 0
     data_dir: str = ""
     on_bad_image: str = "error"
+    same_order: bool = False
 
     def __post_init__(self):
         require_kinds(self)

@@ -166,7 +166,7 @@ def _fit(model: keras.Model, data: ImageData, plan: Plan, settings: Settings, de
 
     def fit(first_epoch: int, last_epoch: int, done: int) -> None:
         model.fit(
-            training_batches(data.train, plan, devices, first_epoch * steps + done),
+            training_batches(data.train, plan, devices, first_epoch * steps + done, settings.same_order),
             initial_epoch=first_epoch,
             epochs=last_epoch,
             steps_per_epoch=steps - done,

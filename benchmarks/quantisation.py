@@ -16,7 +16,8 @@ import tempfile
 from pathlib import Path
 
 from keras_resdense import runs
-from keras_resdense.data.plan import Plan
+from keras_resdense.data.batches import take_images
+from keras_resdense.data.plan import ExportImages, Plan
 from keras_resdense.data.sources import load_data
 from keras_resdense.exporting.formats import EXPORTERS
 from keras_resdense.exporting.quantisation import signal_to_noise
@@ -42,12 +43,12 @@ def measure(run: Path, calibration_images: int) -> None:
     data = load_data(recipe.data)
     # Accuracy is what is asked for here: none is too low to be told.
     rows = [dataclasses.replace(EXPORTERS[name], tolerance=math.inf, threads=(2,)) for name in FORMATS]
-    chosen = runs.Images(calibration_images=calibration_images, compared_images=data.test.count)
+    chosen = ExportImages(calibration_images=calibration_images, compared_images=data.test.count)
     with tempfile.TemporaryDirectory() as folder:
         exports = runs.export_run(run, rows, chosen, Path(folder))
         size = load_keras(run).input_shape[1:3]
         contract = Plan(recipe=recipe, size=size, classes=len(data.class_names)).contract(data.image_shape[2])
-        images, _ = runs.draw(data.test, contract, IMAGES)
+        images, _ = take_images(data.test, contract, IMAGES)
         print(f"\n{run.name}: {recipe.model}, {data.test.count:,} images, {calibration_images} for calibration\n")
         print("| format | accuracy | loss in points | agreement | MB | stages |\n|---|---:|---:|---:|---:|---|")
         for name, made in zip(FORMATS, exports, strict=True):

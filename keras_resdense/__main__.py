@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 
 from keras_resdense import answers, terminal
-from keras_resdense.data.plan import Images
+from keras_resdense.data.plan import ExportImages
 from keras_resdense.names import BUILDERS
 from keras_resdense.options import make_parser, overridden
 from keras_resdense.training import recipes, workers
@@ -145,14 +145,22 @@ def _prepare(options: argparse.Namespace) -> None:
 def _export(options: argparse.Namespace) -> None:
     from keras_resdense import runs
     from keras_resdense.exporting.export import format_table
-    from keras_resdense.exporting.formats import EXPORTERS, TFLite
+    from keras_resdense.exporting.formats import EXPORTERS
 
-    changes = {"batch": None} if options.any_batch else {}
-    changes |= {"pixels": "uint8"} if options.uint8_pixels else {}
     rows = [EXPORTERS[name] for name in options.format]
-    rows = [dataclasses.replace(row, **changes) if isinstance(row, TFLite) else row for row in rows]
-    chosen = overridden(Images(), options)
-    print(format_table(runs.export_run(options.model, rows, chosen, options.folder, options.overwrite)))
+    for field in vars(options).keys() & {"batch", "pixels", "license", "opset", "version"}:
+        if not any(hasattr(row, field) for row in rows):
+            raise ValueError(f"{field} can be chosen for other formats, not for {', '.join(options.format)}.")
+        change = {field: getattr(options, field)}
+        rows = [dataclasses.replace(row, **change) if hasattr(row, field) else row for row in rows]
+    made: list = []
+    try:
+        chosen = overridden(ExportImages(), options)
+        runs.export_run(options.model, rows, chosen, options.folder, options.overwrite, made.append)
+    finally:
+        # Where a later format fails, the earlier ones are written all the same.
+        if made:
+            print(format_table(made))
 
 
 def _list(options: argparse.Namespace) -> None:

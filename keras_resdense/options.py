@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import functools
 import inspect
 import re
 from collections.abc import Callable, Mapping
@@ -12,7 +13,7 @@ from typing import Any
 
 import keras_resdense
 from keras_resdense import answers
-from keras_resdense.data.plan import ImageRecipe, Images
+from keras_resdense.data.plan import ExportImages, ImageRecipe
 from keras_resdense.names import FORMATS
 from keras_resdense.training.recipes import OptimisationRecipe, Recipe, Settings
 
@@ -170,9 +171,22 @@ def _export(command: argparse.ArgumentParser) -> None:
     )
     command.add_argument("--folder", type=Path, help="where the files go; default the run's folder")
     command.add_argument("--overwrite", action="store_true", help="replace files of the same names")
-    command.add_argument("--any-batch", action="store_true", help="TFLite: any number of images at once, not one")
-    command.add_argument("--uint8-pixels", action="store_true", help="TFLite: bytes in, as cameras give them")
-    _add_fields(command, Images)
+    # What is not given leaves no trace, so that the format's own value stands.
+    rows = functools.partial(command.add_argument, default=argparse.SUPPRESS)
+    constant = {"action": "store_const", "dest": "pixels"}
+    rows(
+        "--any-batch",
+        action="store_const",
+        dest="batch",
+        const=None,
+        help="TFLite: any number of images at once, not one",
+    )
+    rows("--uint8-pixels", **constant, const="uint8", help="TFLite: bytes in, as cameras give them")
+    rows("--int8-pixels", **constant, const="int8", help="tflite_int8: signed bytes in and out, not unsigned")
+    rows("--license", metavar="NAME", help="TFLite: the model's licence, such as Apache-2.0")
+    rows("--opset", type=int, metavar="N", help="ONNX: version of the operators")
+    rows("--serving-version", dest="version", type=int, metavar="N", help="SavedModel: into a folder of this number")
+    _add_fields(command, ExportImages)
 
 
 def _list(command: argparse.ArgumentParser) -> None:

@@ -7,20 +7,18 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import keras
 import numpy as np
 
+from keras_resdense.data.batches import take_images
 from keras_resdense.data.contract import ImageContract
-from keras_resdense.data.examples import Examples
 from keras_resdense.data.folder import image_files
-from keras_resdense.data.plan import ImageRecipe, Images, Plan
-from keras_resdense.data.resizing import prepare
+from keras_resdense.data.plan import ExportImages, ImageRecipe, Plan
 from keras_resdense.data.sources import load_data
 from keras_resdense.data.stream import stream
-from keras_resdense.data.tfdata import prefetch
 from keras_resdense.data.transform import Transform
 from keras_resdense.exporting.export import Export, check_replaceable, export
 from keras_resdense.exporting.exporter import BATCH, Exporter, Runner
@@ -244,18 +242,20 @@ CARD = {"README.md": "card.md", "curves.png": "curves.png", "confusion.png": "co
 def export_run(
     run: Path,
     exporters: Sequence[Exporter],
-    chosen: Images | None = None,
+    chosen: ExportImages | None = None,
     folder: Path | None = None,
     overwrite: bool = False,
+    on_export: Callable[[Export], object] = lambda made: None,
 ) -> list[Export]:
     """Exports the model of a run.
 
     Args:
         run: Its folder.
         exporters: Rows of `EXPORTERS`, or others made of them.
-        chosen: Images to use; default `Images()`.
+        chosen: Images to use; default `ExportImages()`.
         folder: Where the artefacts are written, and the run's card beside them; default the run's.
-        overwrite: Whether artefacts of the same names may be replaced.
+        overwrite: Whether artefacts of the same names and formats may be replaced.
+        on_export: Called with what was measured as soon as each is written: a later one may fail.
 
     Returns:
         What was measured.
@@ -263,7 +263,7 @@ def export_run(
     Raises:
         ValueError: If there is no such run, or as `keras_resdense.export`.
     """
-    chosen = chosen or Images()
+    chosen = chosen or ExportImages()
     if not (run / RECIPE_FILE).is_file():
         raise ValueError(f"{run} is not the folder of a run: it holds no {RECIPE_FILE}.")
     paths = [(folder or run) / exporter.file_name for exporter in exporters]
@@ -279,39 +279,33 @@ def export_run(
         plan = Plan(recipe=recipe, size=(height, width), classes=len(data.class_names))
         model.image_contract = plan.contract(channels)
     contract = model.image_contract
-    images, labels = draw(data.test, contract, chosen.compared_images)
+    images, labels = take_images(data.test, contract, chosen.compared_images)
     calibration = None
     if any(exporter.calibrated for exporter in exporters):
         source = load_data(chosen.calibration, data_dir, settings.on_bad_image) if chosen.calibration else data
-        calibration, _ = draw(source.train, contract, chosen.calibration_images)
-    exports = [
-        export(
-            model,
-            path,
-            exporter,
-            images,
-            labels,
-            calibration=calibration,
-            class_names=data.class_names,
-            overwrite=overwrite,
-        )
-        for exporter, path in zip(exporters, paths, strict=True)
-    ]
-    if (run / RESULTS_FILE).is_file():
-        write_card(run, json.loads((run / RESULTS_FILE).read_text()))
-    if folder and folder.resolve() != run.resolve():
-        _copy_card(run, folder)
+        calibration, _ = take_images(source.train, contract, chosen.calibration_images)
+    exports: list[Export] = []
+    try:
+        for exporter, path in zip(exporters, paths, strict=True):
+            made = export(
+                model,
+                path,
+                exporter,
+                images,
+                labels,
+                calibration=calibration,
+                class_names=data.class_names,
+                overwrite=overwrite,
+            )
+            exports.append(made)
+            on_export(made)
+    finally:
+        # A format that fails does not keep the others out of the card.
+        if (run / RESULTS_FILE).is_file():
+            write_card(run, json.loads((run / RESULTS_FILE).read_text()))
+        if folder and folder.resolve() != run.resolve():
+            _copy_card(run, folder)
     return exports
-
-
-def draw(examples: Examples, contract: ImageContract, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Returns some images `(images, height, width, channels)` of pixels 0–255 and their classes; always the same."""
-    images, labels = [], []
-    for handle in prefetch(examples.order((0, 0)).take(count)):
-        image, label, _ = examples.read(handle)
-        images.append(prepare(image, contract).numpy())
-        labels.append(int(label))
-    return np.stack(images), np.array(labels)
 
 
 def _copy_card(run: Path, folder: Path) -> None:

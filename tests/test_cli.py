@@ -21,7 +21,7 @@ from sklearn.datasets import load_digits
 
 import keras_resdense
 from keras_resdense.__main__ import COMMANDS, main
-from keras_resdense.data.plan import ImageRecipe, Images
+from keras_resdense.data.plan import ExportImages, ImageRecipe
 from keras_resdense.exporting.formats import EXPORTERS
 from keras_resdense.networks import zoo
 from keras_resdense.options import field_texts, make_parser, overridden
@@ -319,7 +319,7 @@ def inherited(kind):
 def test_help_says_what_each_field_means(capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "1000")
     said = helped("train", capsys) + helped("export", capsys)
-    kinds = (Recipe, ImageRecipe, OptimisationRecipe, Settings, Images)
+    kinds = (Recipe, ImageRecipe, OptimisationRecipe, Settings, ExportImages)
     for kind in kinds:
         texts = field_texts(kind)
         assert set(texts) == {field.name for field in dataclasses.fields(kind)} - inherited(kind)

@@ -1,6 +1,7 @@
 """From a recipe to a run in a folder of its own."""
 
 import csv
+import dataclasses
 import json
 
 import numpy as np
@@ -63,6 +64,15 @@ def test_a_run_is_never_overwritten(run, capsys):
         np.testing.assert_array_equal(expected, found)
     said = capsys.readouterr().out
     assert "Epoch 3/3" in said and not set(said) & set("\b\r\x1b"), "bars are for terminals"
+
+
+def test_a_format_that_fails_costs_neither_the_others_nor_the_card(tmp_path, monkeypatch):
+    monkeypatch.setattr(train, "FORMATS", ("keras", "tflite"))
+    monkeypatch.setitem(train.EXPORTERS, "tflite", dataclasses.replace(train.EXPORTERS["tflite"], tolerance=-1.0))
+    with pytest.raises(RuntimeError, match="tflite differs from the model"):
+        train.train(RECIPE, folder=str(tmp_path), name="run")
+    made = {file.name for file in (tmp_path / "run").iterdir()}
+    assert {"README.md", "run.json", "model.keras"} <= made and "model.tflite" not in made
 
 
 def test_xla_on_several_replicas_is_refused(tmp_path):

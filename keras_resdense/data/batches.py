@@ -173,6 +173,19 @@ def evaluation_batches(examples: Examples, contract: ImageContract, classes: int
     return strategy.distribute_datasets_from_function(share), steps
 
 
+def take_images(examples: Examples, contract: ImageContract, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Returns some images as the network takes them, `(images, height, width, channels)`, and their classes.
+
+    They are taken in an order that mixes the classes, and are the same ones always.
+    """
+    images, labels = [], []
+    for handle in prefetch(examples.order((0, 0)).take(count)):
+        image, label, _ = examples.read(handle)
+        images.append(prepare(image, contract).numpy())
+        labels.append(int(label))
+    return np.stack(images), np.array(labels)
+
+
 def pixel_statistics(examples: Examples, contract: ImageContract) -> tuple[list[float], list[float]]:
     """Returns mean and standard deviation of each channel over `SAMPLE` of the images, the same ones always."""
     import tensorflow as tf

@@ -92,7 +92,7 @@ class Plan:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Images:
+class ExportImages:
     """Which images the exports of a run are made and measured with.
 
     Attributes:

@@ -13,10 +13,14 @@ import time
 from pathlib import Path
 
 import keras
-import numpy as np
 
-from keras_resdense.data.batches import evaluation_batches, pixel_statistics, steps_per_epoch, training_batches
-from keras_resdense.data.contract import ImageContract
+from keras_resdense.data.batches import (
+    evaluation_batches,
+    pixel_statistics,
+    steps_per_epoch,
+    take_images,
+    training_batches,
+)
 from keras_resdense.data.examples import ImageData
 from keras_resdense.data.plan import Plan
 from keras_resdense.data.sources import load_data
@@ -136,11 +140,6 @@ def train(
         final.image_contract, final.class_names = test_plan.contract(channels), data.class_names
         checkpoints.save_weights(target / "last.weights.h5", final)
         measured = evaluate(final.predict_on_batch, data.test, final.image_contract, plan.classes)
-        images, labels = _sample(data, final.image_contract)
-        exports = [
-            export(final, target / EXPORTERS[format].file_name, format, images, labels, overwrite=True)
-            for format in FORMATS
-        ]
         results = report.Results(
             recipe=recipe,
             settings=settings,
@@ -150,8 +149,16 @@ def train(
             image_shape=final.input_shape[1:],
             **dataclasses.asdict(measured),
         )
-        check_kept(target)
-        report.write(target, results)
+        images, labels = take_images(data.test, final.image_contract, COMPARED)
+        exports = []
+        try:
+            for format in FORMATS:
+                path = target / EXPORTERS[format].file_name
+                exports.append(export(final, path, format, images, labels, overwrite=True))
+        finally:
+            # A format that fails costs neither the others nor the card.
+            check_kept(target)
+            report.write(target, results)
         shutil.rmtree(target / "checkpoints", ignore_errors=True)
         return Run(folder=target, model=final, accuracy=results.accuracy, exports=exports)
 
@@ -198,10 +205,3 @@ def _callbacks(recipe: Recipe, state: RunCheckpoint) -> list[keras.callbacks.Cal
     if state.chief and importlib.util.find_spec("tensorboard"):
         callbacks.append(keras.callbacks.TensorBoard(state.folder / "tensorboard"))
     return callbacks
-
-
-def _sample(data: ImageData, contract: ImageContract) -> tuple[np.ndarray, np.ndarray]:
-    batches, _ = evaluation_batches(data.test, contract, len(data.class_names))
-    batches = batches.unbatch().take(min(COMPARED, data.test.count))
-    images, classes, _ = zip(*batches.as_numpy_iterator(), strict=True)
-    return np.stack(images), np.argmax(classes, axis=-1)

@@ -1,9 +1,13 @@
 """`keras-resdense export`: a run's model in more formats, with the run's own images."""
 
 import dataclasses
+import sys
+import warnings
 
 import numpy as np
+import onnx
 import pytest
+from ai_edge_litert.interpreter import Interpreter
 
 import keras_resdense
 from keras_resdense.__main__ import main
@@ -52,6 +56,36 @@ def test_into_another_folder_with_the_card(run, tmp_path):
     assert {file.name for file in folder.iterdir()} == made | {"README.md"}
     assert (folder / "card.md").read_text() == "# digits"
     assert (folder / "README.md").read_text() == "of somebody else"
+
+
+def test_options_of_formats(run, tmp_path, capsys):
+    options = ["--opset", "17", "--serving-version", "3", "--license", "MIT", "--int8-pixels"]
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The model sees")
+        assert export(run, *options, "--format", "onnx", "saved_model", "tflite_int8") == 0
+    assert onnx.load(run / "model.onnx").opset_import[0].version == 17
+    assert (run / "saved_model/3/saved_model.pb").is_file()
+    source = Interpreter(model_path=str(run / "model_int8.tflite")).get_input_details()[0]
+    assert source["dtype"] is np.int8
+    assert b"MIT" in (run / "model_int8.tflite").read_bytes()
+    assert export(run, "--opset", "17", "--format", "tflite") == 1
+    assert "opset can be chosen for other formats, not for tflite" in capsys.readouterr().err
+
+
+def test_what_was_written_is_shown_although_a_later_format_fails(run, capsys, monkeypatch):
+    monkeypatch.setitem(EXPORTERS, "tflite", dataclasses.replace(EXPORTERS["tflite"], tolerance=-1.0))
+    assert export(run, "--format", "keras", "onnx", "tflite", "--folder", run / "made") == 1
+    shown = capsys.readouterr()
+    assert [line.split()[0] for line in shown.out.splitlines()[-3:]] == ["format", "keras", "onnx"]
+    assert "tflite differs from the model" in shown.err
+    assert (run / "made/model.onnx").is_file() and not (run / "made/model.tflite").exists()
+
+
+def test_missing_packages_are_named_before_any_work(run, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "tf2onnx", None)
+    assert export(run, "--format", "tflite", "onnx") == 1
+    assert "ONNX needs tf2onnx: pip install onnx onnxruntime tf2onnx" in capsys.readouterr().err
+    assert not (run / "model.tflite").exists()
 
 
 def test_bad_input(run, tmp_path, capsys):

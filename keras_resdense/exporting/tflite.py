@@ -163,7 +163,10 @@ class TFLite(Exporter):
             return converter.convert()
 
     def _metadata(self, model: keras.Model, extras: Extras) -> tflite_metadata.Table:
-        softmax = getattr(model.layers[-1], "activation", None) is keras.activations.softmax
+        last = model.layers[-1]
+        while isinstance(last, keras.Model):
+            last = last.layers[-1]
+        softmax = getattr(last, "activation", None) is keras.activations.softmax
         about = {"name": model.name, "license": self.license}
         return tflite_metadata.model_metadata(
             {field: text for field, text in about.items() if text},

@@ -86,7 +86,7 @@ def _train(options: argparse.Namespace) -> int | None:
 
     from keras_resdense.exporting.export import format_table
     from keras_resdense.training import train
-    from keras_resdense.training.keeper import Interrupted
+    from keras_resdense.training.run_checkpoint import Interrupted
 
     start = time.perf_counter()
     try:

@@ -27,8 +27,8 @@ from keras_resdense.networks import zoo
 from keras_resdense.options import field_texts, make_parser, overridden
 from keras_resdense.pretrained.catalogue import FREE_LICENCES
 from keras_resdense.training import card, recipes
-from keras_resdense.training.keeper import Interrupted
 from keras_resdense.training.recipes import RECIPES, OptimisationRecipe, Recipe, Settings
+from keras_resdense.training.run_checkpoint import Interrupted
 from keras_resdense.training.train import Run
 
 MODELS = (".", "model.keras", "saved_model", "model.tflite", "model.onnx")

@@ -27,9 +27,9 @@ from keras_resdense.training import train, workers
 from keras_resdense.training.accumulation import Accumulating
 from keras_resdense.training.agreement import check_workers, stopping_together
 from keras_resdense.training.devices import precision, strategy
-from keras_resdense.training.keeper import RunCheckpoint
 from keras_resdense.training.optimisation import compile_phase, phases_of
 from keras_resdense.training.recipes import Settings
+from keras_resdense.training.run_checkpoint import RunCheckpoint
 from keras_resdense.training.run_folder import begin
 from tests.tiny import (  # noqa: F401
     RECIPE,

@@ -18,8 +18,8 @@ from keras_resdense.__main__ import main
 from keras_resdense.files import WRITING
 from keras_resdense.training import checkpoints, train
 from keras_resdense.training.agreement import DATA_FILE
-from keras_resdense.training.keeper import Interrupted
 from keras_resdense.training.recipes import Settings
+from keras_resdense.training.run_checkpoint import Interrupted
 from keras_resdense.training.run_folder import choose_folder, claimed
 from tests.tiny import RECIPE, newest_step, outcome, small_digits, started, tiny, wait_for  # noqa: F401
 

@@ -33,9 +33,9 @@ from keras_resdense.training.checkpoints import Position
 from keras_resdense.training.classifier import build_classifier, image_size_of, network, plan_of
 from keras_resdense.training.devices import precision, strategy
 from keras_resdense.training.evaluation import evaluate
-from keras_resdense.training.keeper import RunCheckpoint, stopping_on_request
 from keras_resdense.training.optimisation import compile_phase, phases_of
 from keras_resdense.training.recipes import Recipe, Settings
+from keras_resdense.training.run_checkpoint import RunCheckpoint, stopping_on_request
 from keras_resdense.training.run_folder import begin, check_kept, choose_folder, claimed, is_untrained
 
 #: Formats that every run is exported to.

@@ -24,6 +24,8 @@ from .insight.drawing import (
     save_figure as save_figure,
 )
 from .insight.features import (
+    Backbone as Backbone,
+    as_backbone as as_backbone,
     feature_extractor as feature_extractor,
     freeze as freeze,
 )

@@ -5,6 +5,7 @@ import hashlib
 import http.server
 import json
 import os
+import socket
 import subprocess
 import sys
 import threading
@@ -69,10 +70,11 @@ def test_a_row_takes_the_weights_of_the_variant_it_comes_from():
 
 
 class Server(http.server.BaseHTTPRequestHandler):
-    """Serves `files` by path; cuts the connection of those in `cut` halfway."""
+    """Serves `files` by path; cuts the connection of those in `cut` halfway, and is silent for those in `stall`."""
 
     files: dict[str, bytes] = {}
     cut: set[str] = set()
+    stall: set[str] = set()
 
     def do_HEAD(self):
         self.answer(body=False)
@@ -91,7 +93,9 @@ class Server(http.server.BaseHTTPRequestHandler):
         self.send_header("X-Repo-Commit", "0" * 40)
         self.end_headers()
         if body:
-            self.wfile.write(content[: len(content) // 2] if self.path in self.cut else content)
+            if self.path in self.stall:
+                threading.Event().wait(3)
+            self.wfile.write(content[: len(content) // 2] if self.path in self.cut | self.stall else content)
 
     def log_message(self, format, *arguments):
         pass
@@ -101,6 +105,7 @@ class Server(http.server.BaseHTTPRequestHandler):
 def server(monkeypatch):
     monkeypatch.setattr(Server, "files", {})
     monkeypatch.setattr(Server, "cut", set())
+    monkeypatch.setattr(Server, "stall", set())
     running = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Server)
     threading.Thread(target=running.serve_forever, daemon=True).start()
     yield running
@@ -127,6 +132,7 @@ def row(server, tmp_path, monkeypatch):
         licence="mit",
         top1=74.9,
         train_size=224,
+        train_crop=None,
         input_size=224,
         crop=None,
         interpolation=None,
@@ -141,10 +147,13 @@ def test_download_then_cache_without_the_server(row, server):
     assert catalogue.download(row) == path
 
 
-@pytest.mark.parametrize("fault", ["404", "cut", "changed"])
-def test_failed_downloads_say_what_to_put_where(row, fault):
+@pytest.mark.parametrize("fault", ["404", "cut", "changed", "stall"])
+def test_failed_downloads_say_what_to_put_where(row, fault, monkeypatch):
+    monkeypatch.setattr(catalogue, "TIMEOUT", 0.2)
     if fault == "404":
         Server.files.clear()
+    elif fault == "stall":
+        Server.stall.add("/resnet/weights.h5")
     elif fault == "cut":
         Server.cut.add("/resnet/weights.h5")
     else:
@@ -153,41 +162,58 @@ def test_failed_downloads_say_what_to_put_where(row, fault):
         OSError, match=r"resnet/weights.h5 could not be had .*put it at .*models/weights.h5, or name a mirror"
     ):
         catalogue.download(row)
-    Server.cut.clear()
+    assert socket.getdefaulttimeout() is None
 
 
 HUB = """
 import json, sys, warnings
 import keras_resdense
 model = keras_resdense.ResNet18(weights="tv_in1k", input_shape=(32, 32, 3))
-print(json.dumps([float(model.get_layer("predictions").bias.numpy()[0])]))
+print(json.dumps([float(model.get_layer("predictions").bias.numpy()[0]), model.weights_origin]))
 """
 
 
 def run_hub(endpoint, home):
     environment = os.environ | {"HF_ENDPOINT": endpoint, "HF_HOME": str(home), "HF_HUB_DISABLE_XET": "1"}
-    return subprocess.run([sys.executable, "-c", HUB], env=environment, capture_output=True, text=True)
+    environment["HF_HUB_DOWNLOAD_TIMEOUT"] = "1"
+    return subprocess.run([sys.executable, "-c", HUB], env=environment, capture_output=True, text=True, timeout=120)
 
 
 def test_the_hub_through_a_mirror_then_its_cache_then_without_either(server, tmp_path):
     tensors = {name: rule.array(name, tuple(shape)) for name, shape in TORCH["resnet18"]["tensors"]}
     save_file(tensors, tmp_path / "model.safetensors")
-    Server.files["/timm/resnet18.tv_in1k/resolve/main/model.safetensors"] = (
-        tmp_path / "model.safetensors"
-    ).read_bytes()
+    content = (tmp_path / "model.safetensors").read_bytes()
+    Server.files["/timm/resnet18.tv_in1k/resolve/main/model.safetensors"] = content
     endpoint = f"http://127.0.0.1:{server.server_port}"
-    expected = float(rule.array("fc.bias", (1000,))[0])
+    origin = {"file": "model.safetensors", "sha256": hashlib.sha256(content).hexdigest()}
+    origin |= {"repository": "timm/resnet18.tv_in1k", "revision": "0" * 40}
+    expected = [pytest.approx(float(rule.array("fc.bias", (1000,))[0])), origin]
 
     downloaded = run_hub(endpoint, tmp_path / "home")
     assert downloaded.returncode == 0, downloaded.stderr
-    assert json.loads(downloaded.stdout.splitlines()[-1]) == [pytest.approx(expected)]
+    assert json.loads(downloaded.stdout.splitlines()[-1]) == expected
 
     nowhere = "http://127.0.0.1:9"
     cached = run_hub(nowhere, tmp_path / "home")
     assert cached.returncode == 0, cached.stderr
-    assert json.loads(cached.stdout.splitlines()[-1]) == [pytest.approx(expected)]
+    assert json.loads(cached.stdout.splitlines()[-1]) == expected
 
     failed = run_hub(nowhere, tmp_path / "empty")
     assert failed.returncode == 1
     assert f"OSError: {nowhere}/timm/resnet18.tv_in1k/resolve/main/model.safetensors could not be had" in failed.stderr
     assert "pass its path as weights=, or name a mirror in HF_ENDPOINT" in failed.stderr
+
+    Server.stall.add("/timm/resnet18.tv_in1k/resolve/main/model.safetensors")
+    stalled = run_hub(endpoint, tmp_path / "stalled")
+    assert stalled.returncode == 1 and "model.safetensors could not be had" in stalled.stderr
+
+
+def test_a_revision_of_the_hub_can_be_pinned(row, server, monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        "huggingface_hub.hf_hub_download", lambda *place, revision: asked.append((place, revision)) or "."
+    )
+    for location in ("timm/resnet18.tv_in1k", "timm/resnet18.tv_in1k@0123abc"):
+        catalogue.download(dataclasses.replace(row, publisher="timm", location=location))
+    place = ("timm/resnet18.tv_in1k", "model.safetensors")
+    assert asked == [(place, None), (place, "0123abc")]

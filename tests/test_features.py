@@ -168,3 +168,19 @@ def test_frozen_weights_still_count():
     freeze(model, "stage3")
     assert keras_resdense.count_parameters(model) == count
     assert keras_resdense.summarise(model) == parts
+
+
+@pytest.mark.parametrize("variant", ["resnet20", "densenetbc40_12"])
+def test_backbones_come_back_from_files_and_configurations(variant, tmp_path):
+    model = keras_resdense.create_model(variant, input_shape=(16, 16, 3))
+    backbone = keras_resdense.as_backbone(model)
+    assert list(backbone.pyramid_outputs) == ["P0", "P1", "P2"]
+    assert backbone.pyramid_outputs["P2"] is backbone.output
+    backbone.save(tmp_path / "backbone.keras")
+    again = keras.saving.load_model(tmp_path / "backbone.keras")
+    assert type(again) is keras_resdense.Backbone and list(again.pyramid_outputs) == ["P0", "P1", "P2"]
+    assert type(again.get_layer("stem_conv1")) is type(model.get_layer("stem_conv1"))
+    np.testing.assert_allclose(again(IMAGES[:, :16, :16]), backbone(IMAGES[:, :16, :16]), atol=1e-6)
+    for network in (model, backbone):
+        config = network.get_config()
+        assert type(network).from_config(config).get_config() == config

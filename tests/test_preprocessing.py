@@ -5,6 +5,7 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from keras import applications
 
 import keras_resdense
@@ -21,6 +22,18 @@ def test_inputs_are_those_of_keras_applications(mode):
     np.testing.assert_allclose(preprocess_input(PIXELS, mode), expected, atol=1e-4)
     tensor = preprocess_input(keras.ops.convert_to_tensor(PIXELS), mode)
     np.testing.assert_allclose(tensor, expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("mode", PREPROCESSINGS)
+def test_every_kind_of_tensor_is_taken(mode):
+    expected = preprocess_input(PIXELS, mode)
+    symbolic = keras.Input((8, 9, 3))
+    model = keras.Model(symbolic, preprocess_input(symbolic, mode))
+    np.testing.assert_allclose(model(PIXELS), expected, atol=1e-4)
+    (batch,) = tf.data.Dataset.from_tensors(PIXELS.astype("uint8")).map(lambda x: preprocess_input(x, mode))
+    np.testing.assert_allclose(batch, expected, atol=1e-4)
+    first = preprocess_input(PIXELS.transpose(0, 3, 1, 2), mode, "channels_first")
+    np.testing.assert_array_equal(first.transpose(0, 2, 3, 1), expected)
 
 
 @pytest.mark.parametrize("mode", PREPROCESSINGS)

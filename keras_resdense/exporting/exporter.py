@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import importlib.util
 import json
 import zipfile
@@ -16,6 +15,7 @@ import numpy as np
 
 from keras_resdense.data.contract import CONTRACT_FILE, ImageContract
 from keras_resdense.exporting import folding
+from keras_resdense.files import sha256
 
 #: Images that a runtime gets at once, where it takes more than one.
 BATCH = 64
@@ -204,7 +204,7 @@ def check_images_fit(images: np.ndarray, model: keras.Model, name: str) -> None:
 def digests(path: Path) -> dict[str, str]:
     """Returns the SHA-256 of an artefact's files in hexadecimal digits, by their paths beside or in it."""
     files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
-    return {file.relative_to(path.parent).as_posix(): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
+    return {file.relative_to(path.parent).as_posix(): sha256(file) for file in files}
 
 
 def described(path: Path) -> Path:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import keras
 
 from keras_resdense.graph import Place, placed_layers
+from keras_resdense.networks.drop_ins import DROP_INS
 from keras_resdense.networks.model import Model
 
 #: Kinds and roles of the layers whose strides add up, and of those that may end a level; a later one replaces it.
@@ -47,8 +49,44 @@ def feature_extractor(model: keras.Model, levels: Sequence[str] | None = None, p
     return Model(inputs, outputs, name=f"{model.name}_features")
 
 
-def feature_levels(model: keras.Model, prefix: str = "") -> dict[str, str]:
-    """Maps each level that a network has to the layer whose output it is."""
+@keras.saving.register_keras_serializable("keras_resdense")
+class Backbone(keras.Model):
+    """A network as an image encoder of KerasHub's task models, such as RetinaNet and DeepLabV3.
+
+    Make one with `as_backbone`. It is saved under its own name, so opening a file that holds one needs this package
+    imported.
+    """
+
+    @property
+    def pyramid_outputs(self) -> dict[str, keras.KerasTensor]:
+        """Maps levels, "P1" to "P5", to feature maps `(batch, height, width, channels)`."""
+        return {level: self.get_layer(name).output for level, name in feature_levels(self, None).items()}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], custom_objects: dict[str, Any] | None = None) -> Backbone:
+        with keras.saving.custom_object_scope(DROP_INS):
+            return super().from_config(config, custom_objects=custom_objects)
+
+
+def as_backbone(model: keras.Model, prefix: str = "") -> Backbone:
+    """Makes a network an image encoder for KerasHub's task models, which ask for `pyramid_outputs`.
+
+    Args:
+        model: One of this package's, with or without its classifier; weights are shared with it.
+        prefix: The `layer_prefix` it was built with.
+
+    Returns:
+        Functional model from images to the last feature map.
+
+    Raises:
+        ValueError: If the network has no stages, or is a layer of the model.
+    """
+    features = feature_extractor(model, list(feature_levels(model, prefix)), prefix)
+    return Backbone(features.inputs, list(features.output.values())[-1], name=f"{model.name}_backbone")
+
+
+def feature_levels(model: keras.Model, prefix: str | None = "") -> dict[str, str]:
+    """Maps each level that a network has to the layer whose output it is; a prefix of None stands for any."""
     stride, levels, has_blocks = 1, {}, False
     for place, layer in placed_layers(model, prefix):
         has_blocks |= place.kind == "block"

@@ -33,10 +33,13 @@ class Model(keras.Model):
         image_contract: How an image becomes the model's input; None where that is not known. `save` writes it, and
             the names of the classes, into a `.keras`, which plain Keras opens all the same.
         class_names: Names of the classes in the order of their numbers; None where they are not known.
+        weights_origin: Of the file of weights that it was built with: name, SHA-256 and, from the Hugging Face hub,
+            repository and revision.
     """
 
     image_contract: ImageContract | None = None
     class_names: tuple[str, ...] | None = None
+    weights_origin: Mapping[str, str] | None = None
 
     def save(self, filepath: str | Path, overwrite: bool = True, zipped: bool | None = None) -> None:
         path = Path(filepath)

@@ -19,7 +19,7 @@ from keras_resdense.checks import pick, whole
 from keras_resdense.data.contract import ImageContract
 from keras_resdense.networks import densenet, layers, resnet, resnet_v2
 from keras_resdense.networks.model import Model
-from keras_resdense.pretrained.catalogue import WeightSet, download, find_weights, set_of_file
+from keras_resdense.pretrained.catalogue import WeightSet, download, find_weights, origin_of, set_of_file
 from keras_resdense.pretrained.preprocessing import PREPROCESSINGS, add_preprocessing, imagenet_classes
 from keras_resdense.pretrained.weights import checked_path, load
 
@@ -173,6 +173,7 @@ def create_model(
     model = Model(inputs, x, name=name)
     if file:
         load(model, file, layer_prefix)
+        model.weights_origin = origin_of(file)
     if published and input_tensor is None and input_shape[2] in (1, 3):
         size = None if None in input_shape[:2] else tuple(input_shape[:2])
         contract = published.contract(size, input_shape[2])

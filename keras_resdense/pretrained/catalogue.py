@@ -7,15 +7,19 @@ documentation, with their MD5 sums.
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import dataclasses
 import functools
 import os
+import socket
 import time
+from collections.abc import Iterator
 from importlib import resources
 from pathlib import Path
 
 from keras_resdense.data.contract import ImageContract
+from keras_resdense.files import sha256
 from keras_resdense.pretrained.preprocessing import PREPROCESSINGS
 
 KERAS_BASE = "https://storage.googleapis.com/tensorflow/keras-applications"
@@ -23,6 +27,8 @@ KERAS_BASE = "https://storage.googleapis.com/tensorflow/keras-applications"
 KERAS_MIRROR = "KERAS_RESDENSE_KERAS_BASE"
 FREE_LICENCES = ("apache-2.0", "bsd-3-clause", "mit")
 ATTEMPTS = 3
+#: Seconds without a byte after which a download has failed. The hub has its own, `HF_HUB_DOWNLOAD_TIMEOUT`.
+TIMEOUT = 30.0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -33,7 +39,8 @@ class WeightSet:
         variant: Name of the variant it fits.
         name: What `weights=` takes.
         publisher: "timm" or "keras.applications".
-        location: Repository on the Hugging Face hub, or `folder/file#md5` under `KERAS_BASE`.
+        location: Repository on the Hugging Face hub, with `@revision` behind it where one is pinned, or
+            `folder/file#md5` under `KERAS_BASE`.
         no_top_location: The same without the classifier, where published.
         licence: As its publisher states it.
         top1: Published accuracy on ImageNet's validation images, in percent; None where not published.
@@ -155,18 +162,38 @@ def download(found: WeightSet, include_top: bool = True) -> Path:
     return _from_keras(found.location if include_top else found.no_top_location)
 
 
-def _from_hub(repository: str) -> Path:
-    import huggingface_hub
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+def origin_of(path: Path) -> dict[str, str]:
+    """Says what was taken: a file's name and SHA-256, and its revision where the cache of the hub tells it."""
+    origin = {"file": path.name, "sha256": sha256(path)}
+    if path.parent.parent.name == "snapshots":
+        origin |= {"repository": path.parts[-4].removeprefix("models--").replace("--", "/")}
+        origin |= {"revision": path.parent.name}
+    return origin
 
+
+def _from_hub(location: str) -> Path:
+    import huggingface_hub
+
+    repository, _, revision = location.partition("@")
     try:
-        return Path(huggingface_hub.hf_hub_download(repository, "model.safetensors"))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        return Path(huggingface_hub.hf_hub_download(repository, "model.safetensors", revision=revision or None))
+    except Exception as error:  # the hub's client and what it connects with raise classes of their own
         endpoint = huggingface_hub.constants.ENDPOINT
         raise OSError(
-            f"{endpoint}/{repository}/resolve/main/model.safetensors could not be had ({error}). Download it where "
-            f"there is a network and pass its path as weights=, or name a mirror in HF_ENDPOINT."
+            f"{endpoint}/{repository}/resolve/{revision or 'main'}/model.safetensors could not be had ({error}). "
+            "Download it where there is a network and pass its path as weights=, or name a mirror in HF_ENDPOINT."
         ) from error
+
+
+@contextlib.contextmanager
+def _time_limit() -> Iterator[None]:
+    """Lets connections made meanwhile fail where nothing comes for `TIMEOUT` seconds: `get_file` sets no limit."""
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(TIMEOUT)
+    try:
+        yield
+    finally:
+        socket.setdefaulttimeout(before)
 
 
 def _from_keras(location: str) -> Path:
@@ -178,7 +205,8 @@ def _from_keras(location: str) -> Path:
     for attempt in range(ATTEMPTS):
         time.sleep(attempt)
         try:
-            return Path(keras.utils.get_file(origin=url, cache_subdir="models", file_hash=md5))
+            with _time_limit():
+                return Path(keras.utils.get_file(origin=url, cache_subdir="models", file_hash=md5))
         except Exception as error:  # get_file raises no narrower class where the network fails
             failure = error
     home = Path(os.environ.get("KERAS_HOME", Path.home() / ".keras"))

@@ -6,7 +6,7 @@ import csv
 import dataclasses
 import functools
 from importlib import resources
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -48,29 +48,43 @@ PREPROCESSINGS = {
 }
 
 
-def preprocess_input(images: Any, preprocessing: str = "torch") -> Any:
+def preprocess_input(
+    images: Any, mode: str = "torch", data_format: Literal["channels_last", "channels_first"] | None = None
+) -> Any:
     """Turns pixels into a network's input, as keras.applications' functions of this name do.
 
     Args:
-        images: Pixels 0–255 in RGB, `(height, width, 3)` with any axes before: an array or a tensor.
-        preprocessing: Key of `PREPROCESSINGS`, such as `list_weights(variant)[0].preprocessing`.
+        images: Pixels 0–255 in RGB, `(height, width, 3)` with any axes before: an array, or a tensor of TensorFlow
+            or of Keras's backend, a symbolic one, too.
+        mode: Key of `PREPROCESSINGS`, such as `list_weights(variant)[0].preprocessing`.
+        data_format: "channels_first" for `(3, height, width)`; default Keras's own, which is "channels_last".
 
     Returns:
         Of the shape of `images`, float32: an array for an array, a tensor for a tensor.
 
     Raises:
-        ValueError: If there is no such preprocessing, or the last axis is not RGB.
+        ValueError: If there is no such mode or format, or the channels are not three.
     """
-    rule = pick(PREPROCESSINGS, preprocessing, "preprocessing")
-    if images.shape[-1] != 3:
-        raise ValueError(f"The images have shape {tuple(images.shape)}; their last axis must be RGB.")
-    if isinstance(images, np.ndarray):
-        ordered = images[..., ::-1] if rule.reversed_channels else images
-        return ((ordered - np.array(rule.mean)) / np.array(rule.deviation)).astype("float32")
     import keras
 
-    ordered = keras.ops.flip(images, axis=-1) if rule.reversed_channels else images
-    return (keras.ops.cast(ordered, "float32") - rule.mean) / rule.deviation
+    rule = pick(PREPROCESSINGS, mode, "preprocessing")
+    data_format = data_format or keras.config.image_data_format()
+    if data_format not in ("channels_last", "channels_first"):
+        raise ValueError(f"data_format is {data_format!r}; it must be 'channels_last' or 'channels_first'.")
+    axis, ones = (-1, ()) if data_format == "channels_last" else (-3, (1, 1))
+    if len(images.shape) < 3 or images.shape[axis] != 3:
+        raise ValueError(f"The images have shape {tuple(images.shape)}; axis {axis} must be RGB.")
+    mean, deviation = (np.array(values, "float32").reshape(3, *ones) for values in (rule.mean, rule.deviation))
+    if isinstance(images, np.ndarray):
+        ordered = np.flip(images, axis) if rule.reversed_channels else images
+        return (ordered.astype("float32") - mean) / deviation
+    if type(images).__module__.startswith("tensorflow"):  # in tf.data, under every backend
+        import tensorflow as tf
+
+        ordered = tf.reverse(images, [axis]) if rule.reversed_channels else images
+        return (tf.cast(ordered, "float32") - mean) / deviation
+    ordered = keras.ops.flip(images, axis=axis) if rule.reversed_channels else images
+    return (keras.ops.cast(ordered, "float32") - mean) / deviation
 
 
 def add_preprocessing(x: Any, preprocessing: str, prefix: str = "") -> Any:

@@ -13,7 +13,6 @@ finite floats, and that no variance is negative. Flipped bits that leave such nu
 
 from __future__ import annotations
 
-import hashlib
 import math
 import re
 import warnings
@@ -23,6 +22,7 @@ from pathlib import Path
 import keras
 import numpy as np
 
+from keras_resdense.files import sha256
 from keras_resdense.graph import placed_layers
 from keras_resdense.pretrained.layouts import KERAS_EPSILON, own_variables, peer_head, peer_names
 from keras_resdense.pretrained.readers import READERS, check_keras_weights, fault_of
@@ -47,15 +47,6 @@ def checked_path(weights: str | Path) -> Path:
     if separator and (found := sha256(path)) != expected.lower():
         raise ValueError(f"{path} has the SHA-256 {found}, not {expected}: it is damaged or another file.")
     return path
-
-
-def sha256(path: Path) -> str:
-    """Returns the SHA-256 of a file in hexadecimal digits."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(2**20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def load(model: keras.Model, path: str | Path, prefix: str = "") -> None:

@@ -1,6 +1,6 @@
 """Bytes that replicas exchange in a step, and the bandwidth at which that costs a tenth: reasoned, not measured.
 
-    python benchmarks/scaling.py [--replicas 8]
+    python docs/scaling.py [--replicas 8]
 
 docs/scaling.md says how.
 """

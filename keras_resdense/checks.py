@@ -71,6 +71,17 @@ def require_choice(row: object, field: str, allowed: Collection[str]) -> None:
     require(row, field, getattr(row, field) in allowed, f"one of {', '.join(allowed)}")
 
 
+def require_tensorflow(what: str) -> None:
+    """Raises a ValueError unless Keras runs on TensorFlow."""
+    import keras
+
+    if (backend := keras.backend.backend()) != "tensorflow":
+        raise ValueError(
+            f"{what} needs TensorFlow, but Keras runs on {backend}. Save the model as .keras, and open it in a process "
+            "with the environment variable KERAS_BACKEND=tensorflow."
+        )
+
+
 def pick(table: Mapping[str, Row], name: str, kind: str, where: str = "") -> Row:
     """Returns a row of a table.
 

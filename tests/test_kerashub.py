@@ -6,7 +6,7 @@ import pytest
 
 import keras_resdense
 
-pytestmark = pytest.mark.sweep
+pytestmark = [pytest.mark.sweep, pytest.mark.filterwarnings("ignore")]
 VARIANTS = ["resnet18", "densenet121"]
 IMAGES = np.random.default_rng(0).normal(size=(2, 64, 64, 3)).astype("float32")
 
@@ -47,7 +47,7 @@ def test_an_image_segmenter(variant, tmp_path):
         dilation_rates=[6, 12, 18],
     )
     model = keras_hub.models.DeepLabV3ImageSegmenter(backbone=backbone, num_classes=3, activation="softmax")
-    model.compile("sgd", keras.losses.SparseCategoricalCrossentropy())
+    model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(), metrics=[])
     model.fit(IMAGES, np.zeros((2, 64, 64), "int32"), epochs=1, verbose=0)
     again = saved_and_opened(model, tmp_path)
     assert isinstance(again.backbone.image_encoder, keras_resdense.Backbone)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import keras
 import numpy as np
 
-from keras_resdense.checks import pick
+from keras_resdense.checks import pick, require_tensorflow
 from keras_resdense.exporting.exporter import (
     BATCH,
     LABELS_FILE,
@@ -118,6 +118,7 @@ def export(
         RuntimeError: If the outputs differ by more than the format's tolerance; nothing is left behind then.
         OSError: If the artefact cannot be written; nothing is left behind then.
     """
+    require_tensorflow("export")
     name, exporter = _find_exporter(format)
     exporter.check_packages()
     _check_model(model)

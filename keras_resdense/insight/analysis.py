@@ -16,6 +16,7 @@ from typing import Any, Literal
 import keras
 import numpy as np
 
+from keras_resdense.checks import require_tensorflow
 from keras_resdense.files import staged
 from keras_resdense.graph import all_layers, calls, is_graph, place_of
 
@@ -146,6 +147,7 @@ def grad_cam(model: keras.Model, images: Any, classes: Any = None) -> np.ndarray
     Raises:
         ValueError: If the network is a layer of the model, pooling included, so that its last map is out of reach.
     """
+    require_tensorflow("grad_cam")
     import tensorflow as tf
 
     model = _functional(model)
@@ -192,6 +194,7 @@ def gradient_norms(model: keras.Model, images: Any, labels: Any) -> list[Gradien
     Returns:
         Of each convolution that is not frozen, from the image to the classes.
     """
+    require_tensorflow("gradient_norms")
     import tensorflow as tf
 
     weights = [tf.convert_to_tensor(variable) for variable in model.trainable_variables]

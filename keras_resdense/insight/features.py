@@ -45,8 +45,7 @@ def feature_extractor(model: keras.Model, levels: Sequence[str] | None = None, p
     if not set(found.values()) <= {layer.name for layer in model.layers}:
         raise ValueError(f"{model.name} holds its network as a layer: pass that layer instead.")
     outputs = {level: model.get_layer(found[level]).output for level in levels}
-    inputs = model.inputs[0] if len(model.inputs) == 1 else model.inputs
-    return Model(inputs, outputs, name=f"{model.name}_features")
+    return Model(_inputs(model), outputs, name=f"{model.name}_features")
 
 
 @keras.saving.register_keras_serializable("keras_resdense")
@@ -82,7 +81,7 @@ def as_backbone(model: keras.Model, prefix: str = "") -> Backbone:
         ValueError: If the network has no stages, or is a layer of the model.
     """
     features = feature_extractor(model, list(feature_levels(model, prefix)), prefix)
-    return Backbone(features.inputs, list(features.output.values())[-1], name=f"{model.name}_backbone")
+    return Backbone(_inputs(model), list(features.output.values())[-1], name=f"{model.name}_backbone")
 
 
 def feature_levels(model: keras.Model, prefix: str | None = "") -> dict[str, str]:
@@ -117,6 +116,11 @@ def freeze(model: keras.Model, up_to: str | int | None, prefix: str = "") -> Non
     last = _last_frozen(model, up_to, prefix)
     for place, layer in placed_layers(model, prefix):
         layer.trainable = _depth(place) > last
+
+
+def _inputs(model: keras.Model) -> keras.KerasTensor | list[keras.KerasTensor]:
+    """Returns what a model takes: its only input alone, so that it takes no lists."""
+    return model.inputs[0] if len(model.inputs) == 1 else model.inputs
 
 
 def _last_frozen(model: keras.Model, up_to: str | int | None, prefix: str) -> float:

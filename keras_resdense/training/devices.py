@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import keras
 
+from keras_resdense.checks import require_tensorflow
 from keras_resdense.data.tfdata import untuned
 from keras_resdense.training import workers
 
@@ -28,6 +29,7 @@ def strategy(name: str = "auto") -> tf.distribute.Strategy:
     Raises:
         ValueError: If the name is another, or "multiworker" finds no workers.
     """
+    require_tensorflow("strategy")
     import tensorflow as tf
 
     _untune_device_iterators()

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import keras
 
+from keras_resdense.checks import require_tensorflow
 from keras_resdense.data.batches import (
     evaluation_batches,
     pixel_statistics,
@@ -88,6 +89,7 @@ def train(
         WorkerLost: If another worker is gone.
         OSError: If a file cannot be written.
     """
+    require_tensorflow("train")
     start = time.perf_counter()
     recipe, settings = recipe or Recipe(), settings or Settings()
     row = network(recipe, settings.memory_efficient)

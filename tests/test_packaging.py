@@ -1,6 +1,8 @@
 """What is put on an index: a source distribution that holds all one needs to work on it, and a wheel made of it."""
 
 import email
+import json
+import os
 import re
 import subprocess
 import sys
@@ -62,3 +64,27 @@ def test_an_index_can_show_the_metadata(wheel):
     links = re.findall(r"\]\(([^)]+)\)", metadata.get_payload())
     links += [url.split(", ")[1] for url in metadata.get_all("Project-URL")]
     assert all(link.startswith("https://") for link in links)
+
+
+#: What the README does with a row, and a mistake at the end.
+PROGRAM = """
+import dataclasses
+import keras_resdense
+
+row = dataclasses.replace(keras_resdense.VARIANTS["densenet121"], compression=0.7)
+model = keras_resdense.create_model(row, input_shape=(64, 64, 4), classes=5)
+keras_resdense.ResNet50(input_shape="large")
+"""
+
+
+def test_type_checkers_know_what_is_public(wheel, tmp_path):
+    """What stays unknown are the bases of classes, which Keras does not type."""
+    wheel.extractall(tmp_path)
+    (tmp_path / "program.py").write_text(PROGRAM)
+    checker = [sys.executable, "-m", "basedpyright", "--pythonpath", sys.executable, "--outputjson"]
+    known = {"cwd": tmp_path, "env": os.environ | {"PYTHONPATH": str(tmp_path)}, "capture_output": True, "text": True}
+    public = subprocess.run([*checker, "--ignoreexternal", "--verifytypes", "keras_resdense"], **known)
+    assert json.loads(public.stdout)["typeCompleteness"]["completenessScore"] >= 0.985
+    used = json.loads(subprocess.run([*checker, "--level", "error", "program.py"], **known).stdout)
+    wrong = [found["range"]["start"]["line"] for found in used["generalDiagnostics"]]
+    assert [PROGRAM.splitlines()[line] for line in wrong] == ['keras_resdense.ResNet50(input_shape="large")']

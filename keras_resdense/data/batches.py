@@ -9,6 +9,7 @@ and after a training was resumed at any step.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 
@@ -44,7 +45,9 @@ def class_counts(examples: Examples, classes: int) -> np.ndarray:
     return sum((np.bincount(part, minlength=classes) for part in labels.as_numpy_iterator()), np.zeros(classes, int))
 
 
-def training_batches(examples: Examples, plan: Plan, strategy, first_step: int = 0, same_order: bool = False):
+def training_batches(
+    examples: Examples, plan: Plan, strategy: Any, first_step: int = 0, same_order: bool = False
+) -> Any:
     """Makes the endless batches of a training.
 
     Where examples are read from files one after the other, and there are as many files as workers, each worker reads
@@ -135,7 +138,9 @@ def training_batches(examples: Examples, plan: Plan, strategy, first_step: int =
     return strategy.distribute_datasets_from_function(share)
 
 
-def evaluation_batches(examples: Examples, contract: ImageContract, classes: int, strategy=None):
+def evaluation_batches(
+    examples: Examples, contract: ImageContract, classes: int, strategy: Any = None
+) -> tuple[Any, int]:
     """Makes batches of the images held out, prepared as the image contract says, over and over.
 
     Args:

@@ -52,7 +52,7 @@ class ImageRecipe:
     balance: bool = False
     repeats: int = 1
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         require_kinds(self)
         require_whole(self, "batch_size", "accumulation", "repeats")
         require_whole(self, "image_size", "test_size", "padding", least=0)
@@ -108,5 +108,5 @@ class ExportImages:
     compared_images: int = 1024
     data_dir: str = ""
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         require_whole(self, "calibration_images", "compared_images")

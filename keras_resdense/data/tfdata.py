@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    import tensorflow as tf
+from typing import Any
 
 #: Batches that are prepared before they are asked for.
 PREFETCHED = 2
 
 
-def untuned(dataset: tf.data.Dataset) -> tf.data.Dataset:
+def untuned(dataset: Any) -> Any:
     """Returns a data set without TensorFlow's tuning thread; it uses as many threads as there are cores.
 
     The thread looks for numbers of threads and sleeps up to a minute between two looks. Where an iterator ends, it is
@@ -24,6 +21,6 @@ def untuned(dataset: tf.data.Dataset) -> tf.data.Dataset:
     return dataset.with_options(options)
 
 
-def prefetch(batches: tf.data.Dataset) -> tf.data.Dataset:
+def prefetch(batches: Any) -> Any:
     """Returns an untuned data set that prepares two batches ahead."""
     return untuned(batches.prefetch(PREFETCHED))

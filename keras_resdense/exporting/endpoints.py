@@ -77,7 +77,7 @@ def files_endpoint(model: keras.Model, compute: Callable, contract: ImageContrac
     return serve if strict else serve_valid, [tf.TensorSpec((None,), tf.string, name="encoded")]
 
 
-def write_endpoints(endpoints: dict, path: Path) -> None:
+def write_endpoints(endpoints: dict[str, Any], path: Path) -> None:
     # The variables of the endpoints are found by themselves; a tracked model's are saved a second time.
     archive = keras.export.ExportArchive()
     for name, (serve, signature) in endpoints.items():

@@ -12,7 +12,7 @@ import statistics
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import keras
 import numpy as np
@@ -84,10 +84,10 @@ def export(
     model: keras.Model,
     path: str | Path,
     format: str | Exporter,
-    images: np.ndarray | tf.data.Dataset | None = None,
+    images: Any = None,
     labels: np.ndarray | None = None,
     *,
-    calibration: np.ndarray | tf.data.Dataset | None = None,
+    calibration: Any = None,
     class_names: Sequence[str] | None = None,
     overwrite: bool = False,
 ) -> Export:

@@ -8,7 +8,7 @@ import json
 import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import keras
 import numpy as np
@@ -177,7 +177,7 @@ class Exporter:
         return dataclasses.replace(runner, compute=compute)
 
 
-def parse_files(folder: Path | zipfile.Path) -> dict:
+def parse_files(folder: Path | zipfile.Path) -> dict[str, Any]:
     """Returns the contract and the class names of files that `Extras.files` gave, as fields of a `Runner`."""
     texts = {name: (folder / name).read_text(encoding="utf-8") for name in FILES if (folder / name).is_file()}
     contract, names = texts.get(CONTRACT_FILE), texts.get(LABELS_FILE)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 
-def quantise(values: np.ndarray, details: dict) -> np.ndarray:
+def quantise(values: np.ndarray, details: dict[str, Any]) -> np.ndarray:
     """Returns values as a tensor of a TFLite model takes them; `details` are those that its interpreter gives."""
     dtype, scales = details["dtype"], details["quantization_parameters"]["scales"]
     if not scales.size:
@@ -16,7 +17,7 @@ def quantise(values: np.ndarray, details: dict) -> np.ndarray:
     return np.clip(steps, np.iinfo(dtype).min, np.iinfo(dtype).max).astype(dtype)
 
 
-def dequantise(steps: np.ndarray, details: dict) -> np.ndarray:
+def dequantise(steps: np.ndarray, details: dict[str, Any]) -> np.ndarray:
     """Returns what the steps of a tensor of a TFLite model stand for, float32."""
     scales = details["quantization_parameters"]["scales"]
     if not scales.size:

@@ -10,13 +10,13 @@ from __future__ import annotations
 import io
 import zipfile
 from collections.abc import Mapping
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import flatbuffers
 import numpy as np
 
 #: A table of the schema: its name, and its fields.
-Table: TypeAlias = tuple[str, dict]
+Table: TypeAlias = tuple[str, dict[str, Any]]
 
 #: The fields of each table, in the order that numbers them. A union is two fields, its type and its value.
 _FIELDS = {

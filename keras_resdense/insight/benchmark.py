@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import statistics
 from collections.abc import Sequence
+from typing import Any
 
 from keras_resdense.insight import stopwatch
 from keras_resdense.insight.analysis import count_macs, count_parameters
@@ -54,7 +55,7 @@ class Measured:
     parameters: int
     macs: int
     processor: str
-    environment: dict
+    environment: dict[str, Any]
     timings: Sequence[Timing]
 
     def __str__(self) -> str:

@@ -8,7 +8,7 @@ import platform
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import keras
@@ -79,7 +79,7 @@ def processor() -> str:
     return _facts("/proc/cpuinfo").get("model name") or platform.processor() or platform.machine()
 
 
-def machine() -> dict:
+def machine() -> dict[str, Any]:
     """Says what the figures of a benchmark hang on, besides the versions of packages."""
     flags = _facts("/proc/cpuinfo").get("flags", "").split()
     return {

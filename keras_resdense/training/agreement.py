@@ -8,15 +8,12 @@ import importlib.metadata
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 from keras_resdense.data.examples import ImageData
 from keras_resdense.files import replacing
 from keras_resdense.training import workers
 from keras_resdense.training.recipes import Recipe, Settings
-
-if TYPE_CHECKING:
-    import tensorflow as tf
 
 #: A run's file with what its data held when it began.
 DATA_FILE = "data.json"
@@ -26,7 +23,7 @@ PACKAGES = ("keras-resdense", "keras", "tensorflow")
 SHOWN = 10
 
 
-def check_workers(strategy: tf.distribute.Strategy, recipe: Recipe, settings: Settings, data: ImageData) -> None:
+def check_workers(strategy: Any, recipe: Recipe, settings: Settings, data: ImageData) -> None:
     """Makes sure that all workers train alike; alone, a worker always does.
 
     Raises:

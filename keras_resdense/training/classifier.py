@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import TYPE_CHECKING, Any
 
 import keras
 import numpy as np
@@ -13,8 +14,11 @@ from keras_resdense.data.plan import Plan
 from keras_resdense.networks import zoo
 from keras_resdense.training.recipes import Recipe
 
+if TYPE_CHECKING:
+    from keras_resdense.networks.layers import Network
 
-def network(recipe: Recipe, memory_efficient: bool = False):
+
+def network(recipe: Recipe, memory_efficient: bool = False) -> Network:
     """Returns the row of a recipe's network, with what the recipe asks of it.
 
     Args:
@@ -35,7 +39,7 @@ def network(recipe: Recipe, memory_efficient: bool = False):
     return dataclasses.replace(row, weight_decay=decay, **wanted)
 
 
-def build_classifier(row, plan: Plan, normalisation, channels: int) -> keras.Model:
+def build_classifier(row: Network, plan: Plan, normalisation: Any, channels: int) -> keras.Model:
     """Builds a recipe's network for images of 0–255.
 
     Args:
@@ -58,7 +62,7 @@ def build_classifier(row, plan: Plan, normalisation, channels: int) -> keras.Mod
     )
 
 
-def plan_of(recipe: Recipe, data: ImageData, row, seed: int) -> Plan:
+def plan_of(recipe: Recipe, data: ImageData, row: Network, seed: int) -> Plan:
     size, classes, weights = image_size_of(recipe, data, row, recipe.image_size), len(data.class_names), None
     if recipe.balance:
         counts = class_counts(data.train, classes)
@@ -66,7 +70,7 @@ def plan_of(recipe: Recipe, data: ImageData, row, seed: int) -> Plan:
     return Plan(recipe=recipe, size=size, classes=classes, seed=seed, class_weights=weights)
 
 
-def image_size_of(recipe: Recipe, data: ImageData, row, wanted: int) -> tuple[int, int]:
+def image_size_of(recipe: Recipe, data: ImageData, row: Network, wanted: int) -> tuple[int, int]:
     side = wanted or recipe.image_size
     if side:
         return side, side

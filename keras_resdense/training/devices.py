@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import Any
 
 import keras
 
@@ -13,11 +13,8 @@ from keras_resdense.checks import require_tensorflow
 from keras_resdense.data.tfdata import untuned
 from keras_resdense.training import workers
 
-if TYPE_CHECKING:
-    import tensorflow as tf
 
-
-def strategy(name: str = "auto") -> tf.distribute.Strategy:
+def strategy(name: str = "auto") -> Any:
     """Returns a `tf.distribute` strategy: build and compile under its `scope()`, then call `model.fit` as usual.
 
     Its data sets are untuned, because TensorFlow's tuning can make an epoch wait for up to a minute at its end.

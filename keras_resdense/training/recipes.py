@@ -58,7 +58,7 @@ class OptimisationRecipe:
     frozen_epochs: int = 0
     frozen_learning_rate: float = 0.0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         require_kinds(self)
         require_whole(self, "epochs", "learning_rate_batch")
         require_whole(self, "frozen_epochs", least=0)
@@ -89,7 +89,7 @@ class Recipe(ImageRecipe, OptimisationRecipe):
     dropout: float = 0.0
     weights: str = ""
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         ImageRecipe.__post_init__(self)
         OptimisationRecipe.__post_init__(self)
         require_rate(self, "drop_path", "dropout")
@@ -340,7 +340,7 @@ class Settings:
     on_bad_image: str = "error"
     same_order: bool = False
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         require_kinds(self)
         require_choice(self, "precision", ("float32", "mixed_bfloat16", "mixed_float16"))
         require_choice(self, "on_bad_image", ("error", "skip"))

@@ -9,6 +9,7 @@ import os
 import platform
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -70,7 +71,7 @@ def write(folder: Path, results: Results) -> None:
         temporary.write_text(json.dumps(numbers) + "\n")
 
 
-def environment() -> dict:
+def environment() -> dict[str, Any]:
     """Names the versions and devices that a run depends on."""
     import tensorflow as tf
 

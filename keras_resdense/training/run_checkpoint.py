@@ -33,8 +33,14 @@ class RunCheckpoint(keras.callbacks.Callback):
 
     def __init__(self, folder: Path, chief: bool, steps: int, save_every: int):
         super().__init__()
-        self.folder, self.chief, self.steps, self.save_every = folder, chief, steps, save_every
-        self.position, self.epoch_start, self.started, self.stopping = Position(), 0, 0.0, False
+        self.folder: Path = folder
+        self.chief: bool = chief
+        self.steps: int = steps
+        self.save_every: int = save_every
+        self.position: Position = Position()
+        self.epoch_start: int = 0
+        self.started: float = 0.0
+        self.stopping: bool = False
 
     def restore(self, phase: Phase) -> int:
         """Sets the model to the last checkpoint of a phase, if there is one; returns the steps made so far.

@@ -23,10 +23,7 @@ import socket
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    import tensorflow as tf
+from typing import Any
 
 #: Seconds between messages while workers are waited for, and after which the waiting is given up.
 PATIENCE, LIMIT = 10, 3600
@@ -136,7 +133,7 @@ def start_again() -> None:
     os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 
-def is_chief(strategy: tf.distribute.Strategy) -> bool:
+def is_chief(strategy: Any) -> bool:
     """Says whether this process is the one that writes files."""
     resolver = strategy.cluster_resolver
     if resolver is None or not resolver.cluster_spec().as_dict():
@@ -145,7 +142,7 @@ def is_chief(strategy: tf.distribute.Strategy) -> bool:
     return resolver.task_type == "chief" or ("chief" not in roles and resolver.task_id == 0)
 
 
-def mean(strategy: tf.distribute.Strategy, value: float) -> float:
+def mean(strategy: Any, value: float) -> float:
     """Returns the mean of all workers' values, once each of them has come here; alone, the value."""
     import tensorflow as tf
 
@@ -155,7 +152,7 @@ def mean(strategy: tf.distribute.Strategy, value: float) -> float:
     return float(strategy.reduce(tf.distribute.ReduceOp.MEAN, values, axis=None))
 
 
-def gather(strategy: tf.distribute.Strategy, text: str) -> list[str]:
+def gather(strategy: Any, text: str) -> list[str]:
     """Returns the texts of all workers in the order of their numbers, once each has come here; alone, the text."""
     import numpy as np
     import tensorflow as tf

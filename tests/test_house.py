@@ -204,3 +204,11 @@ assert not loaded, loaded
 
 def test_importing_opens_no_connection_and_loads_nothing_heavy():
     subprocess.run([sys.executable, "-c", OFFLINE], check=True)
+
+
+@pytest.mark.parametrize("command", ["check", "format --check"])
+def test_the_linter_and_the_formatter_have_nothing_to_say(command):
+    done = subprocess.run(
+        [sys.executable, "-m", "ruff", *command.split(), "."], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout

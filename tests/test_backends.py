@@ -1,0 +1,91 @@
+"""Keras's other backends: the same numbers as on TensorFlow, in a process of each; needs jax and torch."""
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+pytestmark = pytest.mark.sweep
+#: What runs on every backend, printed as JSON: probabilities, loss and features of three networks, and refusals.
+WORK = """
+import dataclasses, json, pathlib, sys
+import keras, numpy as np
+import keras_resdense
+from keras_resdense import DENSENETS, RESNETS_V2
+
+folder = sys.argv[1]
+random = np.random.default_rng(0)
+images, labels = random.normal(size=(8, 32, 32, 3)).astype("float32"), random.integers(0, 10, 8)
+rows = {
+    "resnet20": keras_resdense.VARIANTS["resnet20"],
+    "resnet50v2": dataclasses.replace(RESNETS_V2["resnet50v2"], depths=(1, 1, 1, 1)),
+    "densenet": dataclasses.replace(DENSENETS["densenetbc40_12"], depths=(2, 2, 2), memory_efficient=True),
+}
+found = {}
+for name, row in rows.items():
+    file = pathlib.Path(folder, f"{name}.keras")  # The first process makes it, the others load it.
+    weights = file if file.exists() else None
+    model = keras_resdense.create_model(row, input_shape=(32, 32, 3), classes=10, weights=weights)
+    if weights is None:
+        model.save(file)
+    folded = keras_resdense.fold_batch_norm(model)
+    maps = keras_resdense.feature_extractor(model).predict(images, verbose=0)
+    values = {
+        "predict": model.predict(images, verbose=0),
+        "folded": folded.predict(images, verbose=0),
+        "maps": np.array([np.abs(value).mean(dtype="float64") for value in maps.values()]),
+        "pixels": np.asarray(keras.ops.convert_to_numpy(keras_resdense.preprocess_input(
+            keras.ops.convert_to_tensor(images * 50), "caffe"))).mean((0, 1, 2)),
+        "macs": np.array([part.macs for part in keras_resdense.summarise(model)]),
+    }
+    model.compile(keras.optimizers.SGD(0.01), "sparse_categorical_crossentropy")
+    values["loss"] = np.array(model.fit(images, labels, batch_size=8, verbose=0, shuffle=False).history["loss"])
+    values["stepped"] = np.concatenate([np.ravel(weight)[:50] for weight in model.get_weights()])
+    found[name] = {key: np.asarray(value).tolist() for key, value in values.items()}
+refused = {}
+for what, call in {
+    "export": lambda: keras_resdense.export(model, f"{folder}/no", "tflite"),
+    "grad_cam": lambda: keras_resdense.grad_cam(model, images),
+    "gradient_norms": lambda: keras_resdense.gradient_norms(model, images, labels),
+    "train": lambda: keras_resdense.train(folder=folder),
+    "strategy": lambda: keras_resdense.strategy(),
+}.items():
+    if keras.backend.backend() != "tensorflow":
+        try:
+            call()
+        except ValueError as error:
+            refused[what] = str(error)
+print(json.dumps([found, refused]))
+"""
+NAMES = ("resnet20", "resnet50v2", "densenet")
+
+
+def work(backend, folder):
+    environment = os.environ | {"KERAS_BACKEND": backend, "KERAS_TORCH_DEVICE": "cpu"}
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", WORK, str(folder)], env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.fixture(scope="module")
+def on_tensorflow(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("backends")
+    return folder, work("tensorflow", folder)[0]
+
+
+@pytest.mark.parametrize("backend", ["jax", "torch"])
+def test_a_backend_computes_what_tensorflow_does_and_refuses_the_rest(backend, on_tensorflow):
+    folder, expected = on_tensorflow
+    found, refused = work(backend, folder)
+    for name in NAMES:
+        for key, values in expected[name].items():
+            scale = np.abs(values).max()
+            np.testing.assert_allclose(found[name][key], values, rtol=0, atol=1e-4 * scale, err_msg=f"{name} {key}")
+    assert list(refused) == ["export", "grad_cam", "gradient_norms", "train", "strategy"]
+    for what, message in refused.items():
+        assert message.startswith(f"{what} needs TensorFlow, but Keras runs on {backend}. Save the model as .keras")

@@ -17,7 +17,8 @@ import types
 from collections.abc import Callable
 from pathlib import Path
 
-stopwatch = types.SimpleNamespace(**runpy.run_path(str(Path(__file__).parents[1] / "keras_resdense" / "stopwatch.py")))
+MEASURING = Path(__file__).parents[1] / "keras_resdense" / "insight" / "stopwatch.py"
+stopwatch = types.SimpleNamespace(**runpy.run_path(str(MEASURING)))
 
 THREADS = 2
 #: Side of the matrices whose product tells what the processor can do.

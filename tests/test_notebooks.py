@@ -11,6 +11,8 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 NOTEBOOKS = sorted((ROOT / "examples").glob("*.ipynb"))
+#: The one that runs always; the sweep has all.
+ALWAYS = "quick_start"
 #: In a process of its own, whose warnings are Jupyter's.
 EXECUTE = """
 import sys, nbclient, nbformat
@@ -45,7 +47,10 @@ def shown(notebook):
     return [(c.execution_count, {kind for made in c.outputs for kind in made.get("data", ["text"])}) for c in cells]
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path",
+    [pytest.param(path, marks=[pytest.mark.sweep] * (path.stem != ALWAYS), id=path.stem) for path in NOTEBOOKS],
+)
 def test_notebooks_run_and_show_what_was_committed(path):
     committed, executed = nbformat.read(path, 4), execute(path, {"KERAS_RESDENSE_QUICK": "1"})
     nbformat.validate(committed)

@@ -181,7 +181,7 @@ def test_every_stage_has_the_shape_of_the_papers_tables(variant):
         assert stage_shapes(model) == expected_shapes(variant, size)
 
 
-@pytest.mark.parametrize("variant", sweep(VARIANTS))
+@pytest.mark.parametrize("variant", sweep(VARIANTS, {"resnet18", "resnet18v2", "resnet20", "densenetbc40_12"}))
 def test_gradients_reach_every_variable(variant):
     size = VARIANTS[variant].stem.smallest_size
     model = create_model(variant, input_shape=(size, size, 3), classes=3, classifier_activation=None)

@@ -135,8 +135,14 @@ def find_images(root: Path, on_bad_image: str = "error") -> ImageFolder:
 
 
 def image_files(folder: str | Path) -> list[str]:
-    """Returns the images in a folder and the folders below it, by the same rules as in training."""
-    return sorted(_walk(os.fspath(folder), []), key=lambda path: path.split(os.sep))
+    """Returns the images in a folder and the folders below it, by the same rules as in training.
+
+    What only has the name of an image, such as a pipe, is among them: to read it says what is wrong with it.
+    """
+    faults: dict[str, str] = {}
+    files = list(_walk(os.fspath(folder), faults))
+    unreadable = [path for path in faults if os.path.splitext(path)[1].lower() in SUFFIXES]
+    return sorted([*files, *unreadable], key=lambda path: path.split(os.sep))
 
 
 def _has_splits(root: Path) -> bool:
@@ -189,25 +195,26 @@ def _contents(root: Path, found: ImageFolder) -> dict[str, str]:
 
 def _find(root: Path) -> tuple[dict[str, list[str]], list[str]]:
     """Returns the files of each class in a fixed order, and what is wrong with the folders."""
-    found, faults = {}, []
+    found: dict[str, list[str]] = {}
+    faults: dict[str, str] = {}
     for folder in sorted(root.iterdir()):
         if not folder.is_dir() or folder.name.startswith("."):
             continue
         files = sorted(_walk(str(folder), faults), key=lambda path: path.split(os.sep))
         name = unicodedata.normalize("NFC", _printable(folder.name))
         if not files:
-            faults.append(f"{_printable(folder)}: a class without images")
+            faults[str(folder)] = "a class without images"
         elif name in found:
-            faults.append(f"{_printable(folder)}: a class whose name looks like another's")
+            faults[str(folder)] = "a class whose name looks like another's"
         else:
             found[name] = files
-    return found, faults
+    return found, [f"{_printable(path)}: {fault}" for path, fault in faults.items()]
 
 
-def _walk(folder: str, faults: list[str], above: tuple[str, ...] = ()) -> Iterator[str]:
+def _walk(folder: str, faults: dict[str, str], above: tuple[str, ...] = ()) -> Iterator[str]:
     place = os.path.realpath(folder)
     if place in above:
-        faults.append(f"{_printable(folder)}: a link to a folder that it is in")
+        faults[folder] = "a link to a folder that it is in"
         return
     with os.scandir(folder) as entries:
         # Millions of files: what the folder itself tells of a file is not asked for again.
@@ -222,7 +229,7 @@ def _walk(folder: str, faults: list[str], above: tuple[str, ...] = ()) -> Iterat
                 if os.path.isfile(entry.path) if linked else entry.is_file():
                     yield entry.path
                 else:
-                    faults.append(f"{_printable(entry.path)}: no regular file, or a link to none")
+                    faults[entry.path] = "no regular file, or a link to none"
 
 
 def _printable(name: Path | str) -> str:

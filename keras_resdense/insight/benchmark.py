@@ -10,6 +10,7 @@ from typing import Any
 from keras_resdense.insight import stopwatch
 from keras_resdense.insight.analysis import count_macs, count_parameters
 from keras_resdense.networks import zoo
+from keras_resdense.training import devices
 from keras_resdense.training.recipes import Settings
 from keras_resdense.training.report import environment
 
@@ -92,7 +93,7 @@ def benchmark(
     row = zoo.get_row(variant)
     side = row.stem.image_size if image_size is None else image_size
     before = stopwatch.memory_mb("VmRSS")
-    with precision(Settings(precision=precision).precision):
+    with devices.precision(Settings(precision=precision).precision):
         model = zoo.create_model(variant, input_shape=(side, side, 3))
     images, labels = stopwatch.random_batch(batch_size, side, row.stem.classes)
 

@@ -18,6 +18,7 @@ from keras_resdense import ImageContract, runs
 from keras_resdense.__main__ import main
 from keras_resdense.exporting.formats import EXPORTERS
 from tests.awkward_images import FOLDER, photograph
+from tests.zoo_facts import sweep
 
 #: The class of a photograph that stands k quarters of a turn to the left is k or k + 4.
 CLASSES = [f"{name} {way}" for name in ("china", "flower") for way in ("upright", "left", "down", "right")]
@@ -106,7 +107,10 @@ def test_photographs_are_known_and_upright():
         assert CLASSES[np.argmax(answers[file])] == f"{file.stem.rpartition('_')[2]} upright", file.name
 
 
-@pytest.mark.parametrize("format", ["keras", "tflite", "tflite_float16", "saved_model", "onnx"])
+@pytest.mark.parametrize(
+    "format",
+    sweep(["keras", "tflite", "tflite_float16", "saved_model", "onnx"], {"keras", "tflite", "saved_model", "onnx"}),
+)
 def test_files_of_every_format_answer_alike(model, expected, tmp_path, format):
     path = exported(model, tmp_path, format)
     answers = {file: dict(ranked) for file, ranked in runs.predict(path, FILES, top=len(CLASSES))}

@@ -22,6 +22,7 @@ from keras_resdense.exporting.formats import EXPORTERS
 from keras_resdense.exporting.onnx import ONNX
 from keras_resdense.exporting.tflite import TFLite
 from tests.test_folding import REPRESENTATIVES, WHOLE, build, shrunk
+from tests.zoo_facts import sweep
 
 TINY = dataclasses.replace(keras_resdense.VARIANTS["resnet20"], depths=(1, 1, 1), filters=(8, 16, 32))
 TINY_PARAMETERS = 20_000
@@ -113,7 +114,7 @@ numpy.save(sys.argv[3], layer(images)["outputs"])
 """
 
 
-@pytest.mark.parametrize("format", ["saved_model", "saved_model_frozen"])
+@pytest.mark.parametrize("format", sweep(["saved_model", "saved_model_frozen"], {"saved_model"}))
 def test_saved_model_serves_pixels_and_files_and_is_a_layer_without_this_package(format, tmp_path):
     model, images = tiny(), some_images(4)
     expected = model.predict(images.astype("float32"), verbose=0)

@@ -99,8 +99,15 @@ def through_pickle(model, folder):
     return pickle.loads(pickle.dumps(model))
 
 
-@pytest.mark.parametrize("again", [through_a_file, through_pickle])
-@pytest.mark.parametrize("row", ["resnet20", DENSE], ids=["residual", "dense"])
+@pytest.mark.parametrize(
+    "again, row",
+    [
+        pytest.param(through_a_file, DENSE, id="a file, dense"),
+        pytest.param(through_pickle, "resnet20", id="pickle, residual"),
+        pytest.param(through_a_file, "resnet20", id="a file, residual", marks=pytest.mark.sweep),
+        pytest.param(through_pickle, DENSE, id="pickle, dense", marks=pytest.mark.sweep),
+    ],
+)
 def test_a_network_comes_back_as_it_was(again, row, tmp_path):
     model = trained(row)
     model.image_contract, model.class_names = ImageContract(size=(8, 8)), tuple("abcdefghij")

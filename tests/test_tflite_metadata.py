@@ -13,6 +13,7 @@ from keras_resdense.exporting.export import export
 from keras_resdense.exporting.formats import EXPORTERS
 from tests.test_export import TINY, some_images, tiny, write
 from tests.test_folding import randomize
+from tests.zoo_facts import sweep
 
 NAMES = ["red", "green, or blue", "ü"]
 FORMATS = [name for name in EXPORTERS if name.startswith("tflite")]
@@ -45,7 +46,7 @@ def classify(path, images):
     return scores, [names[number] for number in sorted(names)]
 
 
-@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("format", sweep(FORMATS, {"tflite", "tflite_int8"}))
 def test_mediapipe_gives_the_scores_and_the_names(format, tmp_path):
     path, images = tmp_path / "m.tflite", some_images(8)
     write(tiny(), path, format, some_images(), class_names=NAMES)
@@ -121,7 +122,7 @@ def test_what_is_not_known_is_not_claimed(images, tmp_path):
         classify(tmp_path / "m.tflite", some_images(1))
 
 
-@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("format", sweep(FORMATS, {"tflite", "tflite_int8"}))
 def test_tensors_have_names_and_weights_are_aligned(format, tmp_path):
     write(tiny(), tmp_path / "m.tflite", format, class_names=NAMES)
     content = (tmp_path / "m.tflite").read_bytes()

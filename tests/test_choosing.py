@@ -31,6 +31,7 @@ def test_small_images_of_unbalanced_classes(tmp_path):
     data = load_data(str(folder_of(tmp_path, (100, 20), (28, 40))))
     recipe, words = choose(data)
     assert (recipe.model, recipe.image_size, recipe.crop, recipe.padding) == ("resnet20", 28, "none", 2)
+    assert not recipe.flip and recipe.scaled(recipe.learning_rate) == recipe.learning_rate
     assert recipe.balance and recipe.batch_size == 8 and 15 <= recipe.epochs <= 100
     assert "96 images to train on, 2 classes of 16 to 80 images, shorter side 28 pixels" in words
     assert "--no-flip" in words and "rare classes weigh more" in words

@@ -42,7 +42,9 @@ def choose(data: ImageData, weights: str = "") -> tuple[Recipe, str]:
     epochs = min(max(round(STEPS * batch / count), LEAST_EPOCHS), MOST_EPOCHS)
     row = "small_folder_pretrained" if weights else "small_folder"
     balance = bool(counts.max() > BALANCED * counts.min())
-    chosen = {"batch_size": batch, "epochs": epochs, "weights": weights, "balance": balance}
+    # Adam's rate does not grow with the batch as SGD's does.
+    rate_batch = {} if weights else {"learning_rate_batch": batch}
+    chosen = rate_batch | {"batch_size": batch, "epochs": epochs, "weights": weights, "balance": balance}
     recipe = dataclasses.replace(get_recipe(row), **chosen | ({} if weights else _from_scratch(side, data)))
     return recipe, _explain(row, recipe, counts, side, data)
 
@@ -52,7 +54,8 @@ def _from_scratch(side: int, data: ImageData) -> dict:
     uniform = None not in data.image_shape
     if side <= SMALL:
         size = 0 if uniform else max(8, side)
-        return {"model": "resnet20", "image_size": size, "crop": "none", "padding": max(1, side // 14)}
+        # Small images are often letters and digits, which mirroring spoils.
+        return {"model": "resnet20", "image_size": size, "crop": "none", "padding": max(1, side // 14), "flip": False}
     return {"image_size": min(LARGEST, side // 32 * 32)}
 
 

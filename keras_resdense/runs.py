@@ -21,7 +21,7 @@ from keras_resdense.data.sources import load_data
 from keras_resdense.data.stream import stream
 from keras_resdense.data.transform import Transform
 from keras_resdense.exporting.export import Export, check_replaceable, export
-from keras_resdense.exporting.exporter import BATCH, Exporter, Runner
+from keras_resdense.exporting.exporter import BATCH, LABELS_FILE, Exporter, Runner
 from keras_resdense.exporting.read import load_keras, load_runner
 from keras_resdense.files import staged
 from keras_resdense.networks.zoo import VARIANTS, create_model
@@ -233,8 +233,6 @@ def _place_of(file: str | Path, files: list[str]) -> int:
     return files.index(os.fspath(file))
 
 
-#: File of the names of the classes, one a line, beside a model.
-LABELS_FILE = "labels.txt"
 #: What of a run's card goes where artefacts of it go, and under which name; a README.md may be there already.
 CARD = {"README.md": "card.md", "curves.png": "curves.png", "confusion.png": "confusion.png"}
 

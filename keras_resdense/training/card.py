@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from keras_resdense.data.plan import Plan
+from keras_resdense.exporting.exporter import LABELS_FILE
 from keras_resdense.files import replacing
 from keras_resdense.training import recipes
 from keras_resdense.training.recipes import RECIPE_FILE, Recipe, Settings
@@ -35,7 +36,7 @@ def write_card(folder: Path, results: Mapping[str, Any]) -> None:
 
     recipe, settings = recipes.read(folder / RECIPE_FILE)
     data, name = Path(recipe.data).name, folder.resolve().name
-    class_names = (folder / "labels.txt").read_text(encoding="utf-8").splitlines()
+    class_names = (folder / LABELS_FILE).read_text(encoding="utf-8").splitlines()
     with open(folder / "history.csv", newline="") as file:
         history = list(csv.DictReader(file))
     measured = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.json"))]

@@ -111,6 +111,8 @@ def _predict(options: argparse.Namespace) -> None:
     format, output, after = answers.FORMATS[options.format], options.output, None
     if options.resume and not output:
         raise ValueError("--resume goes on with a file: say --output, too.")
+    if format.text is None and not output:
+        raise ValueError(f"{options.format} is no text: say --output, too.")
     if options.resume:
         after = answers.go_on(output, format)
     elif output and output.exists():

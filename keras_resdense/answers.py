@@ -7,10 +7,15 @@ import dataclasses
 import io
 import itertools
 import json
+import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import IO
 
+from keras_resdense.files import staged
+
+#: Images whose answers are written to a Parquet file together.
+ROW_GROUP = 4096
 #: An image's file, and its likeliest classes with their probabilities.
 Answer = tuple[Path, list[tuple[str, float]]]
 
@@ -20,7 +25,7 @@ class Format:
     """A row of `FORMATS`.
 
     Attributes:
-        text: From an answer to what is written of it.
+        text: From an answer to what is written of it; None where a file of this format is no text.
         begin: What comes before the first answer.
         between: What comes between two answers.
         end: What comes after the last answer.
@@ -28,7 +33,7 @@ class Format:
             bytes up to its end; None where a file of this format cannot be gone on with.
     """
 
-    text: Callable[[Answer], str]
+    text: Callable[[Answer], str] | None
     begin: str = ""
     between: str = ""
     end: str = ""
@@ -53,7 +58,9 @@ def write(answers: Iterable[Answer], format: Format, file: IO[str], begun: bool 
 
 
 def save(answers: Iterable[Answer], format: Format, path: Path, begun: bool = False) -> None:
-    """Writes answers to the end of a file, which is made when the first one comes."""
+    """Writes answers to the end of a file, which is made when the first one comes; of Parquet, when all have come."""
+    if format.text is None:
+        return _save_parquet(answers, path)
     answers = iter(answers)
     first = list(itertools.islice(answers, 1))
     with open(path, "a", encoding="utf-8", errors="surrogateescape", newline="") as file:
@@ -107,6 +114,25 @@ def _json(answer: Answer) -> str:
     return json.dumps({"image": str(path), "classes": dict(best)})
 
 
+def _save_parquet(answers: Iterable[Answer], path: Path) -> None:
+    import pyarrow
+    from pyarrow import parquet
+
+    kinds = (pyarrow.string(), pyarrow.int32(), pyarrow.string(), pyarrow.float32())
+    schema = pyarrow.schema(list(zip(_COLUMNS, kinds, strict=True)))
+    answers = iter(answers)
+    with staged(path) as temporary, parquet.ParquetWriter(temporary, schema) as file:
+        while part := list(itertools.islice(answers, ROW_GROUP)):
+            # Parquet's text is Unicode, names of files need not be.
+            names = (os.fsencode(image).decode("utf-8", "backslashreplace") for image, _ in part)
+            rows = [
+                (name, rank, label, share)
+                for name, (_, best) in zip(names, part, strict=True)
+                for rank, (label, share) in enumerate(best, start=1)
+            ]
+            file.write_table(pyarrow.table([list(column) for column in zip(*rows, strict=True)], schema=schema))
+
+
 def _answered_csv(file: IO[bytes]) -> tuple[str | None, int]:
     """The last image may lack some of its rows, so it counts as not answered."""
     size = 0
@@ -146,4 +172,5 @@ FORMATS: dict[str, Format] = {
     "csv": Format(text=_csv, begin=_csv_rows([_COLUMNS]), answered=_answered_csv),
     "json": Format(text=_json, begin="[\n", between=",\n", end="\n]\n"),
     "jsonl": Format(text=lambda answer: f"{_json(answer)}\n", answered=_answered_lines),
+    "parquet": Format(text=None),
 }

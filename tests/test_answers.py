@@ -11,6 +11,7 @@ from pathlib import Path
 
 import keras
 import numpy as np
+import pyarrow.parquet
 import pytest
 from PIL import Image
 
@@ -179,3 +180,31 @@ def test_no_answers_are_valid_files():
 
     assert json.loads(written("json")) == [] and written("jsonl") == written("text") == ""
     assert written("csv") == "image,rank,class,probability\n"
+
+
+def test_parquet_holds_the_rows_of_csv(model, photos, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(answers, "ROW_GROUP", 64)
+    odd = photos / os.fsdecode(b"\xff.png")
+    Image.new("RGB", (9, 9), "red").save(odd)
+    command = ["predict", str(model), str(photos), "--top", "2", "--format"]
+    assert main([*command, "csv", "--output", str(tmp_path / "csv")]) == 0
+    assert main([*command, "parquet", "--output", str(tmp_path / "answers.parquet")]) == 0
+    with open(tmp_path / "csv", encoding="utf-8", errors="backslashreplace") as file:
+        expected = list(csv.DictReader(file))
+    file = pyarrow.parquet.ParquetFile(tmp_path / "answers.parquet")
+    found = file.read().to_pylist()
+    assert file.num_row_groups == 3
+    assert [(row["image"], row["rank"], row["class"]) for row in found] == [
+        (row["image"], int(row["rank"]), row["class"]) for row in expected
+    ]
+    for row, other in zip(found, expected, strict=True):
+        assert row["probability"] == pytest.approx(float(other["probability"]), abs=1e-6)
+
+
+def test_parquet_needs_a_file_and_leaves_none_half_written(model, photos, tmp_path, capsys):
+    command = ["predict", str(model), str(photos), "--format", "parquet"]
+    assert main(command) == 1
+    assert "parquet is no text: say --output" in capsys.readouterr().err
+    (photos / "999bad.jpg").write_text("no image")
+    assert main([*command, "--output", str(tmp_path / "answers")]) == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["photos"]

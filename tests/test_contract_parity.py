@@ -11,9 +11,12 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
+from PIL import Image
 
 import keras_resdense
 from keras_resdense.data.contract import ImageContract
+from keras_resdense.data.resizing import prepare, prepare_outside_a_graph
 from keras_resdense.pretrained import weights
 from keras_resdense.pretrained.preprocessing import PREPROCESSINGS
 from tests.golden import rule
@@ -44,6 +47,18 @@ def test_pixels_differ_by_at_most_two(library, crop, interpolation):
         (found,) = keras_resdense.transform(contract_of(*words))(PICTURES[picture])
         assert np.abs(sample(found) - GOLDEN[key]).max() <= 2, key
     assert len(entries) == len(PICTURES) * {"timm": 9, "torchvision": 2}[library]
+
+
+@pytest.mark.parametrize("interpolation", INTERPOLATIONS)
+@pytest.mark.parametrize("resize", RESIZES.values())
+def test_outside_of_a_graph_pixels_are_the_same(resize, interpolation):
+    contract = ImageContract(size=(56, 40), resize=resize, crop=0.875, interpolation=interpolation)
+    for picture, channels in itertools.product(PICTURES.values(), (1, 3)):
+        wanted = dataclasses.replace(contract, channels=channels)
+        pixels = np.asarray(Image.fromarray(picture).convert("RGB"))
+        found = prepare_outside_a_graph(pixels, wanted)
+        difference = np.abs(found - np.asarray(prepare(tf.constant(pixels), wanted)))
+        assert found.dtype == np.uint8 and difference.max() <= 2 and difference.mean() < 0.05
 
 
 @pytest.mark.parametrize("preprocessing", ["torch", "half"])

@@ -17,7 +17,9 @@ from ai_edge_litert.interpreter import Interpreter
 
 import keras_resdense
 from keras_resdense.data.contract import ImageContract
+from keras_resdense.exporting import tflite
 from keras_resdense.exporting.export import export, format_table
+from keras_resdense.exporting.exporter import BATCH
 from keras_resdense.exporting.formats import EXPORTERS
 from keras_resdense.exporting.onnx import ONNX
 from keras_resdense.exporting.tflite import TFLite
@@ -200,6 +202,17 @@ def test_tflite_of_other_batches_and_pixels(format, change, tolerance, tmp_path)
     (source,) = Interpreter(model_path=str(tmp_path / "m.tflite")).get_input_details()
     assert source["shape_signature"][0] == (-1 if "batch" in change else 1)
     assert source["dtype"] is (np.uint8 if "pixels" in change else np.float32)
+
+
+def test_tflite_of_one_image_is_read_for_many(tmp_path, monkeypatch):
+    exporter, images = EXPORTERS["tflite"], some_images(8)
+    write(tiny(), tmp_path / "m.tflite", exporter, images)
+    many = exporter.read(tmp_path / "m.tflite")
+    # A file that answers two images otherwise than one is asked for one at a time.
+    monkeypatch.setattr(tflite.np, "allclose", lambda *_, **__: False)
+    one = exporter.read(tmp_path / "m.tflite")
+    assert (many.batch, one.batch) == (BATCH, 1)
+    np.testing.assert_allclose(many(images), one(images), atol=1e-5)
 
 
 @pytest.mark.parametrize("opset", [13, ONNX.opset, 21])

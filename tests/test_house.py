@@ -25,8 +25,8 @@ TREES = {
 }
 #: Rooms, and single files beside them, in the order in which they may know one another.
 FLOORS = (
-    {"files", "graph", "checks", "names", "progress", "terminal", "answers"},
-    {"data"},
+    {"files", "graph", "checks", "names", "progress", "terminal"},
+    {"data", "answers"},
     {"pretrained"},
     {"networks"},
     {"exporting"},

@@ -1,5 +1,6 @@
 """Prepared data sets: the folder's images, whole or not there, and resumed where they were stopped."""
 
+import dataclasses
 import hashlib
 import io
 import json
@@ -18,7 +19,7 @@ from sklearn.datasets import load_sample_image
 import keras_resdense
 from keras_resdense.__main__ import main
 from keras_resdense.data import prepare as module, sources
-from keras_resdense.data.batches import training_batches
+from keras_resdense.data.batches import class_counts, training_batches
 from keras_resdense.data.decoding import decode_image
 from keras_resdense.data.plan import Plan
 from keras_resdense.data.prepare import MANIFEST_FILE, PREPARING, prepare
@@ -317,3 +318,9 @@ def test_a_worker_reads_no_file_of_another(streamed):
     key = tf.constant([0, 0], tf.int64)
     parts = [set(streamed.part(key, worker, 4).as_numpy_iterator()) for worker in range(4)]
     assert [len(part) for part in parts] == [8, 8, 8, 8] and len(set().union(*parts)) == 32
+
+
+def test_classes_are_counted_without_reading_the_images(folder, streamed):
+    for examples in (streamed, load_data(str(folder)).train):
+        unread = dataclasses.replace(examples, order=None, open=None)
+        assert class_counts(unread, 3).tolist() == [16, 16, 0]

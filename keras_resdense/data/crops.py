@@ -10,6 +10,8 @@ import dataclasses
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from keras_resdense.data.resizing import scaled_columns, scaled_rows
+
 if TYPE_CHECKING:
     import tensorflow as tf
 
@@ -42,12 +44,9 @@ class View:
 
         if tuple(pixels.shape[:2]) == tuple(size):
             return tf.cast(pixels, tf.float32)
-        width, channels = tf.shape(pixels)[1], pixels.shape[2]
-        # TensorFlow scales rows fast and columns slowly: columns become rows, and then columns again.
-        rows = tf.transpose(_scaled_rows(pixels, size[0], self.scale[0], self.shift[0]))
-        rows = tf.reshape(rows, (width, channels * size[0]))
-        rows = _scaled_rows(rows, size[1], self.scale[1], self.shift[1])
-        return tf.reshape(tf.transpose(tf.reshape(rows, (size[1] * channels, size[0]))), (*size, channels))
+        scaled = scaled_rows(pixels, size[0], self.scale[0], self.shift[0])
+        scaled = scaled_columns(scaled, size[1], self.scale[1], self.shift[1])
+        return tf.ensure_shape(scaled, (*size, pixels.shape[2]))
 
 
 def part_of(image: tf.Tensor) -> Callable[[Any], Any]:
@@ -122,17 +121,3 @@ def _cut(shape, size, target, place) -> View:
     last = tf.minimum(tf.math.ceil((place + size) / scale + reach), old)
     window = tf.cast(tf.concat([first, last - first], 0), tf.int32)
     return View(window=window, scale=scale, shift=first * scale - place)
-
-
-def _scaled_rows(pixels, count: int, scale, shift):
-    """Returns `count` rows, scaled as one long column of many channels."""
-    import tensorflow as tf
-
-    return tf.raw_ops.ScaleAndTranslate(
-        images=tf.reshape(pixels, (1, tf.shape(pixels)[0], 1, -1)),
-        size=(count, 1),
-        scale=tf.stack([scale, 1.0]),
-        translation=tf.stack([shift, 0.0]),
-        kernel_type="triangle",
-        antialias=True,
-    )[0, :, 0]

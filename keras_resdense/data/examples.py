@@ -43,6 +43,7 @@ class Examples:
         files: Number of files that the examples are read from one after the other; 0 where they are not.
         part: From a key, the number of a worker and the number of workers to a `tf.data.Dataset` of the handles in
             the files that are this worker's then; None where there are no such files.
+        class_counts: How many there are of each class, `(classes,)`; None where they must be read to tell.
     """
 
     count: int
@@ -50,6 +51,7 @@ class Examples:
     open: Callable[[Any], Example]
     files: int = 0
     part: Callable[[Any, int, int], Any] | None = None
+    class_counts: np.ndarray | None = None
 
     def read(self, handle: Any) -> tuple[Any, Any, Any]:
         """Returns an image `(height, width, channels)` uint8, its class and its number."""
@@ -92,6 +94,7 @@ def in_memory(handles: Any, labels: np.ndarray, opened: Callable[[Any], tuple[An
     """
     import tensorflow as tf
 
+    counts = np.bincount(np.asarray(labels).astype("int64"))
     with tf.device("CPU:0"):
         handles, labels = (tf.nest.map_structure(tf.convert_to_tensor, tensors) for tensors in (handles, labels))
     labels = tf.cast(labels, tf.int64)
@@ -110,7 +113,7 @@ def in_memory(handles: Any, labels: np.ndarray, opened: Callable[[Any], tuple[An
         shape, part = (opened or pixels)(handle)
         return Example(shape=shape, part=part, label=tf.gather(labels, number), number=number)
 
-    return Examples(count=len(labels), order=order, open=open_numbered)
+    return Examples(count=len(labels), order=order, open=open_numbered, class_counts=counts)
 
 
 def split_stratified(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import functools
 import hashlib
 import os
 import unicodedata
@@ -181,13 +182,19 @@ def _alone(found: dict[str, list[str]], paths: list[str], bad: dict[int, str]) -
 def _contents(root: Path, found: ImageFolder) -> dict[str, str]:
     """Describes the files of each class in each part, and hashes their list."""
     contents, listed = {}, hashlib.sha256()
+
+    @functools.cache
+    def inside(place: str) -> str:
+        return os.path.relpath(place, root)
+
     for use, files in (("to train on", found.train), ("held out", found.test)):
         counts, volumes = collections.Counter(), collections.Counter()
         for path, label, size in zip(files.paths, files.labels, files.sizes, strict=True):
             name = found.class_names[label]
             counts[name] += 1
             volumes[name] += int(size)
-            listed.update(f"\0{use}\0{name}\0{size}\0".encode() + os.fsencode(os.path.relpath(path, root)))
+            place, file = os.path.split(path)
+            listed.update(f"\0{use}\0{name}\0{size}\0".encode() + os.fsencode(os.path.join(inside(place), file)))
         for name in counts:
             contents[f"{name}, {use}"] = f"{counts[name]} images of {volumes[name]} bytes"
     return contents | {"list of files": listed.hexdigest()}

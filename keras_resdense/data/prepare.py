@@ -16,6 +16,7 @@ import shutil
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -112,6 +113,10 @@ def prepare(
             "image_size": image_size,
             "images": {split: len(files.paths) for split, files in splits.items()},
             "class_names": found.class_names,
+            "class_counts": {
+                split: np.bincount(files.labels, minlength=len(found.class_names)).tolist()
+                for split, files in splits.items()
+            },
             "bad_images": found.faults,
             "files": _fingerprints(staging, shards),
         }
@@ -123,12 +128,17 @@ def prepare(
     return to
 
 
-def check_prepared(folder: Path) -> None:
-    """Raises a ValueError if files of a prepared data set are missing or have another size than when it was made."""
-    manifest = folder / MANIFEST_FILE
-    if not manifest.is_file():
-        return
-    files = json.loads(manifest.read_text(encoding="utf-8"))["files"]
+def check_prepared(folder: Path) -> dict[str, Any]:
+    """Returns the manifest of a prepared data set; an empty one if TFDS has made it.
+
+    Raises:
+        ValueError: If files are missing or have another size than when it was made.
+    """
+    path = folder / MANIFEST_FILE
+    if not path.is_file():
+        return {}
+    manifest = json.loads(path.read_text(encoding="utf-8"))
+    files = manifest["files"]
     wrong = [
         name
         for name, known in files.items()
@@ -139,6 +149,7 @@ def check_prepared(folder: Path) -> None:
             f"{folder} is not whole: {', '.join(wrong[:5])} and {len(wrong)} files in all differ from its"
             f" {MANIFEST_FILE}. Copy or prepare it again."
         )
+    return manifest
 
 
 def write_shard(shard: Shard) -> int:

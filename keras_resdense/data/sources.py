@@ -7,6 +7,7 @@ anywhere and spread over any number of workers.
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import functools
 import math
@@ -88,10 +89,14 @@ def _tfds(name: str, data_dir: str | None) -> ImageData:
 def _prepared(folder: Path) -> ImageData:
     import tensorflow_datasets as tfds
 
-    check_prepared(folder)
+    counts = check_prepared(folder).get("class_counts")
     builder = tfds.builder_from_directory(folder)
     _check_features(str(folder), builder)
-    return _of_builder(folder.resolve().name, builder)
+    data = _of_builder(folder.resolve().name, builder)
+    if counts is None:
+        return data
+    # Of a streamed data set, all files would have to be read to tell.
+    return dataclasses.replace(data, train=dataclasses.replace(data.train, class_counts=np.array(counts["train"])))
 
 
 def _check_features(name: str, builder) -> None:

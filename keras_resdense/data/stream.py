@@ -9,7 +9,7 @@ import numpy as np
 
 from keras_resdense.data.checking import decode_fast, read_file
 from keras_resdense.data.contract import ImageContract
-from keras_resdense.data.resizing import prepare
+from keras_resdense.data.resizing import check_channels, normalise, prepare_outside_a_graph
 from keras_resdense.data.tfdata import prefetch
 
 
@@ -27,17 +27,21 @@ def stream(files: Sequence[str], contract: ImageContract, batch: int) -> Iterato
     """
     import tensorflow as tf
 
+    check_channels(3, contract.channels)
+    shape = *contract.size, contract.channels
+
     def read(path: bytes) -> tuple[np.ndarray, bytes]:
         try:
-            return decode_fast(read_file(path)), b""
+            return prepare_outside_a_graph(decode_fast(read_file(path)), contract), b""
         except (ValueError, OSError) as error:
-            return np.zeros((1, 1, 3), "uint8"), str(error).encode("utf-8", "surrogateescape")
+            return np.zeros(shape, "uint8"), str(error).encode("utf-8", "surrogateescape")
 
     def load(path):
         pixels, fault = tf.numpy_function(read, [path], (tf.uint8, tf.string), stateful=False)
-        return prepare(tf.ensure_shape(pixels, (None, None, 3)), contract), tf.ensure_shape(fault, ())
+        return tf.ensure_shape(pixels, shape), tf.ensure_shape(fault, ())
 
     names = tf.constant(np.array([os.fsencode(file) for file in files], object))
     images = tf.data.Dataset.from_tensor_slices(names).map(load, tf.data.AUTOTUNE, deterministic=True).batch(batch)
+    images = images.map(lambda pixels, faults: (normalise(pixels, contract), faults))
     for prepared, faults in prefetch(images).as_numpy_iterator():
         yield prepared, [fault.decode("utf-8", "surrogateescape") for fault in faults]

@@ -1,0 +1,182 @@
+"""A training on as many images as ImageNet has, up to its first step: time, memory, order and resumption.
+
+    python benchmarks/rehearsal.py FOLDER [--images 1281167] [--side 96] [--workers 4]
+
+Makes a folder of hard links to some JPEGs in FOLDER, and prepares it; both stay there for the next time. Then one
+worker, and several side by side, start a training of ResNet-20 on the folder and on the prepared data.
+"""
+
+import argparse
+import contextlib
+import hashlib
+import json
+import os
+import resource
+import socket
+import subprocess
+import sys
+import time
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+
+from photos import make_images
+
+#: Sizes of ImageNet's parts, and its classes.
+TRAIN, VALIDATION, CLASSES = 1_281_167, 50_000, 1000
+SIDE, BATCH = 64, 64
+#: Steps after which the batches of a resumed training are compared with those of one that was not.
+COMPARED = 5
+
+
+def link(originals: Path, to: Path, count: int) -> None:
+    """Makes a folder of `count` images to train on, and as many held out as ImageNet has in proportion."""
+    files = sorted(str(path) for path in originals.rglob("*.jpg"))
+    for split, images in (("train", count), ("val", count * VALIDATION // TRAIN)):
+        for label in range(CLASSES):
+            (to / split / f"class{label:04}").mkdir(parents=True, exist_ok=True)
+        for number in range(images):
+            name = f"class{number % CLASSES:04}"
+            with contextlib.suppress(FileExistsError):
+                os.link(files[number % len(files)], to / split / name / f"{name}_{number}.jpg")
+
+
+def megabytes() -> float:
+    """Returns the most memory that this process has taken."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def start_training(data_name: str) -> dict:
+    """Starts a training as `keras_resdense.train` does, and returns what was measured of it."""
+    import tensorflow as tf
+
+    from keras_resdense.data.batches import pixel_statistics, steps_per_epoch, training_batches
+    from keras_resdense.data.sources import load_data
+    from keras_resdense.training import agreement, optimisation, recipes
+    from keras_resdense.training.classifier import build_classifier, network, plan_of
+    from keras_resdense.training.devices import strategy
+
+    recipe = recipes.Recipe(model="resnet20", data=data_name, crop="area", image_size=SIDE, batch_size=BATCH, flip=True)
+    settings = recipes.Settings()
+    devices = strategy()
+    measured, begun = {"tensorflow_mb": megabytes()}, time.perf_counter()
+
+    def passed(what: str) -> None:
+        measured[what] = time.perf_counter() - begun
+
+    data = load_data(data_name)
+    passed("known")
+    agreement.check_workers(devices, recipe, settings, data)
+    passed("agreed")
+    row = network(recipe)
+    plan, steps = plan_of(recipe, data, row, settings.seed), steps_per_epoch(data.train, recipe)
+    normalisation = pixel_statistics(data.train, plan.contract(3))
+    with devices.scope():
+        model = build_classifier(row, plan, normalisation, 3)
+        optimisation.compile_phase(model, optimisation.phases_of(recipe)[0], recipe, settings, steps)
+    passed("built")
+    model.fit(training_batches(data.train, plan, devices), steps_per_epoch=1, shuffle=False, verbose=0)
+    passed("first_step")
+    measured["first_step_mb"] = megabytes()
+
+    def batch_at(step: int, skipped: int) -> str:
+        """Returns the hash of a batch, after the ones between `skipped` and it were read."""
+        batches = iter(training_batches(data.train, plan, devices, skipped))
+        for _ in range(step - skipped):
+            next(batches)
+        images, labels = (devices.experimental_local_results(part)[0].numpy() for part in next(batches))
+        return hashlib.sha256(images.tobytes() + labels.tobytes()).hexdigest()
+
+    measured["resumed_alike"] = batch_at(COMPARED, 0) == batch_at(COMPARED, COMPARED)
+    begun = time.perf_counter()
+    batch_at(steps // 2, steps // 2)
+    passed("middle_of_epoch")
+
+    workers, worker = devices.num_replicas_in_sync, 0
+    if workers > 1:
+        worker = devices.cluster_resolver.task_id
+    key, begun, streamed = tf.constant([0, 0], tf.int64), time.perf_counter(), data.train.part is not None
+    handles = data.train.part(key, worker, workers) if streamed else data.train.order(key)
+    seen = total = 0
+    for part in handles.batch(1024).as_numpy_iterator():
+        numbers = [zlib.crc32(record) for record in part] if streamed else part.tolist()
+        seen, total = seen + len(numbers), total + sum(numbers)
+    passed("epoch")
+    return measured | {"seen": seen, "total": total}
+
+
+def start_workers(data: Path, workers: int) -> list[dict]:
+    """Starts a training on so many processes, and returns what each has measured."""
+    ports = []
+    for _ in range(workers):
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            ports.append(f"127.0.0.1:{free.getsockname()[1]}")
+    processes = []
+    for index in range(workers):
+        cluster = {"cluster": {"worker": ports}, "task": {"type": "worker", "index": index}}
+        environment = os.environ | ({"TF_CONFIG": json.dumps(cluster)} if workers > 1 else {})
+        command = [sys.executable, __file__, str(data), "--as-worker"]
+        processes.append(subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True))
+    outputs = [process.communicate()[0] for process in processes]
+    if any(process.returncode for process in processes):
+        raise RuntimeError(f"A worker on {data} failed.")
+    return [json.loads(output.splitlines()[-1]) for output in outputs]
+
+
+@contextlib.contextmanager
+def timed(what: str) -> Iterator[None]:
+    begun = time.perf_counter()
+    yield
+    print(f"{what}: {time.perf_counter() - begun:.0f} s", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--images", type=int, default=TRAIN, help="to train on; default %(default)s")
+    parser.add_argument("--originals", type=int, default=2000, help="files that the links lead to; default %(default)s")
+    parser.add_argument("--side", type=int, default=96, help="their shorter side, in pixels; default %(default)s")
+    parser.add_argument("--workers", type=int, default=4, help="side by side; default %(default)s")
+    parser.add_argument("--as-worker", action="store_true", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.as_worker:
+        print(json.dumps(start_training(str(options.folder))))
+        return
+    # What is found of the images is not remembered in the user's home.
+    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+    os.environ["KERAS_HOME"] = str(options.folder / "keras")
+
+    originals, folder = options.folder / f"originals-{options.side}", options.folder / f"images-{options.images}"
+    prepared = options.folder / f"prepared-{options.images}"
+    if not originals.is_dir():
+        make_images(originals, options.originals, options.side)
+    with timed("linking"):
+        link(originals, folder, options.images)
+    if not prepared.is_dir():
+        with timed("checking and preparing"):
+            subprocess.run([sys.executable, "-m", "keras_resdense", "prepare", folder, "--to", prepared], check=True)
+
+    print(
+        "\n| data | workers | known, s | agreed, s | first step, s | MB | middle of an epoch, s | an epoch, s ", end=""
+    )
+    print("| all images, resumed alike |\n|---|---:|---:|---:|---:|---:|---:|---:|---|")
+    totals = set()
+    for name, data in (("originals", originals), ("folder", folder), ("prepared", prepared)):
+        for workers in (1, options.workers):
+            found = start_workers(data, workers)
+            most = {key: max(one[key] for one in found) for key in found[0]}
+            right = all(one["resumed_alike"] for one in found)
+            if name == "prepared":
+                # Each worker reads its own part of the files, and together they must read what one reads alone.
+                totals.add(sum(one["total"] for one in found))
+                right &= sum(one["seen"] for one in found) == options.images and len(totals) == 1
+            print(
+                f"| {name} | {workers} | {most['known']:.1f} | {most['agreed']:.1f} | {most['first_step']:.1f}"
+                f" | {most['first_step_mb']:.0f} | {most['middle_of_epoch']:.1f} | {most['epoch']:.1f}"
+                f" | {'yes' if right else 'no'} |",
+                flush=True,
+            )
+
+
+if __name__ == "__main__":
+    main()

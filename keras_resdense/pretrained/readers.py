@@ -8,17 +8,22 @@ import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
-import keras
+import ml_dtypes
 import numpy as np
 
-from keras_resdense.graph import placed_layers
-from keras_resdense.pretrained.layouts import own_variables
+from keras_resdense.graph import place_of
 
 #: The layout of a file, as `peer_names` takes it, and its tensors by their names there.
 Tensors = tuple[str, dict[str, np.ndarray]]
 FLOATS = ("float16", "bfloat16", "float32", "float64")
-#: In files of Keras 3, what is not a float by right: states of dropout and of optimizers.
-_OTHER_STATE = re.compile(r"/optimizer/|seed_generator")
+#: Names of a layer's variables, by their number, in the order in which Keras 3 numbers them in its files.
+_VARIABLES = {
+    1: ("kernel",),
+    2: ("kernel", "bias"),
+    4: ("gamma", "beta", "moving_mean", "moving_variance"),
+}
+#: What every network of ours begins with.
+_FIRST_KERNEL = "stem_conv1/kernel"
 
 
 def fault_of(name: str, tensor: np.ndarray) -> str | None:
@@ -77,31 +82,37 @@ def _read_keras_applications(path: Path) -> Tensors:
 
 def _read_keras(path: Path) -> Tensors:
     with zipfile.ZipFile(path) as archive:
-        check_keras_weights(io.BytesIO(archive.read("model.weights.h5")))
-    saved = keras.saving.load_model(path, compile=False)
-    stems = [
-        layer.name.removesuffix("stem_conv1")
-        for place, layer in placed_layers(saved)
-        if layer.name.endswith("stem_conv1")
-    ]
-    if stems:
-        return "own", {name: np.asarray(variable) for name, variable in own_variables(saved, stems[0]).items()}
-    return "keras", {f"{layer.name}/{v.name}": np.asarray(v) for layer in saved.layers for v in layer.weights}
+        return _read_keras_weights(io.BytesIO(archive.read("model.weights.h5")))
 
 
-def check_keras_weights(file: Path | io.BytesIO) -> None:
-    """Raises a ValueError unless the weights of a `.weights.h5` file are floats that stand in the file itself."""
+def _read_keras_weights(file: Path | io.BytesIO) -> Tensors:
+    """Reads what Keras 3 writes: it numbers layers by class, and notes the name of each beside its variables."""
     import h5py
 
-    def check(name: str, item: h5py.Group | h5py.Dataset) -> None:
-        if isinstance(item, h5py.Dataset) and not _OTHER_STATE.search(f"/{name}"):
-            kind = item.attrs.get("dtype", item.dtype.name)
-            if kind not in FLOATS:
-                raise ValueError(f"{name} holds {kind}, no floats")
+    tensors: dict[str, np.ndarray] = {}
+
+    def take(path: str, group: h5py.Group | h5py.Dataset) -> None:
+        if not path.endswith("/vars") or not (names := _VARIABLES.get(len(group))) or path.startswith("optimizer/"):
+            return
+        if (layer := group.attrs.get("name")) is None:
+            raise ValueError("it does not name its layers; save it again with Keras 3.9 or newer")
+        for variable, number in zip(names, sorted(group, key=int), strict=True):
+            if f"{layer}/{variable}" in tensors:
+                raise ValueError(f"it holds two layers called {layer}")
+            # NumPy, and so HDF5, has no bfloat16 of its own.
+            kind = group[number].attrs.get("dtype")
+            values = group[number][()]
+            tensors[f"{layer}/{variable}"] = values.view(ml_dtypes.bfloat16) if kind == "bfloat16" else values
 
     with h5py.File(file) as opened:
         _check_contained(opened)
-        opened.visititems(check)
+        opened.visititems(take)
+    prefix = next((name.removesuffix(_FIRST_KERNEL) for name in tensors if name.endswith(_FIRST_KERNEL)), None)
+    if prefix is None:
+        return "keras", tensors
+    # Layers before and behind the network may be anyone's.
+    own = {name: tensor for name, tensor in tensors.items() if place_of(name.partition("/")[0], prefix)}
+    return "own", {name.removeprefix(prefix): tensor for name, tensor in own.items()}
 
 
 def _check_contained(group) -> None:
@@ -122,6 +133,7 @@ READERS: dict[str, Callable[[Path], Tensors]] = {
     ".pth": _read_torch,
     ".pt": _read_torch,
     ".bin": _read_torch,
+    ".weights.h5": _read_keras_weights,
     ".h5": _read_keras_applications,
     ".keras": _read_keras,
 }

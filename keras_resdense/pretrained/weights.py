@@ -5,9 +5,9 @@ finite floats, and that no variance is negative. Flipped bits that leave such nu
 `"file#sha256=…"`.
 
 * timm and torchvision: `.safetensors`, `.pth`, `.pt`, `.bin`.
-* keras.applications: `.h5`, and `.keras` as Keras 3 saves its models. Biases beside a batch norm, which our
-  convolutions lack, are subtracted from its moving mean; its epsilon of 1.001e-5 goes into the moving variance where
-  ours differs.
+* keras.applications: `.h5`, and `.keras` and `.weights.h5` as Keras 3 saves its models. Biases beside a batch norm,
+  which our convolutions lack, are subtracted from its moving mean; its epsilon of 1.001e-5 goes into the moving
+  variance where ours differs.
 * This package: `.keras`, `.weights.h5`.
 """
 
@@ -25,7 +25,7 @@ import numpy as np
 from keras_resdense.files import sha256
 from keras_resdense.graph import placed_layers
 from keras_resdense.pretrained.layouts import KERAS_EPSILON, own_variables, peer_head, peer_names
-from keras_resdense.pretrained.readers import READERS, check_keras_weights, fault_of
+from keras_resdense.pretrained.readers import READERS, fault_of
 
 
 def checked_path(weights: str | Path) -> Path:
@@ -54,7 +54,7 @@ def load(model: keras.Model, path: str | Path, prefix: str = "") -> None:
 
     Args:
         model: One of this package's.
-        path: `.safetensors`, `.pth`, `.pt` or `.bin` of timm or torchvision; `.h5` or `.keras` of
+        path: `.safetensors`, `.pth`, `.pt` or `.bin` of timm or torchvision; `.h5`, `.keras` or `.weights.h5` of
             keras.applications; `.keras` or `.weights.h5` of this package. `"path#sha256=…"` checks its contents.
         prefix: The `layer_prefix` the model was built with.
 
@@ -64,31 +64,16 @@ def load(model: keras.Model, path: str | Path, prefix: str = "") -> None:
         OSError: If there is no such file.
     """
     path = checked_path(path)
-    if path.name.endswith(".weights.h5"):
-        _load_keras_3(model, path)
-        return
-    if path.suffix not in READERS:
-        raise ValueError(f"{path} is of no known kind: {', '.join(READERS)} and .weights.h5 are.")
+    kind = next((suffix for suffix in READERS if path.name.endswith(suffix)), None)
+    if kind is None:
+        raise ValueError(f"{path} is of no known kind: it must be one of {', '.join(READERS)}.")
     try:
-        layout, tensors = READERS[path.suffix](path)
+        layout, tensors = READERS[kind](path)
     except ImportError:
         raise
     except Exception as error:  # every format's library has exceptions of its own for damage
         raise ValueError(f"{path} cannot be read: {error}") from error
     assign(model, tensors, layout, prefix)
-
-
-def _load_keras_3(model: keras.Model, path: Path) -> None:
-    # The file orders layers by class, not by name: Keras itself reads it, into a copy that may break.
-    copy = keras.models.clone_model(model)
-    try:
-        check_keras_weights(path)
-        copy.load_weights(path)
-    except Exception as error:  # h5py and Keras raise many classes for damage and misfits
-        raise ValueError(f"{path} does not fit {model.name}: {error}") from error
-    named = {variable.path: np.asarray(variable) for layer in copy.layers for variable in layer.weights}
-    _raise_faults(model, [fault for name, value in named.items() if (fault := fault_of(name, value))])
-    model.set_weights(copy.get_weights())
 
 
 def _raise_faults(model: keras.Model, faults: list[str]) -> None:

@@ -14,14 +14,14 @@ import keras
 import numpy as np
 
 from keras_resdense.data.batches import take_images
-from keras_resdense.data.contract import ImageContract
+from keras_resdense.data.contract import LABELS_FILE, ImageContract
 from keras_resdense.data.folder import image_files
 from keras_resdense.data.plan import ExportImages, ImageRecipe, Plan
 from keras_resdense.data.sources import load_data
 from keras_resdense.data.stream import stream
 from keras_resdense.data.transform import Transform
 from keras_resdense.exporting.export import Export, check_replaceable, export
-from keras_resdense.exporting.exporter import BATCH, LABELS_FILE, Exporter, Runner
+from keras_resdense.exporting.exporter import BATCH, Exporter, Runner
 from keras_resdense.exporting.read import load_keras, load_runner
 from keras_resdense.files import staged
 from keras_resdense.networks.zoo import VARIANTS, create_model

@@ -4,6 +4,7 @@ import dataclasses
 import io
 import threading
 import warnings
+import zipfile
 from pathlib import Path
 
 import keras
@@ -148,7 +149,14 @@ def test_a_keras_file_carries_contract_and_names_and_opens_in_plain_keras(tmp_pa
     model.image_contract, model.class_names = ImageContract(size=(8, 8)), ("cat", "狗")
     model.save(tmp_path / "model.keras")
     assert attached(tmp_path / "model.keras") == (model.image_contract, model.class_names)
+    with zipfile.ZipFile(tmp_path / "model.keras") as archive:
+        assert archive.read("image_contract.json").decode() == model.image_contract.to_json()
+        assert archive.read("labels.txt").decode() == "cat\n狗\n"
     assert keras_resdense.transform(tmp_path / "model.keras").contract == model.image_contract
+    model.class_names = ("cat", "d\nog")
+    with pytest.raises(ValueError, match="every name must be one line"):
+        model.save(tmp_path / "other.keras")
+    model.class_names = ("cat", "狗")
     images = np.random.default_rng(0).uniform(0, 255, (2, 8, 8, 3)).astype("float32")
     plain = keras.saving.load_model(tmp_path / "model.keras")
     np.testing.assert_allclose(plain.predict(images, verbose=0), model.predict(images, verbose=0), rtol=1e-5)

@@ -59,7 +59,7 @@ def test_a_run_is_described_whatever_its_classes_are_called(folder):
 
 def test_the_hub_reads_the_card(folder):
     data = ModelCard.load(folder / "README.md").data
-    assert (data.library_name, data.pipeline_tag, data.license) == ("keras", "image-classification", "unknown")
+    assert (data.library_name, data.pipeline_tag, data.license) == ("keras", "image-classification", None)
     assert data.datasets == ["digits"] and "resnet20" in data.tags and data.model_name == folder.name
     (result,) = data.eval_results
     assert (result.metric_type, result.metric_value, result.dataset_type) == ("accuracy", 0.8, "digits")

@@ -13,14 +13,14 @@ import dataclasses
 import json
 import math
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from keras_resdense.checks import require, require_choice, require_whole
 
-#: Name under which a contract and the names of the classes travel inside of files.
-CONTRACT_FILE = "image_contract.json"
+#: Names under which a contract, and the names of the classes, one a line, travel in other files.
+CONTRACT_FILE, LABELS_FILE = FILES = ("image_contract.json", "labels.txt")
 #: What all contracts share, written into every file for readers in other languages.
 _SHARED = {"orientation": "exif", "transparency": "on white", "antialias": True, "rounding": "whole numbers"}
 
@@ -118,21 +118,43 @@ class ImageContract:
         return contract
 
 
-def attach(path: Path, contract: ImageContract | None, class_names: Sequence[str] | None) -> None:
-    """Adds a contract and the names of the classes to a `.keras`, which plain Keras still opens."""
-    inside = {
-        "contract": json.loads(contract.to_json()) if contract else None,
-        "class_names": list(class_names) if class_names else None,
-    }
+def checked_names(class_names: Sequence[str] | None) -> tuple[str, ...]:
+    """Returns the names of classes, or raises a ValueError if one of them is not one line of text."""
+    odd = [name for name in class_names or () if name.splitlines() != [name]]
+    if odd:
+        raise ValueError(f"class_names has {odd[0]!r}; every name must be one line of text.")
+    return tuple(class_names or ())
+
+
+def as_files(contract: ImageContract | None, class_names: Sequence[str] | None) -> dict[str, str]:
+    """Returns names and texts of the files by which a contract and the names of the classes travel in other files.
+
+    Raises:
+        ValueError: If a name is not one line of text.
+    """
+    texts = {CONTRACT_FILE: contract.to_json()} if contract else {}
+    lines = "".join(f"{name}\n" for name in checked_names(class_names))
+    return texts | ({LABELS_FILE: lines} if lines else {})
+
+
+def from_files(folder: Path | zipfile.Path) -> tuple[ImageContract | None, tuple[str, ...] | None]:
+    """Reads what `as_files` has made of a contract and the names of the classes; None for what is not there."""
+    texts = {name: (folder / name).read_text(encoding="utf-8") for name in FILES if (folder / name).is_file()}
+    contract, names = texts.get(CONTRACT_FILE), texts.get(LABELS_FILE)
+    return (
+        ImageContract.from_json(contract) if contract else None,
+        tuple(names.removesuffix("\n").split("\n")) if names else None,
+    )
+
+
+def attach(path: Path, texts: Mapping[str, str]) -> None:
+    """Adds what `as_files` returns to a `.keras`, which plain Keras still opens."""
     with zipfile.ZipFile(path, "a") as archive:
-        archive.writestr(CONTRACT_FILE, json.dumps(inside))
+        for name, text in texts.items():
+            archive.writestr(name, text)
 
 
 def attached(path: Path) -> tuple[ImageContract | None, tuple[str, ...] | None]:
-    """Reads what `attach` has added to a `.keras`; None for what is not there."""
+    """Reads the contract and the names of the classes in a `.keras` or another archive; None for what is not there."""
     with zipfile.ZipFile(path) as archive:
-        if CONTRACT_FILE not in archive.namelist():
-            return None, None
-        inside = json.loads(archive.read(CONTRACT_FILE))
-    contract, names = inside["contract"], inside["class_names"]
-    return contract and ImageContract.from_json(json.dumps(contract)), names and tuple(names)
+        return from_files(zipfile.Path(archive))

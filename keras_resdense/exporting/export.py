@@ -18,9 +18,9 @@ import keras
 import numpy as np
 
 from keras_resdense.checks import pick, require_tensorflow
+from keras_resdense.data.contract import LABELS_FILE, checked_names
 from keras_resdense.exporting.exporter import (
     BATCH,
-    LABELS_FILE,
     Exporter,
     Extras,
     Runner,
@@ -231,10 +231,7 @@ def _random_images(model: keras.Model, contract: ImageContract | None) -> np.nda
 def _checked_names(names: Sequence[str], model: keras.Model) -> tuple[str, ...]:
     if names and len(names) != model.output_shape[-1]:
         raise ValueError(f"class_names has {len(names)} names; the model tells {model.output_shape[-1]} classes.")
-    odd = [name for name in names if name.splitlines() != [name]]
-    if odd:
-        raise ValueError(f"class_names has {odd[0]!r}; every name must be one line of text.")
-    return tuple(names)
+    return checked_names(names)
 
 
 def _write(exporter: Exporter, model: keras.Model, temporary: Path, extras: Extras, path: Path) -> None:

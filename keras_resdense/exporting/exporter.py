@@ -5,23 +5,19 @@ from __future__ import annotations
 import dataclasses
 import importlib.util
 import json
-import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import keras
 import numpy as np
 
-from keras_resdense.data.contract import CONTRACT_FILE, ImageContract
+from keras_resdense.data.contract import ImageContract, as_files
 from keras_resdense.exporting import folding
 from keras_resdense.files import sha256
 
 #: Images that a runtime gets at once, where it takes more than one.
 BATCH = 64
-#: Names under which artefacts that hold files hold the image contract and the names of the classes, one a line.
-LABELS_FILE = "labels.txt"
-FILES = (CONTRACT_FILE, LABELS_FILE)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -44,8 +40,7 @@ class Extras:
 
     def files(self) -> dict[str, str]:
         """Returns names and texts of the files that hold what is known."""
-        contract = {CONTRACT_FILE: self.contract.to_json()} if self.contract else {}
-        return contract | ({LABELS_FILE: "".join(f"{name}\n" for name in self.class_names)} if self.class_names else {})
+        return as_files(self.contract, self.class_names)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -175,16 +170,6 @@ class Exporter:
                 ) from error
 
         return dataclasses.replace(runner, compute=compute)
-
-
-def parse_files(folder: Path | zipfile.Path) -> dict[str, Any]:
-    """Returns the contract and the class names of files that `Extras.files` gave, as fields of a `Runner`."""
-    texts = {name: (folder / name).read_text(encoding="utf-8") for name in FILES if (folder / name).is_file()}
-    contract, names = texts.get(CONTRACT_FILE), texts.get(LABELS_FILE)
-    return {
-        "contract": ImageContract.from_json(contract) if contract else None,
-        "class_names": tuple(names.removesuffix("\n").split("\n")) if names else None,
-    }
 
 
 def holds_only(folder: Path, names: Sequence[str]) -> bool:

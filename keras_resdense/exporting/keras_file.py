@@ -10,7 +10,7 @@ import keras
 
 from keras_resdense.data.contract import attach, attached
 from keras_resdense.exporting import folding
-from keras_resdense.exporting.exporter import Exporter, Extras, Runner
+from keras_resdense.exporting.exporter import BATCH, Exporter, Extras, Runner
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -33,10 +33,8 @@ class PlainKeras(Exporter):
     def write(self, model: keras.Model, path: Path, extras: Extras) -> None:
         # `model.save` of this package attaches what the model has, which may be older names.
         keras.saving.save_model(model, path)
-        if extras.contract or extras.class_names:
-            attach(path, extras.contract, extras.class_names)
+        attach(path, extras.files())
 
     def open(self, path: Path, threads: int | None) -> Runner:
         model = folding.in_full_precision(keras.saving.load_model(path, compile=False))
-        contract, names = attached(path)
-        return Runner(model.predict_on_batch, model.input_shape[1:], contract=contract, class_names=names)
+        return Runner(model.predict_on_batch, model.input_shape[1:], BATCH, *attached(path))

@@ -10,8 +10,9 @@ from pathlib import Path
 import keras
 import numpy as np
 
+from keras_resdense.data.contract import FILES, from_files
 from keras_resdense.exporting.endpoints import pixels_endpoint, write_endpoints
-from keras_resdense.exporting.exporter import FILES, Exporter, Extras, Runner, holds_only, parse_files
+from keras_resdense.exporting.exporter import BATCH, Exporter, Extras, Runner, holds_only
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -52,4 +53,4 @@ class OpenVINO(Exporter):
         def compute(images: np.ndarray) -> np.ndarray:
             return compiled(images)[compiled.output()]
 
-        return Runner(compute, shape[1:], **parse_files(path))
+        return Runner(compute, shape[1:], BATCH, *from_files(path))

@@ -6,20 +6,18 @@ from pathlib import Path
 
 import keras
 
-from keras_resdense.data.contract import attached
 from keras_resdense.exporting.exporter import Runner, check_digests
 from keras_resdense.exporting.formats import EXPORTERS
+from keras_resdense.networks.model import load_model
 
 #: What is read from a run's folder.
 MODEL_FILE = EXPORTERS["keras"].file_name
-
-
 #: Formats by their files' suffixes.
 _KINDS = {".keras": "keras", ".tflite": "tflite", ".onnx": "onnx"}
 
 
 def load_keras(path: Path) -> keras.Model:
-    """Loads a `.keras`, or that of a run, with its `image_contract` and `class_names`.
+    """Loads a `.keras`, or that of a run, as `keras_resdense.load_model` does, but does not compile it.
 
     Raises:
         ValueError: If there is none, or if it is not the one that its `{path}.json` gives the SHA-256 of.
@@ -28,9 +26,7 @@ def load_keras(path: Path) -> keras.Model:
     if not path.is_file():
         raise ValueError(f"There is no {path}.")
     check_digests(path)
-    model = keras.saving.load_model(path, compile=False)
-    model.image_contract, model.class_names = attached(path)
-    return model
+    return load_model(path, compile=False)
 
 
 def load_runner(path: Path) -> tuple[Runner, Path]:

@@ -9,9 +9,9 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from keras_resdense.data.contract import ImageContract
+from keras_resdense.data.contract import ImageContract, from_files
 from keras_resdense.exporting.endpoints import files_endpoint, freeze, pixels_endpoint, write_endpoints
-from keras_resdense.exporting.exporter import Exporter, Extras, Runner, holds_only, parse_files
+from keras_resdense.exporting.exporter import BATCH, Exporter, Extras, Runner, holds_only
 from keras_resdense.exporting.warm_up import write_requests
 
 #: What a SavedModel consists of.
@@ -83,7 +83,7 @@ class SavedModel(Exporter):
             # A signature alone does not keep its variables alive: the artefact is asked for it.
             return artefact.signatures["serving_default"](images=tf.constant(images.astype(dtype)))["outputs"].numpy()
 
-        return Runner(compute, shape, **parse_files(path / "assets"))
+        return Runner(compute, shape, BATCH, *from_files(path / "assets"))
 
 
 def _contract(model: keras.Model, extras: Extras) -> ImageContract | None:

@@ -15,18 +15,15 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from keras_resdense.data.contract import ImageContract
+from keras_resdense.data.contract import CONTRACT_FILE, LABELS_FILE, ImageContract, attached
 from keras_resdense.exporting import folding, tflite_metadata
 from keras_resdense.exporting.endpoints import pixels_endpoint, write_endpoints
 from keras_resdense.exporting.exporter import (
     BATCH,
-    CONTRACT_FILE,
-    LABELS_FILE,
     Exporter,
     Extras,
     Runner,
     check_images_fit,
-    parse_files,
 )
 from keras_resdense.exporting.quantisation import dequantise, quantise
 
@@ -133,14 +130,12 @@ class TFLite(Exporter):
             interpreter.invoke()
             return dequantise(interpreter.get_tensor(target["index"]), target)
 
-        batch, inside = source["shape_signature"][0], {}
-        if zipfile.is_zipfile(path):
-            with zipfile.ZipFile(path) as archive:
-                inside = parse_files(zipfile.Path(archive))
-        shape = tuple(source["shape"][1:].tolist())
+        # Files that other programs wrote may have no archive of associated files behind them.
+        known = attached(path) if zipfile.is_zipfile(path) else ()
+        batch, shape = source["shape_signature"][0], tuple(source["shape"][1:].tolist())
         if batch == 1 and _takes_more(compute, shape):
             batch = -1
-        return Runner(compute, shape, BATCH if batch == -1 else batch, **inside)
+        return Runner(compute, shape, BATCH if batch == -1 else batch, *known)
 
     def _convert(self, model: keras.Model, calibration: np.ndarray | None) -> bytes:
         import tensorflow as tf

@@ -11,7 +11,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_resdense.data.contract import ImageContract, attach, attached
+from keras_resdense.data.contract import ImageContract, as_files, attach, attached
 from keras_resdense.data.tfdata import prefetch
 from keras_resdense.files import check_target, staged
 from keras_resdense.networks.drop_ins import DROP_INS, saved_as
@@ -43,13 +43,14 @@ class Model(keras.Model):
 
     def save(self, filepath: str | Path, overwrite: bool = True, zipped: bool | None = None) -> None:
         path = Path(filepath)
-        if path.suffix != ".keras" or zipped is False or not (self.image_contract or self.class_names):
+        texts = as_files(self.image_contract, self.class_names)
+        if path.suffix != ".keras" or zipped is False or not texts:
             super().save(filepath, overwrite=overwrite, zipped=zipped)
             return
         check_target(path, overwrite)
         with staged(path) as temporary:
             super().save(temporary)
-            attach(temporary, self.image_contract, self.class_names)
+            attach(temporary, texts)
 
     def predict(
         self,
@@ -88,7 +89,7 @@ def load_model(
     """
     with keras.saving.custom_object_scope(DROP_INS):
         model = keras.saving.load_model(path, custom_objects=custom_objects, compile=compile)
-    if isinstance(model, Model) and zipfile.is_zipfile(path):
+    if zipfile.is_zipfile(path):
         model.image_contract, model.class_names = attached(Path(path))
     return model
 

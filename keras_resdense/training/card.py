@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from keras_resdense.data.contract import LABELS_FILE
 from keras_resdense.data.plan import Plan
-from keras_resdense.exporting.exporter import LABELS_FILE
 from keras_resdense.files import replacing
 from keras_resdense.training import recipes
 from keras_resdense.training.recipes import RECIPE_FILE, Recipe, Settings
@@ -45,7 +45,6 @@ def write_card(folder: Path, results: Mapping[str, Any]) -> None:
         model_name=name,
         library_name="keras",
         pipeline_tag="image-classification",
-        license="unknown",
         datasets=[] if Path(recipe.data).is_dir() else [data],
         tags=["keras", "keras-resdense", recipe.model],
         eval_results=[
@@ -86,7 +85,8 @@ def write_card(folder: Path, results: Mapping[str, Any]) -> None:
         recipe_file=RECIPE_FILE,
     )
     with replacing(folder / "README.md") as temporary:
-        card.save(temporary)
+        # Jinja leaves out the last line break.
+        temporary.write_text(f"{card}\n", encoding="utf-8")
 
 
 def command(recipe: Recipe, settings: Settings) -> str:

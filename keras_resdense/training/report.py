@@ -15,7 +15,7 @@ import keras
 import numpy as np
 
 import keras_resdense
-from keras_resdense.exporting.exporter import LABELS_FILE
+from keras_resdense.data.contract import LABELS_FILE, as_files
 from keras_resdense.files import replacing
 from keras_resdense.training import card
 from keras_resdense.training.recipes import Recipe, Settings
@@ -61,7 +61,7 @@ def write_history(path: Path, history: Sequence[Mapping[str, float]]) -> None:
 
 def write(folder: Path, results: Results) -> None:
     """Writes everything about a run whose exports are there; last the file that says that it is complete."""
-    (folder / LABELS_FILE).write_text("\n".join(results.class_names) + "\n", encoding="utf-8")
+    (folder / LABELS_FILE).write_text(as_files(None, results.class_names)[LABELS_FILE], encoding="utf-8")
     (folder / "environment.json").write_text(json.dumps(environment(), indent=2) + "\n")
     card.draw_curves(folder / "curves.png", results.history)
     card.draw_confusion(folder / "confusion.png", results.confusion, results.class_names)

@@ -10,6 +10,7 @@ from matplotlib.patches import Circle, FancyBboxPatch, Polygon, Rectangle
 from keras_resdense import ORDERS, VARIANTS
 
 FOLDER = Path(__file__).parent / "figures"
+ICONS = Path(__file__).parent.parent / "examples" / "web" / "icons"
 #: Stands for the colour of the text around a picture, which the browser puts in.
 INK = "#010203"
 #: Okabe and Ito's colours, told apart without red or green, as bright as shows on white and on black.
@@ -244,5 +245,15 @@ def draw(folder: Path) -> None:
             (folder / f"{picture.__name__}.svg").write_text("\n".join(line.rstrip() for line in lines) + "\n")
 
 
+def draw_icons(folder: Path) -> None:
+    """Writes the logo as the icons of an installed page, in the middle that systems leave of a maskable one."""
+    folder.mkdir(exist_ok=True)
+    for side in (192, 512):
+        axes = logo()
+        axes.set(xlim=(-19, 87), ylim=(-21, 85))
+        axes.figure.savefig(folder / f"{side}.png", dpi=side / 0.64, facecolor="white", metadata={"Software": None})
+
+
 if __name__ == "__main__":
     draw(FOLDER)
+    draw_icons(ICONS)

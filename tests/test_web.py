@@ -1,15 +1,18 @@
-"""The page of `examples/web`, in headless Chromium: its answers are Python's, and it can be used.
+"""The page of `examples/web`, in headless Chromium: its answers are Python's, and it can be used and installed.
 
 Needs Chromium, npm and playwright.
 """
 
+import contextlib
 import dataclasses
+import json
 import re
 import shutil
 import subprocess
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import keras_resdense
 from examples.web import check
@@ -221,3 +224,142 @@ def test_a_network_without_a_contract_is_refused(copy):
     with check.opened_page(copy) as page:
         expect(page.get_by_role("status")).to_contain_text("does not say how to prepare images")
         expect(page.get_by_role("button", name="Sneaker")).to_be_disabled()
+
+
+#: The camera's picture, which is not square and of another size than any network.
+FRAME = (480, 640)
+
+
+@pytest.fixture(scope="module")
+def built(run, tmp_path_factory):
+    """Returns the page that is made of the run's own files."""
+    folder = tmp_path_factory.mktemp("built") / "site"
+    build(run, "--title", "Which <digit>?", "--to", folder)
+    return folder
+
+
+def build(*words, fails=False):
+    """Runs `npm run build` and returns what it says."""
+    command = ["npm", "run", "build", "--silent", "--", *map(str, words)]
+    done = subprocess.run(command, cwd=check.WEB, capture_output=True, text=True)
+    assert bool(done.returncode) == fails, done.stderr
+    return done.stderr if fails else done.stdout
+
+
+@contextlib.contextmanager
+def phone(folder, *arguments, **options):
+    """Gives a phone's Chromium, a folder's address, and a function that ends the server."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright, contextlib.ExitStack() as stack:
+        device = playwright.devices["Pixel 7"] | options
+        launched = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=arguments)
+        with contextlib.ExitStack() as server, launched as browser:
+            port = server.enter_context(check.served(str(folder)))
+            context = stack.enter_context(browser.new_context(**device))
+            page = context.new_page()
+            page.goto(f"http://localhost:{port}/")
+            yield page, server.close
+
+
+@pytest.fixture
+def digit(run, tmp_path):
+    """Returns a held-out digit as a file, which a phone would show as large as its camera's pictures."""
+    (first, *_) = check.write_test_images(run, tmp_path)
+    Image.open(first).resize(FRAME[::-1], Image.NEAREST).convert("RGB").save(tmp_path / "digit.png")
+    return tmp_path / "digit.png"
+
+
+def write_video(picture, path):
+    """Writes a second of a still picture as YUV4MPEG2, which Chromium takes for a camera."""
+    planes = np.asarray(Image.open(picture).convert("YCbCr"))
+    frame = planes[..., 0].tobytes() + planes[::2, ::2, 1].tobytes() + planes[::2, ::2, 2].tobytes()
+    head = f"YUV4MPEG2 W{FRAME[1]} H{FRAME[0]} F10:1 Ip A1:1 C420jpeg\n".encode()
+    path.write_bytes(head + (b"FRAME\n" + frame) * 10)
+    return path
+
+
+def test_a_runs_own_page_is_installed_and_works_without_a_network(built, digit, run):
+    (expected,) = (ranked[0][0] for _, ranked in keras_resdense.runs.predict(run / "model.tflite", [digit], top=1))
+    with phone(built) as (page, end_server):
+        expect(page.locator("#offline")).to_have_text("This page now works without a network, too.")
+        session = page.context.new_cdp_session(page)
+        found = {error["errorId"] for error in session.send("Page.getInstallabilityErrors")["installabilityErrors"]}
+        assert found <= {"in-incognito"}  # playwright's pages are private
+        assert session.send("Page.getAppManifest")["errors"] == []
+        end_server()
+        page.reload()
+        page.get_by_label("Choose a file").set_input_files(digit)
+        expect(page.get_by_role("listitem").first).to_contain_text(expected)
+        expect(page.get_by_role("heading", level=1)).to_have_text("Which <digit>?")
+        expect(page.locator("#classes")).to_have_text(re.compile("0, 1, 2, 3, 4, 5, 6, 7, 8, 9"))
+        expect(page.get_by_text("Fashion-MNIST")).to_have_count(0)
+
+
+def test_a_new_build_takes_the_place_of_the_old(built, run, tmp_path):
+    site = shutil.copytree(built, tmp_path / "site")
+    with phone(site) as (page, _):
+        expect(page.locator("#offline")).not_to_be_empty()
+        build(run, "--title", "Newer", "--to", site)
+        page.reload()
+        page.wait_for_function(
+            "(async () => (await caches.keys()).length === 1"
+            " && (await (await caches.match('./')).text()).includes('Newer'))()"
+        )
+        page.reload()
+        expect(page.get_by_role("heading", level=1)).to_have_text("Newer")
+
+
+def test_the_camera_is_watched_by_touch(built, digit, run, tmp_path):
+    (expected,) = (ranked[0][0] for _, ranked in keras_resdense.runs.predict(run / "model.tflite", [digit], top=1))
+    video = write_video(digit, tmp_path / "camera.y4m")
+    arguments = ("--use-fake-ui-for-media-stream", "--use-fake-device-for-media-stream")
+    with phone(built, *arguments, f"--use-file-for-fake-video-capture={video}") as (page, _):
+        page.get_by_role("button", name="Camera").tap()
+        expect(page.get_by_role("button", name="Stop")).to_have_attribute("aria-pressed", "true")
+        expect(page.get_by_role("listitem").first).to_contain_text(expected)
+        seen, (shown,) = canvas(page).astype(int), keras_resdense.transform(run)(digit)
+        assert np.abs(seen - shown[..., 0]).mean() < 8  # a camera's colours are rounded twice
+        page.get_by_role("button", name="Stop").tap()
+        expect(page.get_by_role("button", name="Camera")).to_have_attribute("aria-pressed", "false")
+        expect(page.get_by_role("listitem").first).to_contain_text(expected)
+
+
+def test_a_phone_without_a_camera_says_what_to_do(built):
+    with phone(built) as (page, _):
+        page.get_by_role("button", name="Camera").tap()
+        expect(page.get_by_role("status")).to_contain_text(re.compile("choose a file", re.IGNORECASE))
+        expect(page.get_by_role("listitem")).to_have_count(0)
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_built_page_is_accessible_and_fits(built, scheme):
+    """By the rules of axe, which Lighthouse uses, too: contrast, labels, names, landmarks."""
+    with phone(built, color_scheme=scheme) as (page, _):
+        expect(page.locator("#offline")).not_to_be_empty()
+        page.add_script_tag(path=check.WEB / "node_modules/axe-core/axe.min.js")
+        found = page.evaluate("axe.run()")
+        assert {rule["id"] for rule in found["passes"]} >= {"color-contrast", "label", "button-name", "meta-viewport"}
+        assert [(rule["id"], rule["help"]) for rule in found["violations"]] == []
+        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+        sides = page.locator("button:visible, label").evaluate_all("all => all.map(one => one.clientHeight)")
+        assert min(sides) >= 44  # of a fingertip
+
+
+def test_icons_are_as_large_as_the_manifest_says(built):
+    icons = json.loads((built / "manifest.json").read_text())["icons"]
+    for icon in icons:
+        with Image.open(built / icon["src"]) as image:
+            assert icon["sizes"] == "{}x{}".format(*image.size)
+    assert {icon["purpose"] for icon in icons} == {"any", "maskable"}
+
+
+def test_what_no_page_can_be_made_of_is_refused(run, copy, tmp_path):
+    assert "There is no " in build(tmp_path / "none", fails=True)
+    model = keras_resdense.ResNet20(input_shape=(8, 8, 1))
+    keras_resdense.export(model, copy / "model.tflite", "tflite", overwrite=True)
+    assert "does not say how to prepare images" in build(copy, fails=True)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "letter.txt").write_text("mine")
+    assert "holds other files" in build(run, "--to", tmp_path / "mine", fails=True)
+    assert (tmp_path / "mine" / "letter.txt").read_text() == "mine"

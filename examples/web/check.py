@@ -78,7 +78,7 @@ def opened_page(run: Path) -> Iterator:
         Path(site, "web").symlink_to(WEB)
         Path(site, "run").symlink_to(run.resolve())
         with (
-            _served(site) as port,
+            served(site) as port,
             playwright.chromium.launch(executable_path=shutil.which("chromium")) as browser,
         ):
             page = browser.new_page()
@@ -109,7 +109,8 @@ class _Quiet(http.server.SimpleHTTPRequestHandler):
 
 
 @contextlib.contextmanager
-def _served(folder: str) -> Iterator[int]:
+def served(folder: str) -> Iterator[int]:
+    """Serves a folder as any static host does, and gives the port on localhost."""
     with http.server.ThreadingHTTPServer(("localhost", 0), functools.partial(_Quiet, directory=folder)) as server:
         threading.Thread(target=server.serve_forever).start()
         try:

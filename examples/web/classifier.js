@@ -5,7 +5,7 @@ import { loadAndCompile, loadLiteRt, Tensor } from "@litertjs/core";
 import { readAssociatedFile } from "./associated_files.js";
 import { checkContract } from "./images.js";
 
-const WASM = new URL("node_modules/@litertjs/core/wasm/", import.meta.url);
+const WASM = new URL(document.documentElement.dataset.litert, location.href);
 const FORMATS = "Export it as tflite, tflite_float16, tflite_dynamic, tflite_int8 or tflite_int16x8.";
 const ARRAYS = { float32: Float32Array, uint8: Uint8Array };
 /** What one step of an 8-bit output is worth: TFLite fixes it for probabilities. */
@@ -20,7 +20,7 @@ const STEP = { float32: 1, uint8: 1 / 256 };
  * @throws {Error} If it is missing, damaged, has no contract, or takes something else.
  */
 export async function loadClassifier(url) {
-  const [file] = await Promise.all([fetch(url), loadLiteRt(WASM.href)]);
+  const [file] = await Promise.all([fetchModel(url), loadLiteRt(WASM.href)]);
   if (!file.ok) {
     throw new Error(`There is no ${url.pathname}: train a network, or name another with ?model=…`);
   }
@@ -51,6 +51,14 @@ export async function loadClassifier(url) {
   // The first run is slow, whatever the image.
   await classify(new Uint8ClampedArray(4 * height * width));
   return { ...classifier, classify };
+}
+
+async function fetchModel(url) {
+  try {
+    return await fetch(url);
+  } catch {
+    throw new Error(`${url.pathname} cannot be fetched: is there a network?`);
+  }
 }
 
 async function compile(bytes, url) {

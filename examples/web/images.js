@@ -38,7 +38,17 @@ const TURNS = [
  * @throws {Error} If it is no image that the browser opens.
  */
 export async function prepare(file, contract) {
-  const image = await decode(file);
+  return fit(await decode(file), contract);
+}
+
+/**
+ * Brings an upright, opaque image to a network's size. Its pixels are changed.
+ *
+ * @param {ImageData} image
+ * @param {object} contract As of `prepare`.
+ * @returns {ImageData} As of `prepare`.
+ */
+export function fit(image, contract) {
   if (contract.channels === 1) {
     turnGrey(image.data);
   }

@@ -1,29 +1,33 @@
 /** The page: the canvas holds what the network sees, whoever put it there. */
 
+import { openCamera } from "./camera.js";
 import { loadClassifier } from "./classifier.js";
-import { prepare } from "./images.js";
+import { fit, prepare } from "./images.js";
 
-const DEFAULT_MODEL = "../../saved_models/resnet20_fashion_mnist/model.tflite";
 const TOP = 5;
 /** Names of classes that are shown; of the rest, the number. */
 const SHOWN_NAMES = 20;
 /** Width of a stroke, as a share of the canvas: that of a sleeve. */
 const STROKE = 1 / 12;
 
-const [canvas, chooser, invertButton, clearButton, answers, status, classes, samples] = [
-  "canvas", "chooser", "invert", "clear", "answers", "status", "classes", "samples",
+const [canvas, hint, cameraButton, chooser, invertButton, clearButton, answers, status, offline, classes, samples] = [
+  "canvas", "hint", "camera", "chooser", "invert", "clear", "answers", "status", "offline", "classes", "samples",
 ].map((id) => document.getElementById(id));
 const context = canvas.getContext("2d", { willReadFrequently: true });
 const percent = new Intl.NumberFormat("en", { style: "percent", minimumFractionDigits: 1 });
 
 const classifier = await loadClassifier(
-  new URL(new URLSearchParams(location.search).get("model") ?? DEFAULT_MODEL, location.href),
+  new URL(new URLSearchParams(location.search).get("model") ?? document.documentElement.dataset.model, location.href),
 ).catch((error) => {
   fail(error.message);
   throw error;
 });
+/** Grey networks learned from what can be drawn; those for colours, from photographs. */
+const drawable = classifier.contract.channels === 1;
 /** Counts what was opened or drawn, for an image may take longer than the next one. */
 let latest = 0;
+/** The camera while it is watched, else null. */
+let camera = null;
 
 /**
  * Shows an image and what the network takes it for.
@@ -83,6 +87,7 @@ function fail(text) {
 }
 
 async function openGiven(file, name) {
+  closeCamera();
   const turn = latest + 1;
   await open(file).catch((error) => {
     if (turn === latest) {
@@ -102,7 +107,50 @@ async function openSample(button) {
   await openGiven(await (await fetch(button.firstChild.src)).blob(), button.firstChild.alt);
 }
 
+async function toggleCamera() {
+  if (camera) {
+    closeCamera();
+    return;
+  }
+  const turn = ++latest;
+  try {
+    const opened = await openCamera(closeCamera);
+    if (turn !== latest) {
+      opened.close(); // An image was opened meanwhile.
+      return;
+    }
+    camera = opened;
+    showCamera();
+    while (camera === opened) {
+      const image = fit(camera.frame(), classifier.contract);
+      context.putImageData(image, 0, 0);
+      await answer(image.data, ++latest);
+      await new Promise(requestAnimationFrame);
+    }
+  } catch (error) {
+    if (camera || turn === latest) {
+      closeCamera();
+      blank();
+      fail(error.message);
+    }
+  }
+}
+
+function closeCamera() {
+  camera?.close();
+  camera = null;
+  showCamera();
+}
+
+function showCamera() {
+  cameraButton.ariaPressed = Boolean(camera);
+  cameraButton.textContent = camera ? "Stop" : "Camera";
+  // Nobody wants to hear of every frame.
+  status.ariaLive = camera ? "off" : "polite";
+}
+
 function startStroke(event) {
+  closeCamera();
   canvas.setPointerCapture(event.pointerId);
   canvas.addEventListener("pointermove", continueStroke);
   context.beginPath();
@@ -133,12 +181,14 @@ function blank() {
 }
 
 function clear() {
+  closeCamera();
   blank();
   answers.replaceChildren();
-  say("Draw something, or open an image.");
+  say(drawable ? "Draw something, or open an image." : "Open an image, or start the camera.");
 }
 
 async function invert() {
+  closeCamera();
   const image = context.getImageData(0, 0, canvas.width, canvas.height);
   image.data.forEach((value, i) => (image.data[i] = i % 4 < 3 ? 255 - value : value));
   context.putImageData(image, 0, 0);
@@ -154,15 +204,31 @@ function describeClasses() {
     : "This network's file does not name its classes.";
 }
 
+/** Has a built page kept on the device; the one in the repository changes too often for that. */
+async function keepOnDevice() {
+  if (document.querySelector("link[rel=manifest]") && navigator.serviceWorker) {
+    await navigator.serviceWorker.register("service_worker.js");
+    await navigator.serviceWorker.ready;
+    offline.textContent = "This page now works without a network, too.";
+  }
+}
+
 [canvas.height, canvas.width] = classifier.contract.size;
 describeClasses();
 Object.assign(context, { lineWidth: STROKE * canvas.width, lineCap: "round", lineJoin: "round", strokeStyle: "white" });
-canvas.addEventListener("pointerdown", startStroke);
-canvas.addEventListener("lostpointercapture", endStroke);
+if (drawable) {
+  hint.textContent = "Draw on it, or drop a file anywhere.";
+  canvas.classList.add("drawable");
+  canvas.addEventListener("pointerdown", startStroke);
+  canvas.addEventListener("lostpointercapture", endStroke);
+}
+invertButton.hidden = !drawable;
+cameraButton.addEventListener("click", toggleCamera);
+document.addEventListener("visibilitychange", () => document.hidden && closeCamera());
 chooser.addEventListener("change", () => openFirst(chooser.files));
 invertButton.addEventListener("click", invert);
 clearButton.addEventListener("click", clear);
-for (const button of samples.children) {
+for (const button of samples?.children ?? []) {
   button.addEventListener("click", () => openSample(button));
 }
 document.addEventListener("dragover", (event) => event.preventDefault());
@@ -171,10 +237,11 @@ document.addEventListener("drop", (event) => {
   openFirst(event.dataTransfer.files);
 });
 document.querySelectorAll(":disabled").forEach((control) => (control.disabled = false));
-// The samples are grey: a network for colours has learned nothing like them.
-samples.parentElement.hidden = classifier.contract.channels !== 1;
-if (samples.parentElement.hidden) {
-  clear();
-} else {
+if (samples && drawable) {
   await openSample(samples.lastElementChild);
+} else {
+  // The samples are grey: a network for colours has learned nothing like them.
+  samples?.parentElement.remove();
+  clear();
 }
+await keepOnDevice();

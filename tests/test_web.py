@@ -226,6 +226,13 @@ def test_a_network_without_a_contract_is_refused(copy):
         expect(page.get_by_role("button", name="Sneaker")).to_be_disabled()
 
 
+#: Waits until the page that is kept on the device has a text.
+WAIT_FOR = """async (text) => {
+  const kept = async () => (await (await caches.match("./"))?.text()) ?? "";
+  while (!(await kept()).includes(text)) {
+    await new Promise((done) => setTimeout(done, 100));
+  }
+}"""
 #: The camera's picture, which is not square and of another size than any network.
 FRAME = (480, 640)
 
@@ -302,10 +309,7 @@ def test_a_new_build_takes_the_place_of_the_old(built, run, tmp_path):
         expect(page.locator("#offline")).not_to_be_empty()
         build(run, "--title", "Newer", "--to", site)
         page.reload()
-        page.wait_for_function(
-            "(async () => (await caches.keys()).length === 1"
-            " && (await (await caches.match('./')).text()).includes('Newer'))()"
-        )
+        page.evaluate(WAIT_FOR, "Newer")
         page.reload()
         expect(page.get_by_role("heading", level=1)).to_have_text("Newer")
 

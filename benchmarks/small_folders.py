@@ -1,26 +1,43 @@
 """A training that chooses its recipe, against plain `fit` with Adam at equal time, on small folders of images.
 
-    python benchmarks/small_folders.py
+    python benchmarks/small_folders.py STAMPS
 
-For each data set and seed: `keras-resdense train --data FOLDER` chooses network, size and recipe. Then the same network
-is compiled with `adam` and trained by `fit` on the same images, resized but not augmented, for as many seconds as the
-epochs of the first training took. Fashion-MNIST comes through TFDS, the digits from scikit-learn.
+For each data set and seed, `keras-resdense train --data FOLDER` chooses network, size and recipe. Its training takes
+some processor time, from the images in the folder to the trained weights. Plain `fit` then gets as much: with a
+ResNet-18, and with the network that the first training chose. It does what the guides of Keras do, with
+`image_dataset_from_directory`, pixels scaled to 0–1, batches of 32 images in memory, Adam with its defaults and no
+augmentation, and it does not stop to evaluate. Everyone learns from the folder `train` and is measured on `test`, which
+nobody has seen. Each training has a process of its own; imports and exports do not count.
+
+`--data` and `--seeds` run a part of it; the other rows of the JSON file stay.
+
+Time is that of all threads of the process on the processor, so that other work on the machine changes little.
+
+Fashion-MNIST comes through TFDS and the digits from scikit-learn. STAMPS is the folder `usr/share/tuxpaint/stamps` of
+Debian's package tuxpaint-stamps-default; its five folders with at least 60 PNG files are the classes.
 """
 
 import argparse
-import csv
 import dataclasses
+import json
+import os
+import statistics
+import subprocess
+import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import keras
 import numpy as np
 from PIL import Image
 from sklearn.datasets import load_digits
+from sklearn.metrics import balanced_accuracy_score
 
 import keras_resdense
-from keras_resdense.data.batches import evaluation_batches
+from keras_resdense.data.decoding import decode_image
+from keras_resdense.data.folder import image_files
 from keras_resdense.data.sources import load_data
 from keras_resdense.training import train
 from keras_resdense.training.choosing import choose
@@ -28,106 +45,211 @@ from keras_resdense.training.recipes import Settings
 
 FOLDER = Path(__file__).parent
 SEEDS = (0, 1, 2)
+OURS, PLAIN, SAME = "chosen", "plain ResNet-18", "plain, same network"
+#: Images of Fashion-MNIST that are measured on.
+TESTED = 2000
+STAMPS = ("animals", "food", "seasonal", "symbols", "town")
+#: Sides of ResNet-18's smallest images: smaller ones are enlarged, for it divides them by 32.
+LEAST = 32
 
 
-def write_folder(folder: Path, images: np.ndarray, labels: np.ndarray, names, split: str) -> None:
-    """Writes images `(images, height, width)` as PNG files in a folder for each class."""
+def write(folder: Path, images: list[np.ndarray], labels: np.ndarray, names: list[str]) -> None:
+    """Writes images as PNG files in a folder for each class."""
     for number, (image, label) in enumerate(zip(images, labels, strict=True)):
-        path = folder / split / str(names[label]).replace("/", " or ") / f"{number}.png"
+        path = folder / names[label].replace("/", " or ") / f"{number:05}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(image).save(path)
 
 
-def fashion(each: int):
-    """Returns a function that writes a folder of so many Fashion-MNIST images of each class, and 2,000 to test on."""
+def fashion(each: int) -> Callable[[Path, Path], None]:
+    """Returns a function that writes so many images of each class to train on, and a quarter as many to watch."""
 
-    def write(folder: Path) -> None:
-        data = load_data("fashion_mnist")
+    def write_fashion(folder: Path, stamps: Path) -> None:
+        data, held_out = load_data("fashion_mnist"), -(-each // 4)
         pixels, labels, _ = data.train.read(np.arange(data.train.count))
         pixels, labels = pixels.numpy()[..., 0], labels.numpy()
-        chosen = np.concatenate([np.flatnonzero(labels == label)[:each] for label in range(10)])
-        write_folder(folder, pixels[chosen], labels[chosen], data.class_names, "train")
-        pixels, labels, _ = data.test.read(np.arange(2000))
-        write_folder(folder, pixels.numpy()[..., 0], labels.numpy(), data.class_names, "val")
+        of_class = [np.flatnonzero(labels == label)[: each + held_out] for label in range(10)]
+        for split, part in {"train": slice(0, each), "val": slice(each, None)}.items():
+            chosen = np.concatenate([found[part] for found in of_class])
+            write(folder / split, pixels[chosen], labels[chosen], data.class_names)
+        pixels, labels, _ = data.test.read(np.arange(TESTED))
+        write(folder / "test", pixels.numpy()[..., 0], labels.numpy(), data.class_names)
 
-    return write
+    return write_fashion
 
 
-def digits(folder: Path) -> None:
+def write_split(folder: Path, images: list[np.ndarray], labels: np.ndarray, names: list[str], shares: tuple) -> None:
+    """Writes random shares of images to train on and to watch, and the rest to test on."""
+    order = np.random.default_rng(0).permutation(len(images))
+    borders = np.round(np.cumsum((0, *shares, 1 - sum(shares))) * len(images)).astype(int)
+    for split, first, last in zip(("train", "val", "test"), borders, borders[1:], strict=False):
+        part = order[first:last]
+        write(folder / split, [images[number] for number in part], labels[part], names)
+
+
+def digits(folder: Path, stamps: Path) -> None:
     found = load_digits()
     pixels = (found.images * 255 / 16).round().astype("uint8")
-    write_folder(folder, pixels[:400], found.target[:400], found.target_names, "train")
-    write_folder(folder, pixels[400:], found.target[400:], found.target_names, "val")
+    write_split(folder, pixels, found.target, list(map(str, found.target_names)), (400 / 1797, 100 / 1797))
 
 
-DATA = {f"Fashion-MNIST, {n:,} a class": fashion(n) for n in (10, 100, 1000)} | {"digits, 40 a class": digits}
+def stamps(folder: Path, stamps: Path) -> None:
+    files = [(path, label) for label, name in enumerate(STAMPS) for path in sorted((stamps / name).rglob("*.png"))]
+    images = [decode_image(path.read_bytes()) for path, _ in files]
+    write_split(folder, images, np.array([label for _, label in files]), STAMPS, (0.5, 0.1))
+
+
+DATA = {f"Fashion-MNIST, {each:,} a class": fashion(each) for each in (10, 100, 1000)} | {
+    "stamps, 5 classes": stamps,
+    "digits, 40 a class": digits,
+}
+
+
+def read_labels(folder: Path, names: tuple[str, ...]) -> tuple[list[str], np.ndarray]:
+    files = image_files(folder)
+    return files, np.array([names.index(Path(file).parent.name) for file in files])
+
+
+def scores(labels: np.ndarray, probabilities: np.ndarray) -> dict[str, float]:
+    answers = probabilities.argmax(-1)
+    return {
+        "accuracy": float((answers == labels).mean()),
+        "mean of classes": float(balanced_accuracy_score(labels, answers)),
+    }
+
+
+def train_ours(folder: Path, seed: int, chosen: Callable = choose) -> dict:
+    """Trains as the command does, but for exports."""
+    # The check of the images is made anew in each process, as for a user's first training.
+    train.FORMATS = ()
+    with tempfile.TemporaryDirectory() as place:
+        os.environ["KERAS_HOME"] = place
+        start, wall = time.process_time(), time.perf_counter()
+        data = load_data(str(folder))
+        recipe, found = chosen(data)
+        recipe = dataclasses.replace(recipe, data=str(folder))
+        run = train.train(recipe, Settings(seed=seed), folder=place)
+        seconds, wall = time.process_time() - start, time.perf_counter() - wall
+    files, labels = read_labels(folder / "test", data.class_names)
+    images = keras_resdense.transform(run.model.image_contract)(
+        [decode_image(Path(file).read_bytes()) for file in files]
+    )
+    side = run.model.input_shape[1]
+    return scores(labels, run.model.predict(np.asarray(images), verbose=0)) | {
+        "seconds": seconds,
+        "wall seconds": wall,
+        "network": recipe.model,
+        "side": side,
+        "recipe": dataclasses.asdict(recipe) | {"data": ""},
+        "found": found,
+    }
 
 
 class Stop(keras.callbacks.Callback):
-    """Ends a training after some seconds."""
+    """Ends a training when this process has had its time."""
 
-    def __init__(self, seconds: float):
+    def __init__(self, end: float):
         super().__init__()
-        self.seconds = seconds
+        self.end = end
+        self.steps = 0
 
-    def on_train_begin(self, logs=None):
-        self.end = time.perf_counter() + self.seconds
-
-    def on_train_batch_end(self, batch, logs=None):
-        self.model.stop_training = time.perf_counter() > self.end
-        if self.model.stop_training:
+    def on_train_batch_end(self, batch: int, logs=None) -> None:
+        self.steps += 1
+        if time.process_time() > self.end:
+            self.model.stop_training = True
             raise StopIteration
 
 
-def contest(folder: Path, seed: int) -> dict[str, float]:
-    """Returns the accuracies of both, and the seconds that each had."""
-    data = load_data(str(folder))
-    recipe, words = choose(data)
-    recipe = dataclasses.replace(recipe, data=str(folder))
-    print(words)
-    train.FORMATS = ()
-    with tempfile.TemporaryDirectory() as runs:
-        run = keras_resdense.train(recipe, Settings(seed=seed), folder=runs)
-        with open(run.folder / "history.csv") as file:
-            seconds = sum(float(row["seconds"]) for row in csv.DictReader(file))
+def train_plain(folder: Path, seed: int, network: str, side: int, seconds: float) -> dict:
+    """Trains as the guides of Keras do."""
+    wall, stop = time.perf_counter(), Stop(time.process_time() + seconds)
     keras.utils.set_random_seed(seed)
-    contract, classes = run.model.image_contract, len(data.class_names)
-    transform = keras_resdense.transform(contract)
-    pixels, labels = zip(*(data.train.read(handle)[:2] for handle in data.train.order(None)), strict=True)
-    images = transform([np.asarray(image) for image in pixels])
-    plain = keras_resdense.create_model(
-        recipe.model, input_shape=images.shape[1:], classes=classes, include_preprocessing=True
-    )
-    plain.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
+
+    def images_of(split: str, shuffle: bool):
+        return keras.utils.image_dataset_from_directory(
+            folder / split, image_size=(side, side), batch_size=32, shuffle=shuffle, seed=seed
+        )
+
+    found = images_of("train", True)
+    network = keras_resdense.create_model(network, input_shape=(side, side, 3), classes=len(found.class_names))
+    model = keras.Sequential([keras.layers.Rescaling(1 / 255), network])
+    model.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
     try:
-        plain.fit(images, np.array(labels), batch_size=32, epochs=10_000, callbacks=[Stop(seconds)], verbose=0)
+        batches = found.unbatch().cache().shuffle(1000).batch(32).prefetch(2)
+        model.fit(batches, epochs=10**6, callbacks=[stop], verbose=0)
     except StopIteration:
         pass
-    batches, steps = evaluation_batches(data.test, contract, classes)
-    right = sum(
-        int((plain.predict_on_batch(images).argmax(-1) == targets.argmax(-1))[weights > 0].sum())
-        for images, targets, weights in batches.take(steps).as_numpy_iterator()
-    )
-    return {"chosen": run.accuracy, "plain fit with Adam": right / data.test.count, "seconds": seconds}
+    wall = time.perf_counter() - wall
+    _, labels = read_labels(folder / "test", tuple(found.class_names))
+    probabilities = model.predict(images_of("test", False), verbose=0)
+    return scores(labels, probabilities) | {"seconds": seconds, "wall seconds": wall, "steps": stop.steps}
+
+
+def alone(**arguments) -> dict:
+    """Runs one training in a process of its own."""
+    command = [sys.executable, __file__, "--one", json.dumps(arguments)]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
+    if done.returncode:
+        raise SystemExit(f"{arguments} failed:\n{done.stdout}")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def contest(folder: Path, seed: int) -> dict[str, dict]:
+    ours = alone(folder=str(folder), seed=seed)
+    plain = {"folder": str(folder), "seed": seed, "seconds": ours["seconds"]}
+    return {
+        OURS: ours,
+        PLAIN: alone(**plain, network="resnet18", side=max(LEAST, ours["side"])),
+        SAME: alone(**plain, network=ours["network"], side=ours["side"]),
+    }
+
+
+def table(rows: list[dict]) -> str:
+    lines = [
+        "| images | chosen | " + f"processor time, s | {OURS} | {PLAIN} | {SAME} |",
+        "|---|---|---:|---:|---:|---:|",
+    ]
+    for data in dict.fromkeys(row["data"] for row in rows):
+        found = [row for row in rows if row["data"] == data]
+        first = found[0][OURS]
+        seconds = " / ".join(f"{row[OURS]['seconds']:.0f}" for row in found)
+        cells = [" / ".join(f"{100 * row[name]['accuracy']:.1f}" for row in found) for name in (OURS, PLAIN, SAME)]
+        best = max((OURS, PLAIN, SAME), key=lambda name: statistics.mean(row[name]["accuracy"] for row in found))
+        cells[(OURS, PLAIN, SAME).index(best)] = f"**{cells[(OURS, PLAIN, SAME).index(best)]}**"
+        lines.append(f"| {data} | {first['network']}, {first['side']} px | {seconds} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def write_table(rows: list[dict], page: Path) -> None:
+    """Puts the table in its place in a page, between two comments."""
+    begin, end = "<!-- small folders: begin -->", "<!-- small folders: end -->"
+    before, _, rest = page.read_text().partition(begin)
+    page.write_text(f"{before}{begin}\n{table(rows)}\n{end}{rest.partition(end)[2]}")
 
 
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument("stamps", type=Path, nargs="?", help="folder of stamps")
     options.add_argument("--data", nargs="+", choices=DATA, default=list(DATA))
     options.add_argument("--seeds", nargs="+", type=int, default=SEEDS)
-    options.add_argument("--csv", type=Path, default=FOLDER / "small_folders.csv")
+    options.add_argument("--json", type=Path, default=FOLDER / "small_folders.json")
+    options.add_argument("--one", type=json.loads, help=argparse.SUPPRESS)
     options = options.parse_args()
-    rows = []
+    if options.one:
+        one = options.one | {"folder": Path(options.one["folder"])}
+        print("\n" + json.dumps(train_plain(**one) if "network" in one else train_ours(**one)))
+        return
+    rows = json.loads(options.json.read_text()) if options.json.exists() else []
     for name in options.data:
         with tempfile.TemporaryDirectory() as folder:
-            DATA[name](Path(folder))
+            DATA[name](Path(folder), options.stamps)
             for seed in options.seeds:
-                rows.append({"data": name, "seed": seed} | contest(Path(folder), seed))
-                print(rows[-1], flush=True)
-    with open(options.csv, "w", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
+                row = {"data": name, "seed": seed} | contest(Path(folder), seed)
+                print(table([row]), flush=True)
+                rows = [other for other in rows if (other["data"], other["seed"]) != (name, seed)] + [row]
+                rows.sort(key=lambda row: (list(DATA).index(row["data"]), row["seed"]))
+                options.json.write_text(json.dumps(rows, indent=2) + "\n")
+    write_table(rows, FOLDER / "README.md")
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ import shlex
 import sys
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from keras_resdense import answers, terminal
 from keras_resdense.data.plan import ExportImages
@@ -18,6 +19,9 @@ from keras_resdense.names import BUILDERS
 from keras_resdense.options import make_parser, overridden
 from keras_resdense.training import recipes, workers
 from keras_resdense.training.recipes import Recipe, Settings
+
+if TYPE_CHECKING:
+    from keras_resdense.data.examples import ImageData
 
 #: What a process returns that was asked to terminate: 128 and the number of SIGTERM.
 INTERRUPTED = 143
@@ -63,26 +67,26 @@ def _explain(error: Exception) -> str:
     return f"{type(error).__name__}: {error} (--debug shows where)"
 
 
-def _recipe(options: argparse.Namespace) -> tuple[Recipe, Settings]:
-    """Returns the recipe that the options name, or one that suits the images where they name none."""
+def _recipe(options: argparse.Namespace) -> tuple[Recipe, Settings, ImageData | None]:
+    """Returns the recipe that the options name, or one that suits the images where they name none, with these."""
     path = Path(options.recipe or "")
     if options.recipe and path.is_file():
         recipe, settings = recipes.read(path)
     else:
         recipe, settings = recipes.get_recipe(options.recipe or "digits"), Settings()
-    settings = overridden(settings, options)
+    settings, data = overridden(settings, options), None
     if not options.recipe and "data" in options and Path(options.data).is_dir():
         from keras_resdense.data.sources import load_data
-        from keras_resdense.training.choosing import choose
+        from keras_resdense.training.choosing import choose, explain
 
         data = load_data(options.data, settings.data_dir or None, settings.on_bad_image)
-        recipe, words = choose(data, getattr(options, "weights", ""))
-        print(words)
-    return overridden(recipe, options), settings
+        recipe, found = choose(data, getattr(options, "weights", ""))
+        print(f"{found}\n{explain(overridden(recipe, options))}\n")
+    return overridden(recipe, options), settings, data
 
 
 def _train(options: argparse.Namespace) -> int | None:
-    recipe, settings = _recipe(options)
+    recipe, settings, data = _recipe(options)
 
     from keras_resdense.exporting.export import format_table
     from keras_resdense.training import train
@@ -90,7 +94,7 @@ def _train(options: argparse.Namespace) -> int | None:
 
     start = time.perf_counter()
     try:
-        run = train.train(recipe, settings, folder=options.folder, name=options.name)
+        run = train.train(recipe, settings, folder=options.folder, name=options.name, data=data)
     except Interrupted as stop:
         print(f"\nkeras-resdense: {stop}", file=sys.stderr)
         return INTERRUPTED

@@ -1,15 +1,18 @@
 """Recipes chosen for folders of images: what they follow from, and that rare classes weigh more."""
 
+import itertools
+
 import numpy as np
 import pytest
 import tensorflow as tf
 from PIL import Image
 
 from keras_resdense.__main__ import main
-from keras_resdense.data.batches import class_counts, training_batches
+from keras_resdense.data.batches import class_counts, evaluation_batches, training_batches
 from keras_resdense.data.examples import in_memory
+from keras_resdense.data.keeping import keep
 from keras_resdense.data.sources import load_data
-from keras_resdense.training.choosing import choose
+from keras_resdense.training.choosing import choose, explain
 from keras_resdense.training.classifier import network, plan_of
 from keras_resdense.training.recipes import RECIPES, Recipe
 
@@ -29,22 +32,63 @@ def folder_of(root, counts, size):
 
 def test_small_images_of_unbalanced_classes(tmp_path):
     data = load_data(str(folder_of(tmp_path, (100, 20), (28, 40))))
-    recipe, words = choose(data)
+    recipe, found = choose(data)
     assert (recipe.model, recipe.image_size, recipe.crop, recipe.padding) == ("resnet20", 28, "none", 2)
     assert not recipe.flip and recipe.scaled(recipe.learning_rate) == recipe.learning_rate
-    assert recipe.balance and recipe.batch_size == 8 and 15 <= recipe.epochs <= 100
-    assert "96 images to train on, 2 classes of 16 to 80 images, shorter side 28 pixels" in words
-    assert "--no-flip" in words and "rare classes weigh more" in words
+    assert recipe.balance and recipe.keep and recipe.batch_size == 16 and 6 <= recipe.epochs <= 50
+    assert "96 images to train on and 24 held out, in 2 classes of 16 to 80 images" in found
+    assert "Rare classes count for more" in explain(recipe) and "--flip" in explain(recipe)
 
 
 def test_larger_images_of_balanced_classes(tmp_path):
     data = load_data(str(folder_of(tmp_path, (30, 30), (100, 150))))
-    recipe, words = choose(data)
-    assert (recipe.model, recipe.image_size, recipe.crop, recipe.balance) == ("resnet18", 96, "area", False)
-    assert "resnet18 from scratch, 96 pixels, a random crop of each" in words
-    pretrained, words = choose(data, "imagenet")
+    recipe, found = choose(data)
+    assert (recipe.model, recipe.image_size, recipe.balance) == ("resnet18", 96, False)
+    assert "2 classes of 24 images each. The shorter side of a typical image has 100 pixels." in found
+    assert "resnet18 from scratch, images of 96×96 pixels" in explain(recipe) and "--no-flip" in explain(recipe)
+    pretrained, _ = choose(data, "imagenet")
     assert (pretrained.weights, pretrained.image_size, pretrained.frozen_epochs) == ("imagenet", 224, 5)
-    assert pretrained.model == RECIPES["small_folder_pretrained"].recipe.model and "'imagenet'" in words
+    assert pretrained.model == RECIPES["small_folder_pretrained"].recipe.model and "'imagenet'" in explain(pretrained)
+
+
+def test_many_large_photos_are_not_kept_in_memory(tmp_path):
+    data = load_data(str(folder_of(tmp_path, (3, 3), (100, 150))))
+    object.__setattr__(data.train, "count", 10**5)
+    assert not choose(data)[0].keep
+
+
+def test_kept_images_are_the_same_ones_smaller(tmp_path):
+    folder_of(tmp_path, (4, 4), (30, 45))
+    Image.new("RGB", (400, 300), (9, 99, 199)).save(tmp_path / "class 0" / "large.png")
+    examples = load_data(str(tmp_path)).train
+    kept = keep(examples, (20, 20))
+    assert kept.count == examples.count
+    np.testing.assert_array_equal(kept.class_counts, examples.class_counts)
+    order = [list(one.order((1, 2)).as_numpy_iterator()) for one in (examples, kept)]
+    assert order[0] == order[1]
+    for number in range(kept.count):
+        before, after = (one.read(np.int64(number)) for one in (examples, kept))
+        assert before[1:] == after[1:]
+        if before[0].shape[0] == 300:
+            assert after[0].shape == (40, 53, 3)
+            np.testing.assert_array_equal(np.unique(after[0].numpy().reshape(-1, 3), axis=0), [[9, 99, 199]])
+        else:
+            np.testing.assert_array_equal(before[0], after[0])
+
+
+def test_batches_of_kept_images_are_the_same(tmp_path):
+    data = load_data(str(folder_of(tmp_path, (10, 10), (12, 14))))
+    recipe = Recipe(batch_size=4, image_size=12, padding=2, flip=True)
+    plan = plan_of(recipe, data, network(recipe), 0)
+    kept = [training_batches(examples, plan, ONE) for examples in (data.train, keep(data.train, plan.size))]
+    for one, other in itertools.islice(zip(*kept, strict=True), 9):
+        np.testing.assert_array_equal(one[0], other[0])
+        np.testing.assert_array_equal(one[1], other[1])
+    contract = plan.contract(3)
+    held_out = [evaluation_batches(data.test, contract, 2, ONE, keep=kept) for kept in (False, True)]
+    assert held_out[0][1] == held_out[1][1] == 1
+    for one, other in itertools.islice(zip(held_out[0][0], held_out[1][0], strict=True), 3):
+        np.testing.assert_array_equal(one[0], other[0])
 
 
 def test_each_class_weighs_the_same():
@@ -62,12 +106,18 @@ def test_each_class_weighs_the_same():
         Recipe(balance=True, loss="binary")
 
 
-def test_the_command_says_what_it_chose(tmp_path, monkeypatch, capsys):
+def test_the_command_says_what_it_chose_and_loads_the_images_once(tmp_path, monkeypatch, capsys):
     asked = []
-    monkeypatch.setattr("keras_resdense.training.train.train", lambda recipe, *_, **__: asked.append(recipe) or 1 / 0)
+    monkeypatch.setattr(
+        "keras_resdense.training.train.train", lambda recipe, *_, data, **__: asked.append((recipe, data)) or 1 / 0
+    )
     photos = str(folder_of(tmp_path, (12, 12), (10, 10)))
     assert main(["train", "--data", photos, "--epochs", "3"]) == 1
-    assert "Chosen: recipe small_folder, resnet20" in capsys.readouterr().out
-    assert (asked[0].data, asked[0].epochs, asked[0].model) == (photos, 3, "resnet20")
+    said = capsys.readouterr().out
+    assert "Chosen: resnet20 from scratch, images of 10×10 pixels, batches of 16, 3 epochs." in said
+    recipe, data = asked[0]
+    assert (recipe.data, recipe.epochs, recipe.model) == (photos, 3, "resnet20")
+    assert data.train.count == 19
     assert main(["train", "--recipe", "fast", "--data", photos]) == 1
-    assert asked[1].batch_size == RECIPES["fast"].recipe.batch_size and "Chosen" not in capsys.readouterr().out
+    assert asked[1][0].batch_size == RECIPES["fast"].recipe.batch_size and asked[1][1] is None
+    assert "Chosen" not in capsys.readouterr().out

@@ -18,12 +18,14 @@ from keras_resdense.data.contract import ImageContract
 from keras_resdense.data.examples import Examples
 from keras_resdense.data.plan import ImageRecipe, Plan
 from keras_resdense.data.resizing import prepare
-from keras_resdense.data.tfdata import prefetch
+from keras_resdense.data.tfdata import as_it_is, mapped, prefetch
 
 #: Images that mixup and cutmix mix with one another.
 GROUP = 8
 #: Images of a batch in evaluation, of each replica.
 TEST_BATCH = 256
+#: Bytes of prepared images held out that may stay in memory.
+KEPT = 2**28
 #: Images that the normalisation of pixels is measured on.
 SAMPLE = 2048
 
@@ -43,7 +45,7 @@ def class_counts(examples: Examples, classes: int) -> np.ndarray:
     """Counts the examples of each class `(classes,)`."""
     if examples.class_counts is not None:
         return np.pad(examples.class_counts, (0, classes - len(examples.class_counts)))
-    labels = prefetch(examples.order(None).map(lambda handle: examples.open(handle).label).batch(1024))
+    labels = prefetch(mapped(examples.order(None), lambda handle: examples.open(handle).label).batch(1024))
     return sum((np.bincount(part, minlength=classes) for part in labels.as_numpy_iterator()), np.zeros(classes, int))
 
 
@@ -127,21 +129,20 @@ def training_batches(
         def is_mine(epoch, place, handle, repetition):
             return place % batch // mine == worker
 
-        elements = tf.data.Dataset.counter(first_epoch).flat_map(epoch_examples)
-        elements = elements.skip(skipped * (mine if sharded else batch)).map(placed)
+        elements = tf.data.Dataset.counter(first_epoch).flat_map(as_it_is(epoch_examples))
+        elements = elements.skip(skipped * (mine if sharded else batch)).map(as_it_is(placed))
         if workers > 1 and not sharded:
-            elements = elements.filter(is_mine)
+            elements = elements.filter(as_it_is(is_mine))
         each = batch // replicas
-        elements = elements.map(load, tf.data.AUTOTUNE, deterministic=True)
-        elements = elements.batch(GROUP if mixes else each, drop_remainder=True)
-        elements = elements.map(finish, tf.data.AUTOTUNE, deterministic=True)
+        elements = mapped(elements, load).batch(GROUP if mixes else each, drop_remainder=True)
+        elements = mapped(elements, finish)
         return prefetch(elements.rebatch(each, drop_remainder=True) if mixes else elements)
 
     return strategy.distribute_datasets_from_function(share)
 
 
 def evaluation_batches(
-    examples: Examples, contract: ImageContract, classes: int, strategy: Any = None
+    examples: Examples, contract: ImageContract, classes: int, strategy: Any = None, keep: bool = False
 ) -> tuple[Any, int]:
     """Makes batches of the images held out, prepared as the image contract says, over and over.
 
@@ -150,6 +151,7 @@ def evaluation_batches(
         contract: How an image becomes the network's input.
         classes: Number of classes.
         strategy: Strategy whose replicas share the images; None for this machine alone, without any.
+        keep: Whether prepared images stay in memory for the next pass, where all of them fit in `KEPT` bytes.
 
     Returns:
         The data set, and the steps of one pass over the images. It holds images
@@ -171,10 +173,12 @@ def evaluation_batches(
     def share(context):
         workers = context.num_input_pipelines
         images = examples.order(None).shard(workers, context.input_pipeline_id)
-        images = images.map(load, tf.data.AUTOTUNE, deterministic=True)
+        images = mapped(images, load)
         filling = tf.nest.map_structure(lambda spec: tf.zeros(spec.shape, spec.dtype), images.element_spec)
         images = images.concatenate(tf.data.Dataset.from_tensors(filling).repeat())
         batches = images.batch(batch, drop_remainder=True).take(steps * (replicas // workers))
+        if keep and 4 * examples.count * math.prod((*contract.size, contract.channels)) <= KEPT:
+            batches = batches.cache()
         return prefetch(batches.repeat())
 
     return strategy.distribute_datasets_from_function(share), steps
@@ -202,7 +206,7 @@ def pixel_statistics(examples: Examples, contract: ImageContract) -> tuple[list[
     def load(handle):
         return prepare(examples.read(handle)[0], contract)
 
-    images = sample.map(load, tf.data.AUTOTUNE, deterministic=True)
+    images = mapped(sample, load)
     moments = np.mean(
         [(x.mean((0, 1)), np.square(x).mean((0, 1))) for x in prefetch(images).as_numpy_iterator()], axis=0
     )

@@ -31,6 +31,8 @@ class ImageRecipe:
         mixup: α of mixup (1710.09412); 0 for none. With cutmix, each mixes half of the groups of 8 images.
         cutmix: α of cutmix (1905.04899); 0 for none.
         balance: Whether each class weighs as much as every other in the loss, however many images it has.
+        keep: Whether images are decoded once and stay in memory: those to train on at most twice as large as the
+            network's, those held out as the network takes them.
         repeats: How often an image occurs in succession, each time augmented anew (1902.05509). An epoch keeps its
             length and sees fewer images.
     """
@@ -50,6 +52,7 @@ class ImageRecipe:
     mixup: float = 0.0
     cutmix: float = 0.0
     balance: bool = False
+    keep: bool = False
     repeats: int = 1
 
     def __post_init__(self) -> None:

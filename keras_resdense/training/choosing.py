@@ -9,20 +9,23 @@ import numpy as np
 
 from keras_resdense.data.batches import class_counts
 from keras_resdense.data.examples import ImageData
-from keras_resdense.data.tfdata import prefetch
+from keras_resdense.data.keeping import kept_bytes
+from keras_resdense.data.tfdata import mapped, prefetch
 from keras_resdense.training.recipes import Recipe, get_recipe
 
 #: Images whose size is looked at.
 SAMPLE = 200
 #: Updates of the weights that a training should have, within its bounds of epochs.
-STEPS, LEAST_EPOCHS, MOST_EPOCHS = 1500, 15, 100
-#: Batches that an epoch should have at least.
-BATCHES = 30
+STEPS, LEAST_EPOCHS, MOST_EPOCHS = 500, 6, 50
+#: Batches that an epoch should have at least, and bounds of a batch. A step on fewer images costs nearly as much.
+BATCHES, LEAST_BATCH, MOST_BATCH = 30, 16, 128
 #: Sides of images, in pixels: below the first, a CIFAR network reads them as they are; the second is the largest that a
 #: training from scratch is given by itself.
-SMALL, LARGEST = 40, 128
+SMALL, LARGEST = 40, 96
 #: How many times as many images the largest class may have as the smallest before classes are balanced.
 BALANCED = 2.0
+#: Bytes that decoded images may take in memory.
+KEPT = 2**30
 
 
 def choose(data: ImageData, weights: str = "") -> tuple[Recipe, str]:
@@ -33,20 +36,22 @@ def choose(data: ImageData, weights: str = "") -> tuple[Recipe, str]:
         weights: Published weights to start from, as `Recipe.weights`; "" to train from scratch.
 
     Returns:
-        The recipe, a row of `RECIPES` adapted to the images, and a paragraph that says what was chosen and how to
-        change it.
+        The recipe, a row of `RECIPES` adapted to the images, and a sentence that says what was found.
     """
     count, counts = data.train.count, class_counts(data.train, len(data.class_names))
     side = _median_side(data)
-    batch = int(2 ** math.floor(math.log2(min(max(count / BATCHES, 8), 128, count))))
+    batch = int(2 ** math.floor(math.log2(min(max(count / BATCHES, LEAST_BATCH), MOST_BATCH, count))))
     epochs = min(max(round(STEPS * batch / count), LEAST_EPOCHS), MOST_EPOCHS)
     row = "small_folder_pretrained" if weights else "small_folder"
-    balance = bool(counts.max() > BALANCED * counts.min())
-    # Adam's rate does not grow with the batch as SGD's does.
-    rate_batch = {} if weights else {"learning_rate_batch": batch}
-    chosen = rate_batch | {"batch_size": batch, "epochs": epochs, "weights": weights, "balance": balance}
-    recipe = dataclasses.replace(get_recipe(row), **chosen | ({} if weights else _from_scratch(side, data)))
-    return recipe, _explain(row, recipe, counts, side, data)
+    chosen = {"batch_size": batch, "epochs": epochs, "weights": weights}
+    chosen["balance"] = bool(counts.max() > BALANCED * counts.min())
+    if not weights:
+        # Adam's rate does not grow with the batch as SGD's does.
+        chosen |= {"learning_rate_batch": batch} | _from_scratch(side, data)
+    recipe = dataclasses.replace(get_recipe(row), **chosen)
+    largest = kept_bytes((recipe.image_size or side,) * 2, data.image_shape[2])
+    recipe = dataclasses.replace(recipe, keep=count * largest <= KEPT)
+    return recipe, _found(counts, side, data)
 
 
 def _from_scratch(side: int, data: ImageData) -> dict:
@@ -55,27 +60,43 @@ def _from_scratch(side: int, data: ImageData) -> dict:
     if side <= SMALL:
         size = 0 if uniform else max(8, side)
         # Small images are often letters and digits, which mirroring spoils.
-        return {"model": "resnet20", "image_size": size, "crop": "none", "padding": max(1, side // 14), "flip": False}
+        moved = {"crop": "none", "padding": max(1, side // 14), "flip": False}
+        return {"model": "resnet20", "learning_rate": 2e-3, "image_size": size} | moved
     return {"image_size": min(LARGEST, side // 32 * 32)}
 
 
 def _median_side(data: ImageData) -> int:
     """Returns the median shorter side of the images, in pixels."""
-    sizes = prefetch(data.train.order((0, 0)).take(SAMPLE).map(lambda handle: data.train.open(handle).shape[:2]))
+    sample = data.train.order((0, 0)).take(SAMPLE)
+    sizes = prefetch(mapped(sample, lambda handle: data.train.open(handle).shape[:2]))
     return int(np.median([size.min() for size in sizes.as_numpy_iterator()]))
 
 
-def _explain(row: str, recipe: Recipe, counts: np.ndarray, side: int, data: ImageData) -> str:
+def _found(counts: np.ndarray, side: int, data: ImageData) -> str:
+    least, most = f"{counts.min():,}", f"{counts.max():,}"
+    each = f"{least} images each" if least == most else f"{least} to {most} images"
+    return (
+        f"Found {counts.sum():,} images to train on and {data.test.count:,} held out, in {len(counts)} classes of"
+        f" {each}. The shorter side of a typical image has {side} pixels."
+    )
+
+
+def explain(recipe: Recipe) -> str:
+    """Says in plain words what a chosen recipe, and what was changed in it, will do."""
     start = f"from the weights {recipe.weights!r}" if recipe.weights else "from scratch"
-    size = recipe.image_size or data.image_shape[0]
-    shape = "a random crop of each" if recipe.crop != "none" else "the whole of each"
+    size = f" of {recipe.image_size}×{recipe.image_size} pixels" if recipe.image_size else ""
     lines = [
-        f"{counts.sum():,} images to train on, {len(counts)} classes of {counts.min():,} to {counts.max():,} images, "
-        f"shorter side {side} pixels in the median.",
-        f"Chosen: recipe {row}, {recipe.model} {start}, {size} pixels, {shape}"
-        f"{', mirrored at random' if recipe.flip else ''}, batches of {recipe.batch_size}, {recipe.epochs} epochs"
-        f"{', rare classes weigh more' if recipe.balance else ''}.",
-        "Change it with options such as --model, --image-size, --epochs, --no-flip (where left and right matter) or "
-        "--weights imagenet; --recipe takes another recipe.",
+        f"Chosen: {recipe.model} {start}, images{size}, batches of {recipe.batch_size}, {recipe.epochs} epochs.",
+        "The network sees a random part of each image."
+        if recipe.crop != "none"
+        else f"The network sees whole images, moved by up to {recipe.padding} pixels.",
+        "It also sees mirror images (--no-flip where left and right matter)."
+        if recipe.flip
+        else "It sees no mirror images (--flip where left and right do not matter).",
     ]
+    if recipe.balance:
+        lines.append("Rare classes count for more, so that each class matters the same (--no-balance).")
+    lines.append("Change anything with its option: --model, --image-size, --batch-size, --epochs and more.")
+    if not recipe.weights:
+        lines.append("For photos, --weights imagenet usually helps most: it starts from published weights.")
     return "\n".join(lines)

@@ -19,6 +19,9 @@ from keras_resdense.training import checkpoints, report, run_folder, workers
 from keras_resdense.training.checkpoints import Position
 from keras_resdense.training.optimisation import Phase
 
+#: Seconds that checkpoints after epochs may take, and the share of a longer training.
+SAVING_SECONDS, SAVING_SHARE = 5.0, 0.05
+
 
 class Interrupted(Exception):
     """The training was asked to stop, and its state is saved."""
@@ -41,6 +44,8 @@ class RunCheckpoint(keras.callbacks.Callback):
         self.epoch_start: int = 0
         self.started: float = 0.0
         self.stopping: bool = False
+        self.begun: float = time.perf_counter()
+        self.saving: float = 0.0
 
     def restore(self, phase: Phase) -> int:
         """Sets the model to the last checkpoint of a phase, if there is one; returns the steps made so far.
@@ -90,7 +95,10 @@ class RunCheckpoint(keras.callbacks.Callback):
         self.position = dataclasses.replace(self.position, history=(*self.position.history, row))
         if self.chief:
             report.write_history(self.folder / "history.csv", self.position.history)
-        self._save()
+        # One worker's clock decides for all, which save together.
+        due = self.saving <= max(SAVING_SECONDS, SAVING_SHARE * (time.perf_counter() - self.begun))
+        if epoch + 1 == self.params["epochs"] or workers.mean(self.model.distribute_strategy, self.chief and due):
+            self._save()
         self._stop_if_asked()
 
     def _stop_if_asked(self) -> None:
@@ -106,7 +114,9 @@ class RunCheckpoint(keras.callbacks.Callback):
 
     def _save(self) -> None:
         self._check_folder()
+        start = time.perf_counter()
         checkpoints.save(self.folder / "checkpoints", self.model, self.position, write=self.chief)
+        self.saving += time.perf_counter() - start
         # Until the chief has written it, no other worker reads the newest.
         workers.mean(self.model.distribute_strategy, 0.0)
 

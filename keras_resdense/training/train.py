@@ -23,6 +23,7 @@ from keras_resdense.data.batches import (
     training_batches,
 )
 from keras_resdense.data.examples import ImageData
+from keras_resdense.data.keeping import keep
 from keras_resdense.data.plan import Plan
 from keras_resdense.data.sources import load_data
 from keras_resdense.exporting.export import Export, export
@@ -69,6 +70,7 @@ def train(
     *,
     folder: str = "saved_models",
     name: str | None = None,
+    data: ImageData | None = None,
 ) -> Run:
     """Trains, evaluates, saves and exports a model, or goes on with doing so.
 
@@ -77,6 +79,7 @@ def train(
         settings: On what and how carefully; default `Settings()`.
         folder: Where the run's folder is made.
         name: Name of the run; default made of model and data, with a number if that is taken.
+        data: The recipe's data, where `load_data` has loaded them already.
 
     Returns:
         The run. Its folder holds `run.json` once it is complete.
@@ -108,7 +111,7 @@ def train(
             target = choose_folder(Path(folder), name, recipe, settings) if chief else Path(folder)
             if chief:
                 held.enter_context(claimed(target))
-            data = load_data(recipe.data, settings.data_dir or None, settings.on_bad_image)
+            data = data or load_data(recipe.data, settings.data_dir or None, settings.on_bad_image)
             steps = steps_per_epoch(data.train, recipe)
             if chief and not is_untrained(target):
                 check_data(target, data)
@@ -130,7 +133,8 @@ def train(
             if chief:
                 begin(target, recipe, settings, data)
             state = RunCheckpoint(target, chief, steps, settings.save_every)
-            _fit(model, data, plan, settings, devices, state)
+            learned = keep(data.train, plan.size) if recipe.keep else data.train
+            _fit(model, dataclasses.replace(data, train=learned), plan, settings, devices, state)
         if not chief:
             return Run(folder=target, model=model, accuracy=state.position.history[-1]["val_accuracy"], exports=[])
 
@@ -169,7 +173,7 @@ def _fit(model: keras.Model, data: ImageData, plan: Plan, settings: Settings, de
     """Trains a model from wherever its last checkpoint stands to the end."""
     recipe, steps = plan.recipe, state.steps
     contract = plan.contract(data.image_shape[2])
-    test, test_steps = evaluation_batches(data.test, contract, plan.classes, devices)
+    test, test_steps = evaluation_batches(data.test, contract, plan.classes, devices, keep=recipe.keep)
     callbacks = [state, *_callbacks(recipe, state)]
     state.set_model(model)
 

@@ -1,0 +1,73 @@
+"""Images that are decoded once, shrunk, and stay in memory: what a few large photos need in many epochs."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from keras_resdense.data.crops import part_of
+from keras_resdense.data.examples import Examples, in_memory
+from keras_resdense.data.tfdata import mapped, prefetch
+from keras_resdense.progress import progress
+
+if TYPE_CHECKING:
+    import tensorflow as tf
+
+#: How many times as large as the network's an image may stay, so that a crop of a quarter of it is still sharp.
+SPARE = 2
+
+
+def keep(examples: Examples, size: tuple[int, int]) -> Examples:
+    """Decodes all images, shrinks large ones and holds them in memory.
+
+    Args:
+        examples: Images.
+        size: Height and width of the network's input, in pixels.
+
+    Returns:
+        The same examples, in the same orders. An image that is more than `SPARE` times as large as `size` is shrunk to
+        just cover that, in its own proportions.
+    """
+    import tensorflow as tf
+
+    def load(handle: Any) -> tuple[tf.Tensor, tf.Tensor]:
+        image, label, _ = examples.read(handle)
+        return shrunk(image, size), label
+
+    contents, shapes, labels = [], [], []
+    images = prefetch(mapped(examples.order(None), load))
+    with progress("Reading images", examples.count) as advance:
+        for image, label in images.as_numpy_iterator():
+            contents.append(image.tobytes())
+            shapes.append(image.shape)
+            labels.append(label)
+            advance(1)
+
+    def opened(kept: Any) -> tuple[Any, Any]:
+        content, shape = kept
+        image = tf.reshape(tf.io.decode_raw(content, tf.uint8), shape)
+        return shape, part_of(tf.ensure_shape(image, (None, None, shapes[0][2])))
+
+    return in_memory((np.array(contents, object), np.array(shapes, "int32")), np.array(labels), opened)
+
+
+def kept_bytes(size: tuple[int, int], channels: int) -> int:
+    """Returns how many bytes `keep` needs for a large photo, whose sides are as 2 to 3."""
+    return round(1.5 * SPARE**2 * math.prod(size) * channels)
+
+
+def shrunk(image: tf.Tensor, size: tuple[int, int]) -> tf.Tensor:
+    """Returns pixels that cover `SPARE` times a size, or the image `(height, width, channels)` if it is smaller."""
+    import tensorflow as tf
+
+    sides = tf.cast(tf.shape(image)[:2], tf.float32)
+    scale = tf.reduce_max(tf.constant(size, tf.float32) * SPARE / sides)
+
+    def smaller():
+        sides_now = tf.cast(tf.round(sides * scale), tf.int32)
+        resized = tf.image.resize(image, sides_now, antialias=True)
+        return tf.cast(tf.clip_by_value(tf.round(resized), 0.0, 255.0), tf.uint8)
+
+    return tf.ensure_shape(tf.cond(scale < 1, smaller, lambda: image), image.shape)

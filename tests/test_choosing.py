@@ -38,6 +38,7 @@ def test_small_images_of_unbalanced_classes(tmp_path):
     assert recipe.balance and recipe.keep and recipe.batch_size == 16 and 6 <= recipe.epochs <= 50
     assert "96 images to train on and 24 held out, in 2 classes of 16 to 80 images" in found
     assert "Rare classes count for more" in explain(recipe) and "--flip" in explain(recipe)
+    assert "imagenet" not in explain(recipe)
 
 
 def test_larger_images_of_balanced_classes(tmp_path):
@@ -48,6 +49,7 @@ def test_larger_images_of_balanced_classes(tmp_path):
     assert "resnet18 from scratch, images of 96×96 pixels" in explain(recipe) and "--no-flip" in explain(recipe)
     pretrained, _ = choose(data, "imagenet")
     assert (pretrained.weights, pretrained.image_size, pretrained.frozen_epochs) == ("imagenet", 224, 5)
+    assert pretrained.epochs == 15
     assert pretrained.model == RECIPES["small_folder_pretrained"].recipe.model and "'imagenet'" in explain(pretrained)
 
 

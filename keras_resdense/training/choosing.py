@@ -41,8 +41,10 @@ def choose(data: ImageData, weights: str = "") -> tuple[Recipe, str]:
     count, counts = data.train.count, class_counts(data.train, len(data.class_names))
     side = _median_side(data)
     batch = int(2 ** math.floor(math.log2(min(max(count / BATCHES, LEAST_BATCH), MOST_BATCH, count))))
-    epochs = min(max(round(STEPS * batch / count), LEAST_EPOCHS), MOST_EPOCHS)
     row = "small_folder_pretrained" if weights else "small_folder"
+    # Published weights need fewer epochs: no more than their recipe has.
+    most = get_recipe(row).epochs if weights else MOST_EPOCHS
+    epochs = min(max(round(STEPS * batch / count), LEAST_EPOCHS), most)
     chosen = {"batch_size": batch, "epochs": epochs, "weights": weights}
     chosen["balance"] = bool(counts.max() > BALANCED * counts.min())
     if not weights:
@@ -97,6 +99,6 @@ def explain(recipe: Recipe) -> str:
     if recipe.balance:
         lines.append("Rare classes count for more, so that each class matters the same (--no-balance).")
     lines.append("Change anything with its option: --model, --image-size, --batch-size, --epochs and more.")
-    if not recipe.weights:
+    if not recipe.weights and recipe.crop != "none":
         lines.append("For photos, --weights imagenet usually helps most: it starts from published weights.")
     return "\n".join(lines)

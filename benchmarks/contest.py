@@ -12,10 +12,14 @@ import sys
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
-from contestants import CONTESTANTS, MATRIX, OURS, OUTSIDE, THREADS, Job, stopwatch
+from artefacts import THREADS
+from contestants import CONTESTANTS, MATRIX, OURS, OUTSIDE, stopwatch
+from networks import Job
 
 #: What a user may have set in the shell and a contest must not inherit.
 SETTINGS = ("TF_", "XLA_", "KERAS_", "OMP_", "KMP_", "MKL_", "TORCH")
+#: Floating-point operations for each multiply-add of the forward pass: training computes two gradients, too.
+FLOP_PER_MAC = {"train": 6, "predict": 2}
 #: Colours that colour-blind people tell apart (Okabe and Ito), by environment.
 COLOURS = {"ours": "#0072B2", "keras": "#E69F00", "torch": "#009E73"}
 
@@ -29,7 +33,8 @@ class Case:
         side: Of the images, in pixels.
         batch: Images at once.
         steps: To time in each process.
-        peers: Whom ours meets, by the names of `CONTESTANTS`.
+        peers: Names of `CONTESTANTS` that take part, beside `ours`.
+        ours: The contestant that peers are compared with, unless ours has their form.
         classes: Of the classifier.
         outside: Whether to measure what our `fit` loses between its steps.
     """
@@ -39,6 +44,7 @@ class Case:
     batch: int
     steps: int
     peers: tuple[str, ...]
+    ours: str = OURS
     classes: int = 1000
     outside: bool = False
 
@@ -80,14 +86,14 @@ def compete(case: Case, rounds: int, run: Callable[[str, str], dict], task: str)
         task: "train" or "predict".
 
     Returns:
-        "macs" of an image; "contestants", by name: of each, what every round measured; "errors" of those that failed,
-        which run no more.
+        "macs" of an image; "file_mb", the sizes of the files that contestants read; "contestants", by name: of each,
+        what every round measured; "errors" of those that failed, which run no more.
 
     Raises:
         RuntimeError: If ours fails, or a contestant computes another network.
     """
-    names = [MATRIX, OURS, *case.peers, *([OUTSIDE] if case.outside else [])]
-    measured, errors = {name: [] for name in names}, {}
+    names = [MATRIX, case.ours, *case.peers, *([OUTSIDE] if case.outside else [])]
+    measured, sizes, errors = {name: [] for name in names}, {}, {}
 
     def attempt(name: str, task: str) -> dict:
         found = run(name, task)
@@ -98,9 +104,10 @@ def compete(case: Case, rounds: int, run: Callable[[str, str], dict], task: str)
         return found
 
     known = attempt(OURS, "write")
-    for name in case.peers:
-        if CONTESTANTS[name].write:
-            attempt(name, "write")
+    for name in (case.ours, *case.peers):
+        row = CONTESTANTS[name]
+        if row.write and row.file not in (CONTESTANTS[OURS].file, *sizes):
+            sizes[row.file] = attempt(name, "write").get("file_mb")
     for _ in range(rounds):
         for name in [name for name in names if name not in errors]:
             found = attempt(name, task)
@@ -109,13 +116,13 @@ def compete(case: Case, rounds: int, run: Callable[[str, str], dict], task: str)
             if found.get("kernels", known["kernels"]) != known["kernels"]:
                 raise RuntimeError(f"{case.network} of {name} has {found['kernels']} weights, ours {known['kernels']}.")
             measured[name].append(found)
-    return {"macs": known["macs"], "contestants": measured, "errors": errors}
+    return {"macs": known["macs"], "file_mb": sizes, "contestants": measured, "errors": errors}
 
 
-def ours_like(name: str, names: Collection[str]) -> str:
-    """Returns which of ours a contestant is compared with: of the peers' files, our file of that kind."""
+def ours_like(name: str, names: Collection[str], default: str) -> str:
+    """Returns which of ours a contestant is compared with: for a peer's file, our file of that kind."""
     alike = f"{OURS}, {name.partition(', ')[2]}"
-    return alike if CONTESTANTS[name].environment != "ours" and alike in names else OURS
+    return alike if CONTESTANTS[name].environment != "ours" and alike in names else default
 
 
 def summarise(case: Case, result: dict, flop_per_mac: int) -> dict[str, Line]:
@@ -124,13 +131,15 @@ def summarise(case: Case, result: dict, flop_per_mac: int) -> dict[str, Line]:
     most = [found["gflops"] * 1e9 / (result["macs"] * flop_per_mac) for found in measured[MATRIX]]
     speeds = {
         name: [case.batch / statistics.median(found["seconds"]) for found in measured[name]]
-        for name in (OURS, *case.peers)
+        for name in (case.ours, *case.peers)
         if name not in result["errors"]
     }
     return {
         name: Line(
             speed=tuple(speed),
-            ratio=statistics.median(a / b for a, b in zip(speeds[ours_like(name, speeds)], speed, strict=True)),
+            ratio=statistics.median(
+                a / b for a, b in zip(speeds[ours_like(name, speeds, case.ours)], speed, strict=True)
+            ),
             share=statistics.median(a / b for a, b in zip(speed, most, strict=True)),
             memory_mb=statistics.median(found["memory_mb"] for found in measured[name]),
         )
@@ -152,6 +161,10 @@ def report(case: Case, result: dict, lines: dict[str, Line]) -> str:
         *(f"| {name} | {line} |" for name, line in lines.items()),
         *(f"| {name} | failed: {error} |" for name, error in result["errors"].items()),
     ]
+    if result["file_mb"]:
+        text.append(
+            "\nFiles, MB: " + ", ".join(f"{name} {size:.1f}" for name, size in result["file_mb"].items() if size)
+        )
     if case.outside:
         shares = [found["outside_kernels"] for found in result["contestants"][OUTSIDE]]
         middle, low, high = statistics.median(shares), min(shares), max(shares)
@@ -208,14 +221,14 @@ def start(job: Job, interpreters: dict[str, Path]) -> dict:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def main(description: str, cases: Sequence[Case], task: str, flop_per_mac: int) -> None:
+def main(description: str, cases: Sequence[Case], task: str, results: str = "") -> None:
     """The command line of a contest.
 
     Args:
         description: Of the script; its first line is shown.
         cases: Of which a user may choose.
         task: "train" or "predict".
-        flop_per_mac: Floating-point operations for each multiply-add of the forward pass.
+        results: Name of the files for results, without their endings; the task's by default.
     """
     parser = argparse.ArgumentParser(description=description.splitlines()[0])
     parser.add_argument("folder", type=Path, help="of make_peers.py; results and models go there, too")
@@ -256,8 +269,8 @@ def main(description: str, cases: Sequence[Case], task: str, flop_per_mac: int) 
             return measured
 
         result = compete(case, options.rounds, run, task)
-        lines[case.title] = summarise(case, result, flop_per_mac)
+        lines[case.title] = summarise(case, result, FLOP_PER_MAC[task])
         print(report(case, result, lines[case.title]), flush=True)
         found["contests"].append(dataclasses.asdict(case) | result)
-        (options.folder / f"{task}.json").write_text(json.dumps(found, indent=1) + "\n")
-        draw(options.folder / f"{task}.png", lines)
+        (options.folder / f"{results or task}.json").write_text(json.dumps(found, indent=1) + "\n")
+        draw(options.folder / f"{results or task}.png", lines)

@@ -15,7 +15,8 @@ import sys
 from pathlib import Path
 
 from contest import machine, start, take_threads
-from contestants import FRUGAL, OURS, Job
+from contestants import FRUGAL, OURS
+from networks import Job
 
 #: Colours that colour-blind people tell apart, and shapes.
 STYLES = {OURS: {"color": "#0072B2", "marker": "o"}, FRUGAL: {"color": "#E69F00", "marker": "s"}}

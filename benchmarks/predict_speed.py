@@ -30,4 +30,4 @@ CASES = tuple(
 )
 
 if __name__ == "__main__":
-    main(__doc__, CASES, "predict", flop_per_mac=2)
+    main(__doc__, CASES, "predict")

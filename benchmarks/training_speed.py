@@ -36,4 +36,4 @@ CASES = (
 )
 
 if __name__ == "__main__":
-    main(__doc__, CASES, "train", flop_per_mac=6)
+    main(__doc__, CASES, "train")

@@ -1,9 +1,8 @@
-"""What dense networks gain on TensorFlow from knowing what a tensor was made of.
+"""Kernels for dense networks on TensorFlow, which use how a tensor was made.
 
-A dense block normalises each feature map once for every later layer. The statistics of a channel are the same each
-time, so tensors carry a note: what they are a concatenation of, and the statistics of their channels, which are
-computed once. With the same notes, a convolution can forget what it read and compute it again for its gradient
-(1707.06990).
+A dense block normalises each feature map again in every later layer, with the same statistics each time. So tensors
+carry a note of the parts they concatenate and of the statistics of their channels, which are computed once. With these
+notes, a convolution can also discard its input and recompute it for the gradient (1707.06990).
 """
 
 from __future__ import annotations
@@ -21,11 +20,11 @@ class Note:
     """What is known of a tensor.
 
     Attributes:
-        parts: What it is a concatenation of. An empty tuple marks a leaf: the next norm takes the shared-statistics
-            path. None for a tensor whose statistics are of no use to others.
+        parts: Tensors that it concatenates. An empty tuple marks a leaf: the next norm takes the shared-statistics
+            path. None if no other tensor can use its statistics.
         moments: Mean and variance of its channels, once they are computed.
-        normalised: How a batch norm made it.
-        rectified: How the tensor that was rectified to make it had been normalised.
+        normalised: How a batch norm computed it.
+        rectified: How a batch norm computed the input of the ReLU that this tensor is the output of.
     """
 
     parts: tuple[Tensor, ...] | None = None
@@ -36,21 +35,21 @@ class Note:
 
 @dataclasses.dataclass(frozen=True)
 class Normalised:
-    """How a batch norm made its outputs."""
+    """How a batch norm computed its outputs."""
 
     arguments: tuple[Tensor, ...]
     epsilon: float
 
 
 def note_of(x: Tensor) -> Note:
-    """Returns the note on a tensor, a new one where there is none."""
+    """Returns the note on a tensor, or adds an empty one."""
     if not hasattr(x, "_resdense_note"):
         x._resdense_note = Note()
     return x._resdense_note
 
 
 def normalise_shared(x: Tensor, scale: Tensor, offset: Tensor, epsilon: float) -> tuple[Tensor, Tensor, Tensor]:
-    """Normalises a batch as `batch_normalise` does, by statistics of its parts that are computed once."""
+    """Normalises a batch as `batch_normalise` does, with statistics that are computed once for each of its parts."""
     if note_of(x).parts is None:
         return batch_normalise(x, scale, offset, epsilon)
     mean, variance = _moments(x)
@@ -61,15 +60,15 @@ def normalise_shared(x: Tensor, scale: Tensor, offset: Tensor, epsilon: float) -
 
 
 def convolve_recomputing(x: Tensor, kernel: Tensor, convolve: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
-    """Convolves, and keeps for the gradient not what it reads but what that was made of.
+    """Convolves a batch, and recomputes the batch for the gradient instead of keeping it.
 
     Args:
         x: Batch `(batch, height, width, channels)`.
         kernel: Kernel of the convolution.
-        convolve: Takes both.
+        convolve: Function of both.
 
     Returns:
-        What `convolve` does, with the same gradients.
+        The result of `convolve`, with the same gradients.
     """
     origin = note_of(x).rectified
     outputs = convolve(x, kernel) if origin is None else _convolve_recomputing(kernel, convolve, origin)
@@ -88,7 +87,7 @@ def _convolve_recomputing(kernel: Tensor, convolve: Callable, origin: Normalised
         kernel, _, *vectors = arguments
 
         def gradient(upstream):
-            # Otherwise it would all be computed at once in the forward pass, and kept.
+            # Without the dependency, TensorFlow would recompute during the forward pass and keep the result.
             with tf.control_dependencies([upstream]):
                 kept = tf.identity(first)
             again = [kernel, tf.concat([kept, *others], -1), *vectors]
@@ -111,7 +110,7 @@ def _leaves(x: Tensor) -> Iterator[Tensor]:
 
 
 def _moments(x: Tensor):
-    """Returns mean and biased variance of each channel: of a concatenation, those of its parts."""
+    """Returns mean and biased variance of each channel; for a concatenation, it joins those of the parts."""
     note = note_of(x)
     if note.moments is None:
         parts = [_moments(part) for part in note.parts or ()]
@@ -124,7 +123,7 @@ def _measure(x: Tensor):
     """Returns mean and biased variance of each channel."""
     channels = x.shape[-1]
     ones = tf.ones([channels])
-    # The outputs, and so scale, offset and epsilon, do not matter.
+    # Only the moments are used, so scale, offset and epsilon do not matter.
     _, *moments = batch_normalise(*widened(x, ones, ones), 1.0)
     means, variances = (tf.reshape(vector, [-1, channels]) for vector in moments)
     mean = tf.reduce_mean(means, 0)
@@ -138,7 +137,7 @@ def _measure(x: Tensor):
 
 
 def _normalise(x: Tensor, scale: Tensor, offset: Tensor, mean: Tensor, variance: Tensor, epsilon: float):
-    """`scale_and_shift` with gradients also for mean and variance, which the kernel takes for constants."""
+    """Computes `scale_and_shift` with gradients for mean and variance, too, which the kernel treats as constants."""
 
     @tf.custom_gradient
     def compute(x, scale, offset, mean, variance):

@@ -1,4 +1,4 @@
-"""Drop-in replacements of the layers of dense networks: the same numbers, faster or in less memory on TensorFlow."""
+"""Drop-in replacements for the layers of dense networks: the same numbers, faster or in less memory on TensorFlow."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ else:
 
 @saved_as("keras.layers.BatchNormalization")
 class BatchNormalization(drop_ins.BatchNormalization):
-    """Our batch norm, which takes statistics of channels that others have computed."""
+    """Our batch norm, which reuses statistics of channels that other layers have computed."""
 
     def _normalise_batch(self, inputs: Any, scale: Any, offset: Any) -> tuple[Any, Any, Any]:
         return kernels.normalise_shared(inputs, scale, offset, self.epsilon)
@@ -25,7 +25,7 @@ class BatchNormalization(drop_ins.BatchNormalization):
 
 @saved_as("keras.layers.Concatenate")
 class Concatenate(keras.layers.Concatenate):
-    """Keras's concatenation of channels, after which batch norms need not compute their parts' statistics anew."""
+    """Keras's concatenation of channels. Batch norms after it reuse the statistics of its parts."""
 
     def call(self, inputs: Any) -> Any:
         outputs = super().call(inputs)
@@ -36,7 +36,7 @@ class Concatenate(keras.layers.Concatenate):
 
 @saved_as("keras.layers.Activation")
 class Activation(keras.layers.Activation):
-    """Keras's activation, behind which a convolution still knows what was normalised."""
+    """Keras's activation, which tells the next convolution how its input was normalised."""
 
     def call(self, inputs: Any) -> Any:
         outputs = super().call(inputs)
@@ -47,12 +47,12 @@ class Activation(keras.layers.Activation):
 
 @saved_as("keras.layers.Conv2D")
 class RecomputingConv2D(keras.layers.Conv2D):
-    """Keras's convolution, without bias, that computes again for its gradient what it read in a dense block.
+    """Keras's convolution without bias, which recomputes its input for the gradient in a dense block.
 
-    A saved file says of each convolution whether it recomputes, in a place where Keras does not mind.
+    A saved file keeps `recomputes` in each convolution's build configuration, which plain Keras ignores.
 
     Raises:
-        ValueError: If it has a bias or an activation, when it is built.
+        ValueError: When it is built with a bias or an activation.
     """
 
     recomputes: bool = True
@@ -60,7 +60,7 @@ class RecomputingConv2D(keras.layers.Conv2D):
     def build(self, input_shape: tuple[int | None, ...]) -> None:
         if self.recomputes and (self.use_bias or self.activation is not keras.activations.linear):
             raise ValueError(
-                f"{self.name} recomputes what it reads, which is for convolutions without bias and activation: pass "
+                f"{self.name} recomputes its input, which needs a convolution without bias and activation: pass "
                 "use_bias=False and activation=None, or use keras.layers.Conv2D."
             )
         super().build(input_shape)

@@ -6,13 +6,14 @@ row of `DENSENETS`.
 
 Choices on which zoos disagree, and ours, which are the paper's and torchvision's:
 
-* Batch norm and ReLU stand before each convolution; the ImageNet stem has its own pair, the CIFAR stem
+* Batch norm and ReLU come before each convolution; the ImageNet stem has its own pair, the CIFAR stem
   none (section 3, "Implementation Details").
-* The bottleneck's 1×1 makes 4k channels (section 3, "Bottleneck layers").
-* The stem makes 2k channels in DenseNet-BC and on ImageNet, 16 on CIFAR without bottlenecks.
-* The pooling of a transition has no padding and drops an odd last row, as torchvision's.
+* The bottleneck's 1×1 has 4k channels (section 3, "Bottleneck layers").
+* The stem has 2k channels in DenseNet-BC and on ImageNet, and 16 on CIFAR without bottlenecks.
+* The pooling of a transition has no padding and drops an odd last row, as in torchvision.
 
-Blocks stand at a quarter of the image's side, then an eighth and so on; on CIFAR at the whole side first.
+The first block's feature maps have a quarter of the image's side, the next an eighth and so on. On CIFAR the first
+block has the full side.
 """
 
 from __future__ import annotations
@@ -28,20 +29,20 @@ from keras_resdense.checks import require, require_rate, require_whole
 from keras_resdense.networks import dense_layers, layers
 from keras_resdense.networks.layers import CIFAR_STEM, Convolution, Network, Style, Tensor
 
-#: Channels that a layer's 1×1 convolution makes, in multiples of the growth rate (section 3, "Bottleneck layers").
+#: Channels of a layer's 1×1 convolution, in multiples of the growth rate (section 3, "Bottleneck layers").
 _BOTTLENECK = 4
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DenseStyle(Style):
-    """What all layers of a dense network share.
+    """Choices that all layers of a dense network share.
 
     Attributes:
         growth_rate: k, the channels that each layer adds.
-        bottleneck: Whether a 1×1 convolution to 4k channels stands before each 3×3.
-        dropout: Share of each layer's output dropped in training (section 3: 0.2 without augmentation).
-        memory_efficient: Whether training computes concatenations and batch norms twice, so as not to keep
-            them (1707.06990).
+        bottleneck: Whether a 1×1 convolution to 4k channels comes before each 3×3.
+        dropout: Share of each layer's output that training drops (section 3: 0.2 without augmentation).
+        memory_efficient: Whether training recomputes concatenations and batch norms instead of keeping them
+            (1707.06990).
     """
 
     batch_norm_layer: ClassVar[type[keras.layers.BatchNormalization]] = dense_layers.BatchNormalization
@@ -82,7 +83,7 @@ def dense_layer(x: Tensor, *, dilation: int = 1, style: DenseStyle = DenseStyle(
 def dense_block(
     x: Tensor, depth: int, *, dilation: int = 1, style: DenseStyle = DenseStyle(), name: str = "block"
 ) -> Tensor:
-    """Adds a block of layers, each reading all that came before it (equation 2).
+    """Adds a block of layers, each of which reads the feature maps of all before it (equation 2).
 
     Args:
         x: Keras tensor `(batch, height, width, channels)`.

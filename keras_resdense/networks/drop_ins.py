@@ -17,14 +17,14 @@ else:
     kernels = None
 
 
-#: What `keras_resdense.load_model` makes of the classes that a file names; where two drop in for one, the later does.
+#: Classes that `keras_resdense.load_model` uses in place of those a file names. Of two for one name, the later wins.
 DROP_INS: dict[str, type] = {}
 
 Kind = TypeVar("Kind", bound=type)
 
 
 def saved_as(name: str) -> Callable[[Kind], Kind]:
-    """Lets a saved model name Keras's class in place of the decorated one, so that it opens without this package.
+    """Makes saved models name Keras's class instead of the decorated one, so that they open without this package.
 
     Args:
         name: Module and class, such as "keras.layers.Conv2D": Keras writes both into its files.
@@ -42,13 +42,13 @@ def saved_as(name: str) -> Callable[[Kind], Kind]:
 class BatchNormalization(keras.layers.BatchNormalization):
     """Keras's batch norm on TensorFlow's fused kernels.
 
-    Same arguments, weights and numbers as `keras.layers.BatchNormalization`, in training and in
-    inference, in float32 and in mixed precision. Keras's own code runs wherever the kernels do not
-    apply: another backend, another rank or axis than `(batch, height, width, channels)`, masks,
-    synchronised statistics, renormalisation, float64.
+    It has the same arguments and weights as `keras.layers.BatchNormalization` and computes the same numbers, in
+    training and inference, in float32 and mixed precision. Keras's own code runs where the kernels do not apply:
+    other backends, a rank or axis other than `(batch, height, width, channels)`, masks, synchronised statistics,
+    renormalisation and float64.
 
-    Under a `tf.distribute` strategy, replicas keep one moving average of batch statistics, the mean of all. Each
-    would otherwise keep its own, and only that of the first would be evaluated and saved.
+    Under a `tf.distribute` strategy, all replicas share one moving average, the mean over the replicas. In Keras's
+    layer each replica keeps its own, and only the first replica's is evaluated and saved.
 
     A saved model names Keras's class, so it opens without this package.
     """
@@ -92,7 +92,7 @@ class BatchNormalization(keras.layers.BatchNormalization):
 
 @saved_as("keras.initializers.RandomNormal")
 class RandomNormal(keras.initializers.RandomNormal):
-    """Keras's initializer, a third of its time on a CPU: draws among 65,536 quantiles of the distribution."""
+    """Keras's initializer in a third of the time on a CPU: it draws from 65,536 quantiles of the distribution."""
 
     def __call__(self, shape: tuple[int, ...], dtype: str | None = None) -> Any:
         generated = isinstance(self.seed, keras.random.SeedGenerator)
@@ -114,7 +114,7 @@ def _normal_quantiles() -> np.ndarray:
 
 @contextlib.contextmanager
 def _averaged_over_replicas() -> Iterator[None]:
-    """Lets replicas hold the mean of what each of them assigns to the variables made here that are not trained."""
+    """Makes replicas share the mean of what they assign to untrained variables that are created in this context."""
     if keras.backend.backend() != "tensorflow":
         yield
         return

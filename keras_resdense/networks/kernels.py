@@ -7,12 +7,12 @@ import math
 import tensorflow as tf
 
 Tensor = tf.Tensor
-#: Channels that vector instructions take at once; oneDNN is up to seven times as slow for other numbers of them.
+#: Channels that a vector instruction processes. oneDNN is up to seven times slower if they don't divide the channels.
 _LANES = 16
 
 
 def scale_and_shift(x: Tensor, scale: Tensor, offset: Tensor, mean: Tensor, variance: Tensor, epsilon: float) -> Tensor:
-    """Returns `scale * (x - mean) / sqrt(variance + epsilon) + offset`, of channels, in one pass over x."""
+    """Returns `scale * (x - mean) / sqrt(variance + epsilon) + offset` for each channel, in one pass over x."""
     wide, *vectors = widened(x, scale, offset, mean, variance)
     scale, offset, mean, variance = vectors
     outputs = tf.raw_ops.FusedBatchNormV3(
@@ -42,12 +42,12 @@ def batch_normalise(x: Tensor, scale: Tensor, offset: Tensor, epsilon: float) ->
 
 
 def pixels(x: Tensor) -> Tensor:
-    """Returns how many pixels all images of a batch have, as a float."""
+    """Returns the number of pixels in a batch, as a float."""
     return tf.cast(tf.size(x, out_type=tf.int64) // x.shape[-1], tf.float32)
 
 
 def widened(x: Tensor, *vectors: Tensor) -> tuple[Tensor, ...]:
-    """Takes neighbouring pixels for more channels, as many as suit the kernels, where the image has room for it."""
+    """Reshapes neighbouring pixels into channels until these are a multiple of 16, if the image's size allows it."""
     _, height, width, channels = x.shape
     repeats = _LANES // math.gcd(channels, _LANES)
     if repeats == 1 or not height or not width or height * width % repeats:
@@ -56,5 +56,5 @@ def widened(x: Tensor, *vectors: Tensor) -> tuple[Tensor, ...]:
 
 
 def shaped(wide: Tensor, x: Tensor) -> Tensor:
-    """Undoes `widened` for a tensor of the shape of x."""
+    """Undoes `widened`: returns a tensor of the shape of x."""
     return wide if wide.shape[-1] == x.shape[-1] else tf.reshape(wide, [-1, *x.shape[1:]])

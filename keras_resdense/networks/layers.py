@@ -1,20 +1,19 @@
-"""The ground floor: what residual and dense networks are both made of.
+"""Building blocks that residual and dense networks share.
 
-Everything here takes Keras tensors of shape `(batch, height, width, channels)` and adds layers of
-plain Keras, so a saved `.keras` file opens wherever Keras is.
+Every function takes Keras tensors of shape `(batch, height, width, channels)` and adds layers of
+plain Keras, so a saved `.keras` file opens wherever Keras is installed.
 
 Choices on which model zoos disagree, and ours:
 
 * Padding is explicit and symmetric, as in the papers' released code and in torchvision; TensorFlow's
   "same" pads a strided 3×3 convolution on one side only. Max pooling pads with −∞ (torch's rule).
-* Convolutions carry no bias: the batch norm beside them has one (1512.03385, section 3.4).
+* Convolutions have no bias, because the batch norm beside them has one (1512.03385, section 3.4).
 * Convolution kernels start as He normal over the fan-out, `std = sqrt(2 / (k·k·filters))`: the rule of
   1502.01852, section 2.2, in the form of the code released for all three papers. The classifier
   starts as Glorot uniform with zero bias, Keras's default.
 * Batch norm decays its moving statistics by 0.9 a step (Keras's convention; 0.1 in PyTorch's) with
   epsilon 1e-5, as the papers' code does.
-* Weight decay λ adds λ·w to the gradient of convolution and dense kernels, and of nothing else:
-  Keras's `L2(λ / 2)`.
+* Weight decay λ adds λ·w to the gradients of convolution and dense kernels only: Keras's `L2(λ / 2)`.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ Tensor = keras.KerasTensor
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Style:
-    """What every layer of a network shares.
+    """Choices that all layers of a network share.
 
     Attributes:
         batch_norm_momentum: Share of the old moving statistics kept at each step.
@@ -70,8 +69,8 @@ class Convolution:
         kernel_size: Side of its square kernel.
         stride: Step of the kernel, in pixels.
         dilation: Distance between the kernel's taps, in pixels.
-        groups: Groups of channels convolved apart (1611.05431).
-        bias: Whether it adds a bias, which only keras.applications' dialects do.
+        groups: Groups of channels that are convolved separately (1611.05431).
+        bias: Whether it adds a bias, which only the rows that follow keras.applications do.
     """
 
     filters: int
@@ -125,7 +124,7 @@ def convolve(
 
 
 def batch_norm(x: Tensor, style: Style, name: str, zero_init: bool = False) -> Tensor:
-    """Adds a batch norm over the channels; its scale γ starts at zero where `zero_init`."""
+    """Adds a batch norm over the channels; with `zero_init` its scale γ starts at zero."""
     return style.batch_norm_layer(
         momentum=style.batch_norm_momentum,
         epsilon=style.batch_norm_epsilon,
@@ -142,15 +141,15 @@ def relu(x: Tensor, style: Style, name: str) -> Tensor:
 def max_pool(x: Tensor, name: str) -> Tensor:
     """Adds the stems' 3×3 max pooling of stride 2, padded by one pixel of −∞ on every side.
 
-    Pooling at stride 1 and keeping every second pixel is that very pooling, for any size of input,
-    and needs no padding layer.
+    Pooling at stride 1 and keeping every second pixel gives the same result for any size of input,
+    without a padding layer.
     """
     x = keras.layers.MaxPooling2D(3, strides=1, padding="same", name=f"{name}_window")(x)
     return subsample(x, 2, name)
 
 
 def max_pool_zero_padded(x: Tensor, name: str) -> Tensor:
-    """Adds the same pooling padded by zeros: the dialect of keras.applications."""
+    """Adds the same pooling padded with zeros, as keras.applications does."""
     x = keras.layers.ZeroPadding2D(1, name=f"{name}_pad")(x)
     return keras.layers.MaxPooling2D(3, strides=2, name=name)(x)
 
@@ -162,7 +161,7 @@ def subsample(x: Tensor, stride: int, name: str) -> Tensor:
 
 def pad_channels(x: Tensor, filters: int, name: str) -> Tensor:
     """Appends channels of zeros until there are `filters` of them."""
-    # A layer told that channels come first pads the last two axes, so that the channels are among them.
+    # With data_format="channels_first" the layer pads the last two axes, one of which is the channels here.
     missing = filters - x.shape[-1]
     return keras.layers.ZeroPadding2D(((0, 0), (0, missing)), data_format="channels_first", name=name)(x)
 
@@ -188,14 +187,14 @@ def squeeze_excite(x: Tensor, style: Style, name: str) -> Tensor:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Stem:
-    """What stands before the first stage, and the images it was made for.
+    """The layers before the first stage, and the images they were designed for.
 
     Attributes:
         convolutions: Share of the stem's filters, kernel size and stride of each convolution.
-        pool: Adds the pooling of stride 2; None where there is none.
+        pool: Adds the pooling of stride 2; None for no pooling.
         bias: Whether its convolutions add a bias.
         image_size: Side of the images the papers trained on, in pixels.
-        smallest_size: Least side of an input, in pixels.
+        smallest_size: Smallest allowed side of an input, in pixels.
         classes: Classes of the data set the papers trained on.
     """
 
@@ -214,7 +213,7 @@ class Stem:
 
 #: 1512.03385, table 1: conv1 and the pooling that opens conv2_x.
 IMAGENET_STEM = Stem(convolutions=((1, 7, 2),))
-#: 1812.01187, figure 2 (C): a half, a half and all of the filters, as in fb.resnet.torch's and timm's "D".
+#: 1812.01187, figure 2 (C), with half, half and all of the filters, as in fb.resnet.torch's and timm's "D".
 DEEP_STEM = Stem(convolutions=((0.5, 3, 2), (0.5, 3, 1), (1, 3, 1)))
 #: 1512.03385, section 4.2.
 CIFAR_STEM = Stem(convolutions=((1, 3, 1),), pool=None, image_size=32, smallest_size=8, classes=10)
@@ -225,8 +224,8 @@ def add_stem(x: Tensor, stem: Stem, filters: int, style: Style, after: tuple[str
 
     Args:
         x: Images `(batch, height, width, channels)`.
-        stem: The stem.
-        filters: Channels it makes.
+        stem: Which stem.
+        filters: Channels of its output.
         style: Shared choices.
         after: Steps after its last convolution, as `apply_steps` takes them.
         name: Start of the names of its layers.
@@ -266,14 +265,14 @@ def apply_steps(
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Network(Style):
-    """What every row of the zoo has; a family adds its own fields and its `body`.
+    """The fields of every row of the zoo. A family adds its own fields and its `body`.
 
     Attributes:
         depths: Blocks (ResNet) or layers (DenseNet) of each stage.
-        stem: What stands before the first stage.
-        head_dropout: Share of the pooled features dropped in training before the classifier.
-        output_stride: Pixels of the image per pixel of the last feature map; stages that would go
-            beyond it keep their size and dilate their 3×3 convolutions. None: as published.
+        stem: Layers before the first stage.
+        head_dropout: Share of the pooled features that training drops before the classifier.
+        output_stride: Pixels of the image per pixel of the last feature map. Stages that would exceed it
+            keep their size and dilate their 3×3 convolutions. None for the published stride.
     """
 
     depths: tuple[int, ...]
@@ -290,7 +289,7 @@ class Network(Style):
         require(self, "output_stride", self.output_stride in (None, *strides), f"None or one of {strides}")
 
     def stage_steps(self) -> list[tuple[int, int, int]]:
-        """Of each stage: its stride, its dilation, and the dilation of the stage before it."""
+        """Returns each stage's stride, its dilation, and the dilation of the stage before it."""
         steps = [(1, 1, 1)]
         reached, dilation = self.stem.stride, 1
         for _ in self.depths[1:]:
@@ -322,7 +321,7 @@ def add_head(x: Tensor, classes: int, activation: str | Callable | None, row: Ne
         x: Feature map `(batch, height, width, channels)`.
         classes: Outputs.
         activation: Activation of the outputs, as `keras.activations.get` takes it.
-        row: Row whose style it follows.
+        row: Row of the zoo, for its style.
         prefix: Put before the names of the layers.
 
     Returns:

@@ -1,4 +1,4 @@
-"""The model that builders return, Keras's own but for how `predict` reads arrays, and how it is opened again."""
+"""The model that builders return, and how a saved one is opened."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ from keras_resdense.data.tfdata import prefetch
 from keras_resdense.files import check_target, staged
 from keras_resdense.networks.drop_ins import DROP_INS, saved_as
 
-#: Images of a batch where none is named: Keras's.
+#: Keras's default size of a batch.
 BATCH = 32
 
 
 @saved_as("keras.src.models.functional.Functional")
 class Model(keras.Model):
-    """Keras's functional model, whose `predict` loses no time between arrays and network.
+    """Keras's functional model with a faster `predict` for arrays, and with an image contract.
 
-    Keras makes a data set of an array, and has TensorFlow look for its numbers of threads. To end such a data set can
-    take longer than the network takes for some images, see `prefetch`.
+    Keras turns an array into a data set whose threads TensorFlow tunes. Closing such a data set can take longer than
+    predicting a few images, see `prefetch`; this class makes one without tuning.
 
     A saved model names Keras's class, so it opens without this package.
 
     Attributes:
-        image_contract: How an image becomes the model's input; None where that is not known. `save` writes it, and
-            the names of the classes, into a `.keras`, which plain Keras opens all the same.
-        class_names: Names of the classes in the order of their numbers; None where they are not known.
-        weights_origin: Of the file of weights that it was built with: name, SHA-256 and, from the Hugging Face hub,
-            repository and revision.
+        image_contract: How an image becomes the model's input; None if unknown. `save` writes it and the class names
+            into a `.keras` file, which plain Keras still opens.
+        class_names: Names of the classes in the order of their indices; None if unknown.
+        weights_origin: Where its weights came from: the file's name and SHA-256 and, if it is from the Hugging Face
+            hub, its repository and revision.
     """
 
     image_contract: ImageContract | None = None
@@ -72,20 +72,20 @@ class Model(keras.Model):
 def load_model(
     path: str | Path, *, compile: bool = True, custom_objects: Mapping[str, Any] | None = None
 ) -> keras.Model:
-    """Opens a `.keras` file with this package's layers, its image contract and the names of its classes.
+    """Opens a `.keras` file with this package's layers, its image contract and its class names.
 
-    `keras.saving.load_model` opens the same files with Keras's own layers. These compute the same numbers, but without
-    fused batch norms, without one average of statistics for all replicas of a `tf.distribute` strategy, and without
-    the recomputation of `memory_efficient` dense networks. A file that was opened and saved again by Keras alone
-    stays with its layers.
+    `keras.saving.load_model` opens the same files with Keras's own layers. They compute the same numbers, but without
+    fused batch norms, without moving averages that replicas of a `tf.distribute` strategy share, and without the
+    recomputation of `memory_efficient` dense networks. If such a model is saved again without this package, the new
+    file keeps Keras's layers.
 
     Args:
         path: File written by `model.save`.
-        compile: Whether to compile it as it was, and give its optimizer back its state.
-        custom_objects: Classes and functions by the names that the file has for them, besides this package's.
+        compile: Whether to compile the model as it was saved and restore the optimizer's state.
+        custom_objects: Further classes and functions, by the names that the file uses.
 
     Raises:
-        ValueError: If there is no such file, or it is damaged or holds code.
+        ValueError: If the file does not exist, is damaged or contains code.
     """
     with keras.saving.custom_object_scope(DROP_INS):
         model = keras.saving.load_model(path, custom_objects=custom_objects, compile=compile)
@@ -100,7 +100,7 @@ def _unpickle(file: io.BytesIO) -> keras.Model:
 
 
 def _is_images(x: Any) -> bool:
-    """Says whether these are arrays `(batch, height, width, channels)` for TensorFlow."""
+    """Returns whether x is an array `(batch, height, width, channels)` for TensorFlow."""
     if keras.backend.backend() != "tensorflow":
         return False
     import tensorflow as tf

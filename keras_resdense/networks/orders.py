@@ -16,7 +16,7 @@ class Order:
 
     Attributes:
         before: Steps before each convolution.
-        between: Steps after each convolution but the last.
+        between: Steps after each convolution except the last.
         last: Steps after the last convolution.
         merged: Steps after the addition.
         stem: Steps after the stem's convolution.
@@ -29,7 +29,7 @@ class Order:
     stem: tuple[str, ...] = ("bn", "relu")
 
 
-#: 1603.05027, figure 4 (a) to (e). Those that start with an activation end the network with one, too.
+#: 1603.05027, figure 4 (a) to (e). An order that starts with an activation also ends the network with one.
 ORDERS: dict[OrderName, Order] = {
     "original": Order(between=("bn", "relu"), last=("bn",), merged=("relu",)),
     "bn_after_addition": Order(between=("bn", "relu"), merged=("bn", "relu")),

@@ -1,17 +1,17 @@
 """Deep Residual Learning for Image Recognition (He et al. 2015, arXiv 1512.03385), and its family.
 
-A block computes `y = F(x) + shortcut(x)`. `F` is a list of convolutions; where batch norm and ReLU
-stand is a row of `ORDERS`, the five units of 2016 (1603.05027, figure 4); the shortcut is the
-identity or a projection. A network is a row of `RESNETS`.
+A block computes `y = F(x) + shortcut(x)`. `F` is a list of convolutions. A row of `ORDERS`, the five
+units of 2016 (1603.05027, figure 4), places batch norm and ReLU. The shortcut is the identity or a
+projection. A network is a row of `RESNETS`.
 
 Choices on which zoos disagree:
 
 * Stride of a bottleneck: in its 3×3 ("v1.5": torchvision, timm, and here every row without a suffix),
   or in its first 1×1 (the paper, keras.applications, and here the V1 rows).
-* Shortcuts (section 3.3): A pads with channels of zeros, B projects where channels grow, C projects
-  always. ImageNet rows are B as published, CIFAR rows A. None makes the paper's plain networks.
+* Shortcuts (section 3.3): A pads with channels of zeros, B projects where channels grow, C always
+  projects. As published, ImageNet rows use B and CIFAR rows A. None makes the paper's plain networks.
 * D rows pool the shortcut before its projection instead of striding it (1812.01187, figure 2 (B)).
-* V1 rows take keras.applications' epsilon 1.001e-5 and momentum 0.99.
+* V1 rows use keras.applications' epsilon 1.001e-5 and momentum 0.99.
 
 Stages are numbered as in table 1, from conv2_x: `stage2_block1_conv1`. The side of the feature maps
 for a 224-pixel image is 112 after the stem's convolution, then 56, 28, 14, 7; for a 32-pixel
@@ -43,20 +43,20 @@ _FIRST_FILTERS = 64
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ResidualStyle(Style):
-    """What all blocks of a residual network share.
+    """Choices that all blocks of a residual network share.
 
     Attributes:
         order: Key of `ORDERS`.
         shortcut: "A", "B" or "C" (1512.03385, section 3.3), or None for a plain network.
         pooled_shortcut: Whether a projection averages 2×2 pixels instead of striding over them.
         strided_convolution: "3x3" or "1x1": which convolution of a bottleneck takes the stride.
-        base_width: Channels of a group's 3×3 where the stage has 64 filters, as the first has (torchvision's meaning).
+        base_width: Channels of a group's 3×3 in a stage of 64 filters, such as the first (torchvision's meaning).
         groups: Groups of the 3×3 convolutions (ResNeXt's cardinality, 1611.05431).
-        squeeze_excite: Whether a gate closes every block (1709.01507).
+        squeeze_excite: Whether every block ends with a squeeze-and-excitation gate (1709.01507).
         zero_init_last_gamma: Whether the last batch norm of every block starts at γ = 0 (1706.02677,
             section 5.1).
-        activated_identity: Whether an identity shortcut, too, reads the pre-activated tensor;
-            projections always do.
+        activated_identity: Whether identity shortcuts also read the pre-activated tensor, as projections
+            always do.
         bias: Whether projections and last convolutions add a bias, as in keras.applications' V2.
     """
 
@@ -133,7 +133,7 @@ def bottleneck_block(
 
     Args:
         x: Keras tensor `(batch, height, width, channels)`.
-        filters: Channels of the narrow convolutions; the block makes four times as many.
+        filters: Channels of the narrow convolutions; the block's output has four times as many.
         stride: Stride of the convolution that `style.strided_convolution` names, in pixels.
         dilations: Dilation of the 3×3 convolution, and that of its stage.
         drop_path: Probability of dropping the residual branch in training.
@@ -153,7 +153,7 @@ def bottleneck_block(
     return residual_unit(x, convolutions, dilation=dilations[1], drop_path=drop_path, style=style, name=name)
 
 
-#: Channels that a block makes, in multiples of its filters (figure 5).
+#: Channels of a block's output, in multiples of its filters (figure 5).
 EXPANSIONS: dict[Block, int] = {basic_block: 1, bottleneck_block: 4}
 
 
@@ -173,7 +173,7 @@ def identity_block(
         Keras tensor of the shape of `x`.
 
     Raises:
-        ValueError: If the block does not make as many channels as `x` has.
+        ValueError: If the block's output has other channels than `x`.
     """
     made = EXPANSIONS.get(block, 1) * filters
     if x.shape[-1] != made:
@@ -223,7 +223,7 @@ def residual_unit(
     Args:
         x: Keras tensor `(batch, height, width, channels)`.
         convolutions: The residual branch; the product of their strides is the unit's.
-        dilation: Dilation of its stage; a pooled shortcut averages at stride 1 where it is above 1, as timm's.
+        dilation: Dilation of its stage. If it is above 1, a pooled shortcut averages at stride 1, as in timm.
         drop_path: Probability of dropping the residual branch in training.
         style: Shared choices.
         name: Start of the names of the layers; the last is `{name}_out`.
@@ -287,14 +287,14 @@ class ResNet(ResidualStyle, Network):
     Attributes:
         block: `basic_block` or `bottleneck_block`.
         filters: Filters of the blocks of each stage. The stem has as many as the first stage.
-        strided_block: "first" or "last": which block of a stage halves the feature map; the last of a
-            stage does it ahead of the next stage, as in keras.applications' V2.
+        strided_block: Which block of a stage halves the feature map: "first", or "last" to do it before the
+            next stage, as keras.applications' V2 does.
         drop_path: Probability of dropping the last block's branch; it grows linearly from 0 at the
             first block (1603.09382, section 3).
-        activated_first_identity: Whether the first activation stands before the first split
-            (1603.05027, appendix), not behind it as in timm.
-        nested_stages: Whether each stage is a model in the model. Keras walks a model's layers by recursion,
-            which Python ends at a depth of 1,000.
+        activated_first_identity: Whether the first activation comes before the first split (1603.05027,
+            appendix) and not after it, as in timm.
+        nested_stages: Whether each stage is a model of its own inside the model. Keras visits layers by
+            recursion, which Python limits to a depth of 1,000.
     """
 
     block: Block = basic_block
@@ -335,7 +335,7 @@ class ResNet(ResidualStyle, Network):
         return x
 
     def _block_steps(self, stage: int) -> list[tuple[int, tuple[int, int]]]:
-        """Of each block of a stage: its stride and dilations."""
+        """Returns the stride and the dilations of each block of a stage."""
         steps = [*self.stage_steps(), (1, 1, 1)]
         stride, dilation, before = steps[stage]
         same = [(1, (dilation, dilation))] * (self.depths[stage] - 1)

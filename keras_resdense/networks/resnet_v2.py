@@ -1,17 +1,17 @@
 """Identity Mappings in Deep Residual Networks (He et al. 2016, arXiv 1603.05027).
 
-The networks of `keras_resdense.networks.resnet` built from another unit: batch norm and ReLU before each
-convolution, so that nothing stands on the shortcut, and once more after the last addition.
+The networks of `keras_resdense.networks.resnet` with another unit: batch norm and ReLU come before each
+convolution, so the shortcut is free of both, and once more after the last addition.
 
 Choices on which zoos disagree:
 
 * Projections read the pre-activated tensor (paper, timm, keras.applications); identities the raw one.
-  In the CIFAR rows the first activation stands before the first split, as the paper's appendix says.
-* The stem has no batch norm; its pooling pads with −∞ (timm). The stride sits in a stage's first block,
-  in the 3×3 (paper's code, timm).
-* The `_keras` rows speak keras.applications' dialect: the stride in a stage's last block, whose
-  identity shortcut is subsampled; zero padding under the pooling; biases on the stem, projections and
-  last convolutions; epsilon 1.001e-5 and momentum 0.99.
+  In the CIFAR rows the first activation comes before the first split, as the paper's appendix says.
+* The stem has no batch norm; its pooling pads with −∞ (timm). The stride is in the 3×3 of a stage's first
+  block (paper's code, timm).
+* The `_keras` rows follow keras.applications: the stride is in a stage's last block, whose identity
+  shortcut is subsampled; the pooling pads with zeros; the stem, projections and last convolutions have
+  biases; epsilon is 1.001e-5 and momentum 0.99.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def preactivation_unit(
         filters: Filters of the block.
         stride: Stride of the unit, in pixels.
         block: `basic_block` or `bottleneck_block`.
-        style: Shared choices, whose order is replaced.
+        style: Shared choices; `order` is replaced by "full_preactivation".
         name: Start of the names of the layers; the last is `{name}_out`.
 
     Returns:

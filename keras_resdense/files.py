@@ -104,3 +104,31 @@ def sha256(path: Path) -> str:
         while block := file.read(2**20):
             digest.update(block)
     return digest.hexdigest()
+
+
+def write_digest(path: Path) -> None:
+    """Writes a file's SHA-256 beside it, as `sha256sum --check` reads it."""
+    with replacing(_digest_file(path)) as temporary:
+        temporary.write_text(f"{sha256(path)}  {path.name}\n", encoding="utf-8")
+
+
+def remove_digest(path: Path) -> None:
+    """Removes the SHA-256 beside a file, before that is written anew."""
+    _digest_file(path).unlink(missing_ok=True)
+
+
+def check_digest(path: Path) -> None:
+    """Raises a ValueError if a file does not have the SHA-256 that is written beside it, if there is one."""
+    try:
+        expected = _digest_file(path).read_text(encoding="utf-8").split()[0]
+    except (OSError, UnicodeDecodeError, IndexError):
+        return
+    if sha256(path) != expected:
+        raise ValueError(
+            f"{path} is damaged, or was replaced: its SHA-256 is not that in {_digest_file(path).name}. "
+            "Remove that file if the replacement is meant."
+        )
+
+
+def _digest_file(path: Path) -> Path:
+    return path.with_name(f"{path.name}.sha256")

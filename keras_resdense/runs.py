@@ -32,6 +32,7 @@ from keras_resdense.training.card import write_card
 from keras_resdense.training.evaluation import evaluate as measure
 from keras_resdense.training.recipes import RECIPE_FILE, Recipe, Settings
 from keras_resdense.training.report import RESULTS_FILE
+from keras_resdense.training.run_folder import split_of
 
 
 def transform(source: ImageContract | WeightSet | keras.Model | str | Path) -> Transform:
@@ -159,7 +160,10 @@ def evaluate(
     if data is None and recipe is None:
         raise ValueError(f"{path} is no part of a run that names its data: say --data.")
     name = data or recipe.data
-    loaded = load_data(name, data_dir or settings.data_dir or None, on_bad_image or settings.on_bad_image)
+    own = recipe is not None and Path(name).resolve() == Path(recipe.data).resolve()
+    # What the run was trained on is not taken for held out, even where images have come since.
+    split = split_of(path.parent) if own else None
+    loaded = load_data(name, data_dir or settings.data_dir or None, on_bad_image or settings.on_bad_image, split)
     classes = len(loaded.class_names)
     try:
         measured = measure(run, loaded.test, _contract_of(run, path), classes)
@@ -271,7 +275,7 @@ def export_run(
     model = load_keras(run)
     recipe, settings = recipes.read(run / RECIPE_FILE)
     data_dir = chosen.data_dir or settings.data_dir or None
-    data = load_data(recipe.data, data_dir, settings.on_bad_image)
+    data = load_data(recipe.data, data_dir, settings.on_bad_image, split_of(run))
     _, height, width, channels = model.input_shape
     if model.image_contract is None:
         plan = Plan(recipe=recipe, size=(height, width), classes=len(data.class_names))

@@ -61,13 +61,32 @@ for what, call in {
 print(json.dumps([found, refused]))
 """
 NAMES = ("resnet20", "resnet50v2", "densenet")
+#: One step of the whole ResNet-50 V2: its probabilities before and after, as JSON.
+STEP = """
+import json, pathlib, sys
+import keras, numpy as np
+keras.config.set_floatx(sys.argv[2])
+import keras_resdense
+
+random = np.random.default_rng(0)
+images, labels = random.normal(size=(8, 64, 64, 3)), random.integers(0, 10, 8)
+model = keras_resdense.ResNet50V2(input_shape=(64, 64, 3), classes=10)
+file = pathlib.Path(sys.argv[1], "weights.npz")
+if not file.exists():
+    np.savez(file, *model.get_weights())
+with np.load(file) as arrays:
+    model.set_weights([arrays[name] for name in arrays.files])
+before = model.predict(images, verbose=0)
+model.compile(keras.optimizers.SGD(0.01), "sparse_categorical_crossentropy")
+model.fit(images, labels, batch_size=8, verbose=0, shuffle=False)
+print(json.dumps([before.tolist(), model.predict(images, verbose=0).tolist()]))
+"""
 
 
-def work(backend, folder):
+def work(backend, *arguments, code=WORK):
     environment = os.environ | {"KERAS_BACKEND": backend, "KERAS_TORCH_DEVICE": "cpu"}
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", WORK, str(folder)], env=environment, capture_output=True, text=True
-    )
+    command = [sys.executable, "-W", "ignore", "-c", code, *map(str, arguments)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])
 
@@ -89,3 +108,15 @@ def test_a_backend_computes_what_tensorflow_does_and_refuses_the_rest(backend, o
     assert list(refused) == ["export", "grad_cam", "gradient_norms", "train", "strategy"]
     for what, message in refused.items():
         assert message.startswith(f"{what} needs TensorFlow, but Keras runs on {backend}. Save the model as .keras")
+
+
+def test_what_differs_after_a_step_is_rounding(tmp_path):
+    """It grows 10,000 times in this step, on one backend in another precision as from one backend to the other."""
+    single = np.array(work("tensorflow", tmp_path, "float32", code=STEP))
+    double = np.array(work("tensorflow", tmp_path, "float64", code=STEP))
+    before, after = np.abs(single - double).max((1, 2))
+    assert before < 1e-5 and after > 1000 * before
+    for backend in ("jax", "torch"):
+        other = np.array(work(backend, tmp_path, "float32", code=STEP))
+        differences = np.abs(other - double).max((1, 2))
+        assert differences[0] < 1e-5 and differences[1] < 2 * after, backend

@@ -179,32 +179,40 @@ def run_hub(endpoint, home):
     return subprocess.run([sys.executable, "-c", HUB], env=environment, capture_output=True, text=True, timeout=120)
 
 
-def test_the_hub_through_a_mirror_then_its_cache_then_without_either(server, tmp_path):
+@pytest.fixture
+def hub(server, tmp_path):
+    """Our server as a mirror of the hub that has one set of weights: its address, and what loading them prints."""
     tensors = {name: rule.array(name, tuple(shape)) for name, shape in TORCH["resnet18"]["tensors"]}
     save_file(tensors, tmp_path / "model.safetensors")
     content = (tmp_path / "model.safetensors").read_bytes()
     Server.files["/timm/resnet18.tv_in1k/resolve/main/model.safetensors"] = content
-    endpoint = f"http://127.0.0.1:{server.server_port}"
     origin = {"file": "model.safetensors", "sha256": hashlib.sha256(content).hexdigest()}
     origin |= {"repository": "timm/resnet18.tv_in1k", "revision": "0" * 40}
     expected = [pytest.approx(float(rule.array("fc.bias", (1000,))[0])), origin]
+    return f"http://127.0.0.1:{server.server_port}", expected
 
-    downloaded = run_hub(endpoint, tmp_path / "home")
-    assert downloaded.returncode == 0, downloaded.stderr
-    assert json.loads(downloaded.stdout.splitlines()[-1]) == expected
 
-    nowhere = "http://127.0.0.1:9"
-    cached = run_hub(nowhere, tmp_path / "home")
-    assert cached.returncode == 0, cached.stderr
-    assert json.loads(cached.stdout.splitlines()[-1]) == expected
+NOWHERE = "http://127.0.0.1:9"
 
-    failed = run_hub(nowhere, tmp_path / "empty")
+
+def test_the_hub_through_a_mirror_then_its_cache(hub, tmp_path):
+    endpoint, expected = hub
+    for address in (endpoint, NOWHERE):
+        done = run_hub(address, tmp_path / "home")
+        assert done.returncode == 0, done.stderr
+        assert json.loads(done.stdout.splitlines()[-1]) == expected
+
+
+@pytest.mark.sweep
+def test_without_the_hub_and_its_cache_the_error_says_what_to_do(hub, tmp_path):
+    """The hub's client tries for half a minute."""
+    failed = run_hub(NOWHERE, tmp_path / "empty")
     assert failed.returncode == 1
-    assert f"OSError: {nowhere}/timm/resnet18.tv_in1k/resolve/main/model.safetensors could not be had" in failed.stderr
+    assert f"OSError: {NOWHERE}/timm/resnet18.tv_in1k/resolve/main/model.safetensors could not be had" in failed.stderr
     assert "pass its path as weights=, or name a mirror in HF_ENDPOINT" in failed.stderr
 
     Server.stall.add("/timm/resnet18.tv_in1k/resolve/main/model.safetensors")
-    stalled = run_hub(endpoint, tmp_path / "stalled")
+    stalled = run_hub(hub[0], tmp_path / "stalled")
     assert stalled.returncode == 1 and "model.safetensors could not be had" in stalled.stderr
 
 

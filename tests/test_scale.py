@@ -196,8 +196,12 @@ def test_a_lost_worker_is_named(monkeypatch):
     with pytest.raises(tf.errors.UnavailableError), workers.noticing_losses():
         raise lost
     monkeypatch.setenv("TF_CONFIG", task({"worker": [address, address]}, 0)["TF_CONFIG"])
-    with pytest.raises(workers.WorkerLost, match=f"worker 1 at {address} is lost"), workers.noticing_losses():
-        raise lost
+    back = tf.errors.FailedPreconditionError(None, None, "Collective ops is aborted by: group 1 not found.")
+    for error in (lost, back):
+        with pytest.raises(workers.WorkerLost, match=f"worker 1 at {address} is lost"), workers.noticing_losses():
+            raise error
+    with pytest.raises(tf.errors.FailedPreconditionError, match="mine"), workers.noticing_losses():
+        raise tf.errors.FailedPreconditionError(None, None, "mine")
 
 
 def test_workers_that_see_different_checkpoints_stop(tmp_path, monkeypatch):

@@ -9,13 +9,17 @@ import shutil
 import signal
 import time
 
+import h5py
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from PIL import Image
 
+from keras_resdense import create_model, export, runs
 from keras_resdense.__main__ import main
-from keras_resdense.files import WRITING
+from keras_resdense.data.sources import load_data
+from keras_resdense.files import WRITING, sha256
 from keras_resdense.training import checkpoints, train
 from keras_resdense.training.agreement import DATA_FILE
 from keras_resdense.training.recipes import Settings
@@ -161,6 +165,37 @@ def test_data_that_changed_stop_a_run_that_goes_on(tmp_path, monkeypatch):
     killed(monkeypatch, 1, **options)
 
 
+def test_a_run_goes_on_with_the_split_that_it_began_with(tmp_path, monkeypatch):
+    """And is bit-identical to one whose images never changed; afterwards, too, it is evaluated on the old ones."""
+    photos, random = tmp_path / "photos", np.random.default_rng(0)
+    for number in range(60):
+        path = photos / ("cat", "dög")[number % 2] / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(random.integers(0, 255, (8, 8, 3), "uint8")).save(path)
+    monkeypatch.setattr(train, "load_data", load_data)
+    recipe = dataclasses.replace(RECIPE, data=str(photos), batch_size=12, image_size=8)
+    options = {"recipe": recipe, "folder": str(tmp_path)}
+    whole = train.train(**options, name="whole")
+    killed(monkeypatch, 6, **options, name="run")
+    for number in range(20):
+        shutil.copy(photos / "cat" / f"{2 * number}.png", photos / "cat" / f"new{number}.png")
+
+    with pytest.raises(ValueError, match="(?s)have changed since .*--on-changed-data old_split"):
+        train.train(**options, name="run")
+    (photos / "cat" / "0.png").rename(tmp_path / "0.png")
+    with pytest.raises(ValueError, match=r"(?s)1 images of the split in .*0.png: No such file.*Put them back"):
+        train.train(**options, name="run", settings=Settings(on_changed_data="old_split"))
+    (tmp_path / "0.png").rename(photos / "cat" / "0.png")
+
+    run = train.train(**options, name="run", settings=Settings(on_changed_data="old_split"))
+    assert outcome(run.folder)[1] == outcome(whole.folder)[1]
+    for name, expected in outcome(whole.folder)[0].items():
+        np.testing.assert_array_equal(outcome(run.folder)[0][name], expected)
+    export(run.model, run.folder / "model.keras", "keras")
+    measured = runs.evaluate(run.folder, str(photos))
+    assert measured["images"] == 12 and measured["accuracy"] == pytest.approx(run.accuracy)
+
+
 def test_damaged_newest_checkpoint_falls_back(tmp_path, monkeypatch):
     killed(monkeypatch, 12, recipe=RECIPE, folder=str(tmp_path), name="run")
     before, newest = sorted((tmp_path / "run" / "checkpoints").iterdir())
@@ -237,7 +272,21 @@ def test_weights_are_not_begun_without_room(tmp_path):
     before = path.read_bytes()
     with file_size_limit(len(before)), pytest.raises(OSError, match="model.weights.h5 cannot be written"):
         checkpoints.save_weights(path, model)
-    assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
+    assert path.read_bytes() == before and sorted(tmp_path.iterdir()) == [path, tmp_path / f"{path.name}.sha256"]
+
+
+def test_weights_whose_bits_flipped_are_refused(tmp_path):
+    model = create_model("tiny", input_shape=(8, 8, 1))
+    path = tmp_path / "best.weights.h5"
+    checkpoints.save_weights(path, model)
+    assert (tmp_path / "best.weights.h5.sha256").read_text() == f"{sha256(path)}  best.weights.h5\n"
+    create_model("tiny", input_shape=(8, 8, 1), weights=str(path))
+    with h5py.File(path, "r+") as file:
+        file["layers/conv2d/vars/0"][0, 0, 0, 0] += 1
+    with pytest.raises(ValueError, match=r"best.weights.h5 is damaged, .*Remove that file if the replacement is meant"):
+        create_model("tiny", input_shape=(8, 8, 1), weights=str(path))
+    (tmp_path / "best.weights.h5.sha256").unlink()
+    create_model("tiny", input_shape=(8, 8, 1), weights=str(path))
 
 
 def test_a_folder_that_cannot_be_made_is_said_before_any_work(tmp_path):

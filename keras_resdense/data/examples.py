@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -72,6 +73,7 @@ class ImageData:
         contents: What it holds and how that is split, each fact under its name, to compare with another time or
             another machine.
         recheck: Says what is wrong with its files by now.
+        write_split: Writes to a file which image is in which part, for `load_data`; None where that cannot change.
     """
 
     name: str
@@ -81,6 +83,7 @@ class ImageData:
     image_shape: tuple[int | None, int | None, int]
     contents: Mapping[str, str] = dataclasses.field(default_factory=dict)
     recheck: Callable[[], list[str]] = list
+    write_split: Callable[[Path], None] | None = None
 
 
 def in_memory(handles: Any, labels: np.ndarray, opened: Callable[[Any], tuple[Any, Any]] | None = None) -> Examples:

@@ -10,7 +10,9 @@ from __future__ import annotations
 import collections
 import dataclasses
 import functools
+import gzip
 import hashlib
+import json
 import os
 import unicodedata
 from collections.abc import Iterator
@@ -22,6 +24,7 @@ from keras_resdense.data.checking import check_images
 from keras_resdense.data.decoding import SUFFIXES, decode_image
 from keras_resdense.data.encoded import open_encoded
 from keras_resdense.data.examples import Examples, ImageData, in_memory, split_stratified
+from keras_resdense.files import replacing
 
 #: Names of the folder of images held out, in the order in which they are looked for.
 TEST_FOLDERS = ("val", "valid", "validation", "test")
@@ -61,9 +64,9 @@ class ImageFolder:
     faults: tuple[str, ...]
 
 
-def load_folder(root: Path, on_bad_image: str = "error") -> ImageData:
-    """Loads a folder of images, see `find_images`."""
-    found = find_images(root, on_bad_image)
+def load_folder(root: Path, on_bad_image: str = "error", split: Path | None = None) -> ImageData:
+    """Loads a folder of images, see `find_images`; with a split of before, the images that it names."""
+    found = _find_again(root, split) if split else find_images(root, on_bad_image)
     used = [*found.train.paths, *found.test.paths]
     sizes = np.concatenate([found.train.sizes, found.test.sizes])
 
@@ -80,6 +83,7 @@ def load_folder(root: Path, on_bad_image: str = "error") -> ImageData:
         image_shape=(None, None, 3),
         contents=_contents(root, found),
         recheck=recheck,
+        write_split=lambda path: _write_split(path, root, found),
     )
 
 
@@ -133,6 +137,40 @@ def find_images(root: Path, on_bad_image: str = "error") -> ImageFolder:
         for part in parts
     )
     return ImageFolder(class_names=names, train=train, test=test, faults=faults)
+
+
+def _write_split(path: Path, root: Path, found: ImageFolder) -> None:
+    parts = {
+        use: [
+            (os.path.relpath(name, root), int(label), int(size))
+            for name, label, size in zip(files.paths, files.labels, files.sizes, strict=True)
+        ]
+        for use, files in (("train", found.train), ("test", found.test))
+    }
+    with replacing(path) as temporary, gzip.open(temporary, "wt", encoding="ascii") as file:
+        json.dump({"class_names": found.class_names} | parts, file)
+
+
+def _find_again(root: Path, split: Path) -> ImageFolder:
+    """Finds the images that a split names.
+
+    Raises:
+        ValueError: If some of them are missing or have changed.
+    """
+    with gzip.open(split, "rt", encoding="ascii") as file:
+        kept = json.load(file)
+    rows = [*kept["train"], *kept["test"]]
+    paths, labels, sizes = [str(root / row[0]) for row in rows], *(np.array([row[n] for row in rows]) for n in (1, 2))
+    checked = check_images(paths, root)
+    faults = dict.fromkeys(np.flatnonzero(checked.sizes != sizes).tolist(), "another size than before") | checked.faults
+    if faults:
+        listed = "\n  ".join(f"{_printable(paths[number])}: {faults[number]}" for number in sorted(faults))
+        raise ValueError(f"{len(faults)} images of the split in {split} have changed:\n  {listed}\nPut them back.")
+    train, test = (
+        Files(paths=paths[part], labels=labels[part], sizes=checked.sizes[part], plain=checked.plain[part])
+        for part in (slice(len(kept["train"])), slice(len(kept["train"]), None))
+    )
+    return ImageFolder(class_names=tuple(kept["class_names"]), train=train, test=test, faults=())
 
 
 def image_files(folder: str | Path) -> list[str]:

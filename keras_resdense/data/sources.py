@@ -34,7 +34,9 @@ SHUFFLE_BLOCK, FILES_AT_ONCE = 4096, 16
 _TFDS_FILE = "dataset_info.json"
 
 
-def load_data(name: str = "digits", data_dir: str | None = None, on_bad_image: str = "error") -> ImageData:
+def load_data(
+    name: str = "digits", data_dir: str | None = None, on_bad_image: str = "error", split: Path | None = None
+) -> ImageData:
     """Loads a data set.
 
     Args:
@@ -44,9 +46,12 @@ def load_data(name: str = "digits", data_dir: str | None = None, on_bad_image: s
         data_dir: Folder where TFDS keeps its data sets; default TFDS's own.
         on_bad_image: Of a folder: "error" to list all files that are no images and stop, "skip" to list
             them and train without them.
+        split: Of a folder: the file of an earlier run that says which images are trained on and which held out. Images
+            that came later are left out. Default a new split.
 
     Raises:
-        ValueError: If the data set is unknown, or a folder holds files that are no images.
+        ValueError: If the data set is unknown, a folder holds files that are no images, or images of an earlier run's
+            split are missing or have changed.
         OSError: If the data set cannot be downloaded.
     """
     if on_bad_image not in ("error", "skip"):
@@ -56,7 +61,7 @@ def load_data(name: str = "digits", data_dir: str | None = None, on_bad_image: s
     if (Path(name) / _TFDS_FILE).is_file():
         return _prepared(Path(name))
     if Path(name).is_dir():
-        return load_folder(Path(name), on_bad_image)
+        return load_folder(Path(name), on_bad_image, split)
     return _tfds(name, data_dir)
 
 

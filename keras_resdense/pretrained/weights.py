@@ -22,14 +22,14 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from keras_resdense.files import sha256
+from keras_resdense.files import check_digest, sha256
 from keras_resdense.graph import placed_layers
 from keras_resdense.pretrained.layouts import KERAS_EPSILON, own_variables, peer_head, peer_names
 from keras_resdense.pretrained.readers import READERS, fault_of
 
 
 def checked_path(weights: str | Path) -> Path:
-    """Returns the path of `"path"` or `"path#sha256=…"`.
+    """Returns the path of `"path"` or `"path#sha256=…"`, whose contents fit the hash given or written beside it.
 
     Args:
         weights: The path of a file, and the SHA-256 that its contents must have, in 64 hexadecimal digits.
@@ -46,6 +46,8 @@ def checked_path(weights: str | Path) -> Path:
         raise FileNotFoundError(f"There is no file {path}.")
     if separator and (found := sha256(path)) != expected.lower():
         raise ValueError(f"{path} has the SHA-256 {found}, not {expected}: it is damaged or another file.")
+    if not separator:
+        check_digest(path)
     return path
 
 

@@ -20,7 +20,7 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from keras_resdense.files import replacing
+from keras_resdense.files import remove_digest, replacing, write_digest
 
 #: Checkpoints kept: the newest, and one to fall back to.
 KEPT = 2
@@ -133,7 +133,7 @@ def newest(folder: Path) -> Position | None:
 
 
 def save_weights(path: Path, model: keras.Model) -> None:
-    """Writes a model's weights as Keras does.
+    """Writes a model's weights as Keras does, and their SHA-256 beside them.
 
     Raises:
         OSError: If they cannot be written. What the file was before, it still is.
@@ -141,6 +141,9 @@ def save_weights(path: Path, model: keras.Model) -> None:
     size = sum(weight.value.dtype.size * math.prod(weight.shape) for weight in model.weights)
     with replacing(path, size + _HDF5_OVERHEAD * len(model.weights)) as temporary:
         model.save_weights(temporary)
+        # From here on, the hash beside the file is that of the one before.
+        remove_digest(path)
+    write_digest(path)
 
 
 def _variables(model: keras.Model) -> list[keras.Variable]:

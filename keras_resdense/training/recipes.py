@@ -323,6 +323,8 @@ class Settings:
         save_every: Steps between checkpoints, besides those after each epoch; 0 for none.
         data_dir: Folder where TFDS keeps its data sets; "" for TFDS's own.
         on_bad_image: "error" or "skip", see `load_data`.
+        on_changed_data: "error" to stop where a folder of images has changed since the run began, "old_split" to go on
+            with the images and the split that it began with.
         same_order: Whether a batch holds the same images for any number of workers. Otherwise each worker reads its
             own part of the files of a large data set, where there are as many files as workers.
     """
@@ -338,12 +340,14 @@ class Settings:
     save_every: int = 0
     data_dir: str = ""
     on_bad_image: str = "error"
+    on_changed_data: str = "error"
     same_order: bool = False
 
     def __post_init__(self) -> None:
         require_kinds(self)
         require_choice(self, "precision", ("float32", "mixed_bfloat16", "mixed_float16"))
         require_choice(self, "on_bad_image", ("error", "skip"))
+        require_choice(self, "on_changed_data", ("error", "old_split"))
         require_choice(self, "strategy", ("auto", "none", "mirrored", "multiworker"))
         require_whole(self, "steps_per_execution")
         require_whole(self, "save_every", "seed", least=0)

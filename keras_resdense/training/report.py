@@ -38,6 +38,7 @@ class Results:
         accuracy: Share of the held-out images classified rightly.
         loss: Mean cross-entropy on them.
         confusion: Held-out images `(classes, classes)`, counted by their class and the predicted one.
+        weights_origin: Of the file of weights that it started from, see `keras_resdense.networks.model.Model`.
     """
 
     recipe: Recipe
@@ -49,6 +50,7 @@ class Results:
     accuracy: float
     loss: float
     confusion: np.ndarray
+    weights_origin: Mapping[str, str] | None = None
 
 
 def write_history(path: Path, history: Sequence[Mapping[str, float]]) -> None:
@@ -65,7 +67,7 @@ def write(folder: Path, results: Results) -> None:
     (folder / "environment.json").write_text(json.dumps(environment(), indent=2) + "\n")
     card.draw_curves(folder / "curves.png", results.history)
     card.draw_confusion(folder / "confusion.png", results.confusion, results.class_names)
-    numbers = {name: getattr(results, name) for name in ("accuracy", "loss", "minutes", "image_shape")}
+    numbers = {name: getattr(results, name) for name in ("accuracy", "loss", "minutes", "image_shape", "weights_origin")}
     numbers["confusion"] = results.confusion.tolist()
     card.write_card(folder, numbers)
     with replacing(folder / RESULTS_FILE) as temporary:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import itertools
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,8 +14,10 @@ from keras_resdense.training import report
 from keras_resdense.training.agreement import DATA_FILE, write_data
 from keras_resdense.training.recipes import RECIPE_FILE, Recipe, Settings, describe, read
 
+#: A run's file that says which image is trained on and which held out.
+SPLIT_FILE = "split.json.gz"
 #: What a run writes before its first checkpoint. A folder that holds no more is as good as a new one.
-BEFORE_TRAINING = frozenset((RECIPE_FILE, DATA_FILE, "tensorboard", "checkpoints"))
+BEFORE_TRAINING = frozenset((RECIPE_FILE, DATA_FILE, SPLIT_FILE, "tensorboard", "checkpoints"))
 
 
 def choose_folder(parent: Path, name: str | None, recipe: Recipe, settings: Settings) -> Path:
@@ -32,7 +35,10 @@ def choose_folder(parent: Path, name: str | None, recipe: Recipe, settings: Sett
         names = itertools.chain([default], (f"{default}_{number}" for number in itertools.count(2)))
         return next(parent / name for name in names if free(parent / name))
     if not free(parent / name):
-        raise ValueError(f"{parent / name} holds another run, or this one complete: choose another name.")
+        folder = parent / name
+        unfinished = (folder / RECIPE_FILE).exists() and not (folder / report.RESULTS_FILE).exists()
+        way = f", or go on with that one (--recipe {folder / RECIPE_FILE})" if unfinished else ""
+        raise ValueError(f"{folder} holds another run, or this one complete: choose another name{way}.")
     return parent / name
 
 
@@ -62,8 +68,15 @@ def claimed(folder: Path) -> Iterator[None]:
 def begin(folder: Path, recipe: Recipe, settings: Settings, data: ImageData) -> None:
     """Writes down which run a folder holds, and on which data."""
     write_data(folder, data)
+    if data.write_split:
+        data.write_split(folder / SPLIT_FILE)
     with replacing(folder / RECIPE_FILE) as temporary:
         temporary.write_text(describe(recipe, settings))
+
+
+def split_of(folder: Path) -> Path | None:
+    """Returns the file of a run that says how its data are split; None where it has none."""
+    return folder / SPLIT_FILE if (folder / SPLIT_FILE).is_file() else None
 
 
 def check_kept(folder: Path) -> None:
@@ -90,4 +103,8 @@ def is_untrained(folder: Path) -> bool:
 def _is_unfinished(folder: Path, recipe: Recipe, settings: Settings) -> bool:
     described = folder / RECIPE_FILE
     complete = (folder / report.RESULTS_FILE).exists()
-    return not complete and described.exists() and read(described) == (recipe, settings)
+    if complete or not described.exists():
+        return False
+    before, how = read(described)
+    # How to go on is not what the run is.
+    return (before, dataclasses.replace(how, on_changed_data=settings.on_changed_data)) == (recipe, settings)

@@ -38,7 +38,7 @@ from keras_resdense.training.evaluation import evaluate
 from keras_resdense.training.optimisation import compile_phase, phases_of
 from keras_resdense.training.recipes import Recipe, Settings
 from keras_resdense.training.run_checkpoint import RunCheckpoint, stopping_on_request
-from keras_resdense.training.run_folder import begin, check_kept, choose_folder, claimed, is_untrained
+from keras_resdense.training.run_folder import begin, check_kept, choose_folder, claimed, is_untrained, split_of
 
 #: Formats that every run is exported to.
 FORMATS = ("keras", "saved_model", "tflite")
@@ -111,12 +111,15 @@ def train(
             target = choose_folder(Path(folder), name, recipe, settings) if chief else Path(folder)
             if chief:
                 held.enter_context(claimed(target))
-            data = data or load_data(recipe.data, settings.data_dir or None, settings.on_bad_image)
+        target = Path(folder) / workers.gather(devices, target.name)[0]
+        with stopping_together(devices):
+            split = split_of(target) if settings.on_changed_data == "old_split" else None
+            if data is None or split:
+                data = load_data(recipe.data, settings.data_dir or None, settings.on_bad_image, split)
             steps = steps_per_epoch(data.train, recipe)
             if chief and not is_untrained(target):
                 check_data(target, data)
         check_workers(devices, recipe, settings, data)
-        target = Path(folder) / workers.gather(devices, target.name)[0]
         held.enter_context(naming_changed_files(data))
 
         # The model.
@@ -153,6 +156,7 @@ def train(
             history=state.position.history,
             minutes=(time.perf_counter() - start) / 60,
             image_shape=final.input_shape[1:],
+            weights_origin=final.weights_origin,
             **dataclasses.asdict(measured),
         )
         images, labels = take_images(data.test, final.image_contract, COMPARED)

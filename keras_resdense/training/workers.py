@@ -116,8 +116,11 @@ def noticing_losses() -> Iterator[None]:
     errors = tf.errors
     try:
         yield
-    except (errors.UnavailableError, errors.AbortedError, errors.CancelledError, errors.DeadlineExceededError) as error:
-        if worker_count() < 2:
+    except errors.OpError as error:
+        kinds = errors.UnavailableError, errors.AbortedError, errors.CancelledError, errors.DeadlineExceededError
+        # A worker that is back already answers, but doesn't know the group that the collective operation is for.
+        is_loss = isinstance(error, kinds) or "Collective ops is aborted" in str(error)
+        if worker_count() < 2 or not is_loss:
             raise
         gone = _silent(_addresses(tf.distribute.cluster_resolver.TFConfigClusterResolver()))
         raise WorkerLost(

@@ -9,6 +9,8 @@ that file in the folder given by `--keep`. Memory is limited, so that a size tak
 import argparse
 import dataclasses
 import functools
+import gzip
+import json
 import random
 import sys
 import tempfile
@@ -22,6 +24,7 @@ import numpy as np
 import keras_resdense
 from keras_resdense import ImageContract
 from keras_resdense.data.decoding import decode_image
+from keras_resdense.data.folder import load_folder
 from keras_resdense.data.graph_decoding import decode_in_graph
 from keras_resdense.exporting.read import load_runner
 from keras_resdense.pretrained import weights
@@ -129,10 +132,18 @@ def contract_file() -> list[Path]:
     return [path]
 
 
+def split_file() -> list[Path]:
+    path = Path(tempfile.mkdtemp()) / "split.json.gz"
+    with gzip.open(path, "wt") as file:
+        json.dump({"class_names": ["cat", "dog"], "train": [("cat/1.png", 0, 90)], "test": [("dog/2.png", 1, 9)]}, file)
+    return [path]
+
+
 KINDS = {
     "image": Kind(awkward, lambda path: decode_image(path.read_bytes())),
     "image_in_graph": Kind(awkward, decode_graph),
     "contract": Kind(contract_file, lambda path: ImageContract.from_json(path.read_text(errors="replace"))),
+    "split": Kind(split_file, lambda path: load_folder(path.parent, split=path)),
     "recipe": Kind(lambda: [RUN / "recipe.json"], recipes.read),
     "checkpoint": Kind(lambda: sorted((GOLDEN / "runs/interrupted/checkpoints").iterdir()), read_checkpoint),
     "safetensors": Kind(lambda: [made() / "model.safetensors"], lambda path: weights.load(network(), path)),

@@ -10,7 +10,7 @@ from tests.fuzz import KINDS, LEAST, fuzz
 from tests.zoo_facts import ROOT
 
 #: Kinds of which a second holds many.
-QUICK = ("image", "image_in_graph", "contract", "recipe", "checkpoint", "safetensors")
+QUICK = ("image", "image_in_graph", "contract", "split", "recipe", "checkpoint", "safetensors")
 #: Of the sweep, for all kinds together.
 SECONDS = 3600
 

@@ -15,6 +15,7 @@ import hashlib
 import json
 import os
 import unicodedata
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -155,12 +156,19 @@ def _find_again(root: Path, split: Path) -> ImageFolder:
     """Finds the images that a split names.
 
     Raises:
-        ValueError: If some of them are missing or have changed.
+        ValueError: If some of them are missing or have changed, or the file is damaged.
     """
-    with gzip.open(split, "rt", encoding="ascii") as file:
-        kept = json.load(file)
-    rows = [*kept["train"], *kept["test"]]
-    paths, labels, sizes = [str(root / row[0]) for row in rows], *(np.array([row[n] for row in rows]) for n in (1, 2))
+    try:
+        with gzip.open(split, "rt", encoding="ascii") as file:
+            kept = json.load(file)
+        rows = [*kept["train"], *kept["test"]]
+        paths = [os.path.join(root, path) for path, _, _ in rows]
+        labels, sizes = (np.array([row[n] for row in rows], "int64") for n in (1, 2))
+        class_names = tuple(kept["class_names"])
+        if not set(labels.tolist()) <= set(range(len(class_names))):
+            raise ValueError("it has labels without a class name")
+    except (OSError, EOFError, ValueError, KeyError, TypeError, OverflowError, zlib.error) as error:
+        raise ValueError(f"{split} is damaged ({error}), so it is not known which images were held out.") from error
     checked = check_images(paths, root)
     faults = dict.fromkeys(np.flatnonzero(checked.sizes != sizes).tolist(), "another size than before") | checked.faults
     if faults:
@@ -170,7 +178,7 @@ def _find_again(root: Path, split: Path) -> ImageFolder:
         Files(paths=paths[part], labels=labels[part], sizes=checked.sizes[part], plain=checked.plain[part])
         for part in (slice(len(kept["train"])), slice(len(kept["train"]), None))
     )
-    return ImageFolder(class_names=tuple(kept["class_names"]), train=train, test=test, faults=())
+    return ImageFolder(class_names=class_names, train=train, test=test, faults=())
 
 
 def image_files(folder: str | Path) -> list[str]:

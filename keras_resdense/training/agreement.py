@@ -79,10 +79,14 @@ def check_data(folder: Path, data: ImageData) -> None:
     before = json.loads((folder / DATA_FILE).read_text(encoding="utf-8"))
     if found := _differences(before, data.contents):
         # Where the data have a split that can change, it is kept.
-        way = ", go on with the images and the split of before (--on-changed-data old_split)" if data.write_split else ""
+        way = (
+            ", go on with the images and the split of before (--on-changed-data old_split)" if data.write_split else ""
+        )
         raise ValueError(
             f"The data have changed since the run in {folder} began, and images that were held out may now be trained"
-            " on:\n  " + "\n  ".join(_shortened(found)) + f"\nPut them back{way}, or begin a new run with another --name."
+            " on:\n  "
+            + "\n  ".join(_shortened(found))
+            + f"\nPut them back{way}, or begin a new run with another --name."
         )
 
 

@@ -67,7 +67,9 @@ def write(folder: Path, results: Results) -> None:
     (folder / "environment.json").write_text(json.dumps(environment(), indent=2) + "\n")
     card.draw_curves(folder / "curves.png", results.history)
     card.draw_confusion(folder / "confusion.png", results.confusion, results.class_names)
-    numbers = {name: getattr(results, name) for name in ("accuracy", "loss", "minutes", "image_shape", "weights_origin")}
+    numbers = {
+        name: getattr(results, name) for name in ("accuracy", "loss", "minutes", "image_shape", "weights_origin")
+    }
     numbers["confusion"] = results.confusion.tolist()
     card.write_card(folder, numbers)
     with replacing(folder / RESULTS_FILE) as temporary:

@@ -28,11 +28,16 @@ def require_kinds(row: Any) -> None:
             require(row, field.name, isinstance(value, str), "a text")
         elif isinstance(default, float):
             require(row, field.name, _is_finite(value), "a finite number")
-            # JSON knows no numbers of NumPy.
-            object.__setattr__(row, field.name, value if isinstance(value, int) else float(value))
+            object.__setattr__(row, field.name, _plain(value))
         elif isinstance(default, tuple):
             numbers_only = isinstance(value, tuple) and all(map(_is_finite, value))
             require(row, field.name, numbers_only, "a tuple of finite numbers")
+            object.__setattr__(row, field.name, tuple(map(_plain, value)))
+
+
+def _plain(number: Any) -> int | float:
+    """Returns a number of NumPy as one of Python's, which JSON can hold."""
+    return int(number) if isinstance(number, numbers.Integral) else float(number)
 
 
 def _is_finite(value: object) -> bool:

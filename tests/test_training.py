@@ -35,7 +35,8 @@ def run(tmp_path_factory):
 def test_a_run_s_folder(run):
     assert run.folder.name == "tiny_digits"
     expected = {
-        *("README.md", "best.weights.h5", "last.weights.h5", "confusion.png", "curves.png", "environment.json"),
+        *("README.md", "confusion.png", "curves.png", "environment.json"),
+        *(f"{name}.weights.h5{suffix}" for name in ("best", "last") for suffix in ("", ".sha256")),
         *("data.json", "history.csv", "labels.txt", "model.keras", "model.keras.json", "recipe.json", "run.json"),
     }
     assert {path.name for path in run.folder.iterdir()} - {"tensorboard"} == expected

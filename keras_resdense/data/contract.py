@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from keras_resdense.checks import require, require_choice, require_whole
+from keras_resdense.checks import require, require_choice, require_kinds, require_whole, whole
 
 #: Names under which a contract, and the names of the classes, one a line, travel in other files.
 CONTRACT_FILE, LABELS_FILE = FILES = ("image_contract.json", "labels.txt")
@@ -51,8 +51,11 @@ class ImageContract:
     std: tuple[float, ...] = (1.0,)
 
     def __post_init__(self) -> None:
-        sides = len(self.size) == 2 and all(isinstance(side, int) and side > 0 for side in self.size)
-        require(self, "size", sides, "a height and a width in whole pixels")
+        require_kinds(self)
+        sides = tuple(map(whole, self.size)) if isinstance(self.size, tuple | list) else ()
+        require(self, "size", len(sides) == 2 and None not in sides, "a height and a width in whole pixels")
+        # NumPy's numbers become Python's, as JSON needs them.
+        object.__setattr__(self, "size", sides)
         require_whole(self, "channels")
         require_choice(self, "order", ("rgb", "bgr"))
         require_choice(self, "resize", ("squash", "shorter_side"))

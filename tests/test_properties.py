@@ -113,9 +113,8 @@ NAMES = st.text(st.characters(exclude_characters="/\0", exclude_categories=["Cs"
 
 
 @pytest.mark.parametrize("count", [8, pytest.param(2_000, marks=pytest.mark.sweep)])
-def test_folders_and_files_may_be_called_anything(tmp_path_factory, monkeypatch, count):
+def test_folders_and_files_may_be_called_anything(tmp_path_factory, count):
     """Classes get their folders' names, or one message says what is wrong; every image is found."""
-    monkeypatch.setenv("KERAS_HOME", str(tmp_path_factory.mktemp("home")))
     content = io.BytesIO()
     Image.new("RGB", (8, 8)).save(content, "PNG")
 

@@ -1,6 +1,13 @@
-"""Draws the pictures of the concept pages, which follow a reader's light or dark colours: `python docs/figures.py`."""
+"""Draws the pictures of the concept pages, which follow a reader's light or dark colours: `python docs/figures.py`.
+
+`PYTHONPATH=. python docs/figures.py page` also takes the picture of the web page, after `npm run build` in
+`examples/web`.
+"""
 
 import io
+import re
+import shutil
+import sys
 from pathlib import Path
 
 import matplotlib
@@ -10,7 +17,7 @@ from matplotlib.patches import Circle, FancyBboxPatch, Polygon, Rectangle
 from keras_resdense import ORDERS, VARIANTS
 
 FOLDER = Path(__file__).parent / "figures"
-ICONS = Path(__file__).parent.parent / "examples" / "web" / "icons"
+WEB = Path(__file__).parent.parent / "examples" / "web"
 #: Stands for the colour of the text around a picture, which the browser puts in.
 INK = "#010203"
 #: Okabe and Ito's colours, told apart without red or green, as bright as shows on white and on black.
@@ -254,6 +261,25 @@ def draw_icons(folder: Path) -> None:
         axes.figure.savefig(folder / f"{side}.png", dpi=side / 0.64, facecolor="white", metadata={"Software": None})
 
 
+def photograph_page(folder: Path) -> None:
+    """Writes a picture of the committed network's page, built before, on a phone; needs playwright and Chromium."""
+    from playwright.sync_api import sync_playwright
+
+    from examples.web import check
+
+    with check.served(str(folder / "dist")) as port, sync_playwright() as playwright:
+        device = playwright.devices["Pixel 7"] | {"viewport": {"width": 412, "height": 1010}, "device_scale_factor": 1}
+        with playwright.chromium.launch(executable_path=shutil.which("chromium")) as browser:
+            page = browser.new_page(**device)
+            page.goto(f"http://localhost:{port}/")
+            page.get_by_text("works without a network").wait_for()
+            page.get_by_role("button", name="Bag").tap()
+            page.get_by_text(re.compile("Bag, in")).wait_for()
+            page.screenshot(path=folder / "phone.png")
+
+
 if __name__ == "__main__":
     draw(FOLDER)
-    draw_icons(ICONS)
+    draw_icons(WEB / "icons")
+    if sys.argv[1:] == ["page"]:
+        photograph_page(WEB)

@@ -32,6 +32,10 @@ def on_files(files, config):
 def on_page_markdown(markdown, page, config, files):
     """Turns links between files of the repository into links between pages: those of `docs/` stand at the top."""
     source = page.file.src_uri
+    if source == "README.md":
+        # The template has a heading of its own.
+        page.meta |= {"template": "home.html", "title": config.site_name, "hide": ["navigation"]}
+        markdown = markdown.removeprefix(f"# {config.site_name}\n")
     folder = posixpath.dirname(source if page.file.generated_by else f"docs/{source}")
 
     def moved(link):

@@ -1,9 +1,9 @@
-"""What a trained network answers, and where it looks: the picture at the top of the README.
+"""What a trained network answers, where it looks, and how it is built: pictures of the README and the site.
 
     python examples/answers.py
 
 Six test images of Fashion-MNIST, the committed ResNet-20's three likeliest classes, and its Grad-CAM (1610.02391) over
-each image. Half a minute on one core; Fashion-MNIST comes through TFDS.
+each image; and the network, drawn. Half a minute on one core; Fashion-MNIST comes through TFDS.
 """
 
 import argparse
@@ -28,9 +28,11 @@ def main() -> None:
     data = keras_resdense.load_data("fashion_mnist")
     pixels, labels, _ = data.test.read(np.array(IMAGES))
     transform = keras_resdense.transform(RUN)
-    figure = draw(transform, runs.load_keras(RUN), pixels.numpy(), labels.numpy(), data.class_names)
+    model = runs.load_keras(RUN)
     folder.mkdir(parents=True, exist_ok=True)
+    figure = draw(transform, model, pixels.numpy(), labels.numpy(), data.class_names)
     figure.savefig(folder / "answers.png", dpi=120)
+    keras_resdense.draw_network(model).savefig(folder / "network.png", dpi=100, facecolor="white")
 
 
 def draw(transform: Transform, model, pixels: np.ndarray, labels: np.ndarray, names: tuple[str, ...]) -> Figure:

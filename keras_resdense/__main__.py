@@ -183,10 +183,11 @@ def _weights(options: argparse.Namespace) -> None:
     found = [row for variant in _matching(options.pattern) for row in list_weights(variant)]
     if not found:
         raise ValueError(f"There are no published weights of {options.pattern}; 'keras-resdense weights' lists all.")
-    lines = [("variant", "name", "top-1", "at", "licence", "preprocessing")]
+    lines = [("variant", "name", "top-1", "at", "licence", "download", "preprocessing")]
     for row in found:
         top1 = "" if row.top1 is None else f"{row.top1:.1f} %"
-        lines.append((row.variant, row.name, top1, f"{row.input_size} px", row.licence, row.preprocessing))
+        size = f"{row.megabytes} MB"
+        lines.append((row.variant, row.name, top1, f"{row.input_size} px", row.licence, size, row.preprocessing))
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     for line in lines:
         print("  ".join(word.ljust(width) for word, width in zip(line, widths, strict=True)).rstrip())

@@ -99,7 +99,12 @@ def locked(folder: Path, refusal: str) -> Iterator[None]:
 
 def sha256(path: Path) -> str:
     """Returns the SHA-256 of a file in hexadecimal digits."""
-    digest = hashlib.sha256()
+    return digest_of(path, "sha256")
+
+
+def digest_of(path: Path, algorithm: str) -> str:
+    """Returns the digest of a file by an algorithm of `hashlib`, in hexadecimal digits."""
+    digest = hashlib.new(algorithm)
     with open(path, "rb") as file:
         while block := file.read(2**20):
             digest.update(block)

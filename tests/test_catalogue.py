@@ -4,8 +4,9 @@ import dataclasses
 import hashlib
 import http.server
 import json
+import math
 import os
-import socket
+import re
 import subprocess
 import sys
 import threading
@@ -17,10 +18,11 @@ from keras import applications
 from safetensors.numpy import save_file
 
 import keras_resdense
-from keras_resdense.pretrained import catalogue
+from keras_resdense.pretrained import catalogue, downloads
 from keras_resdense.pretrained.preprocessing import PREPROCESSINGS
 from tests.golden import rule
 from tests.test_parity import TORCH
+from tests.zoo_facts import KERAS, sweep
 
 
 def test_rows_make_sense():
@@ -40,7 +42,20 @@ def test_sums_are_those_in_keras_sources():
             for location in (found.location, found.no_top_location):
                 file, md5 = location.split("#")
                 assert len(md5) == 32 and md5 in sources
-    assert catalogue.KERAS_BASE in sources.replace('"\n    "', "")
+    assert downloads.KERAS_BASE in sources.replace('"\n    "', "")
+
+
+def numbers(found):
+    """Counts what a published file holds, by its publisher's own network."""
+    if found.publisher == "timm":
+        return sum(math.prod(shape) for _, shape in TORCH[found.variant]["tensors"])
+    return getattr(applications, KERAS[found.variant])(weights=None).count_params()
+
+
+@pytest.mark.parametrize("variant", sweep(sorted({found.variant for found in catalogue.published_weights()})))
+def test_downloads_are_as_large_as_said(variant):
+    for found in keras_resdense.list_weights(variant):
+        assert found.megabytes == round(4 * numbers(found) / 1e6)
 
 
 def test_imagenet_is_the_most_accurate_free_set():
@@ -121,7 +136,7 @@ def row(server, tmp_path, monkeypatch):
     monkeypatch.setenv("KERAS_RESDENSE_KERAS_BASE", f"http://127.0.0.1:{server.server_port}")
     monkeypatch.setenv("KERAS_HOME", str(tmp_path))
     monkeypatch.setattr("keras.src.backend.config._KERAS_DIR", str(tmp_path), raising=False)
-    monkeypatch.setattr(catalogue.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(downloads.time, "sleep", lambda seconds: None)
     location = f"resnet/weights.h5#{hashlib.md5(content).hexdigest()}"
     return catalogue.WeightSet(
         variant="resnet50v1",
@@ -130,6 +145,7 @@ def row(server, tmp_path, monkeypatch):
         location=location,
         no_top_location=location,
         licence="mit",
+        megabytes=103,
         top1=74.9,
         train_size=224,
         train_crop=None,
@@ -140,16 +156,20 @@ def row(server, tmp_path, monkeypatch):
     )
 
 
-def test_download_then_cache_without_the_server(row, server):
-    path = catalogue.download(row)
+def test_download_then_cache_without_the_server(row, server, capsys):
+    path = downloads.download(row)
     assert path.read_bytes() == Server.files["/resnet/weights.h5"]
+    told = capsys.readouterr()
+    assert re.fullmatch(r"Downloading http://127\.0\.0\.1:\d+/resnet/weights\.h5, 0 MB\.\n", told.err)
+    assert not told.out  # no bar, which would fill a log file
     Server.files.clear()
-    assert catalogue.download(row) == path
+    assert downloads.download(row) == path
+    assert not capsys.readouterr().err
 
 
 @pytest.mark.parametrize("fault", ["404", "cut", "changed", "stall"])
 def test_failed_downloads_say_what_to_put_where(row, fault, monkeypatch):
-    monkeypatch.setattr(catalogue, "TIMEOUT", 0.2)
+    monkeypatch.setattr(downloads, "TIMEOUT", 0.2)
     if fault == "404":
         Server.files.clear()
     elif fault == "stall":
@@ -161,8 +181,7 @@ def test_failed_downloads_say_what_to_put_where(row, fault, monkeypatch):
     with pytest.raises(
         OSError, match=r"resnet/weights.h5 could not be had .*put it at .*models/weights.h5, or name a mirror"
     ):
-        catalogue.download(row)
-    assert socket.getdefaulttimeout() is None
+        downloads.download(row)
 
 
 HUB = """
@@ -200,16 +219,17 @@ def test_the_hub_through_a_mirror_then_its_cache(hub, tmp_path):
     for address in (endpoint, NOWHERE):
         done = run_hub(address, tmp_path / "home")
         assert done.returncode == 0, done.stderr
+        assert ("model.safetensors, about 47 MB.\n" in done.stderr) == (address == endpoint)
+        assert "\r" not in done.stderr
         assert json.loads(done.stdout.splitlines()[-1]) == expected
 
 
 @pytest.mark.sweep
 def test_without_the_hub_and_its_cache_the_error_says_what_to_do(hub, tmp_path):
-    """The hub's client tries for half a minute."""
     failed = run_hub(NOWHERE, tmp_path / "empty")
     assert failed.returncode == 1
     assert f"OSError: {NOWHERE}/timm/resnet18.tv_in1k/resolve/main/model.safetensors could not be had" in failed.stderr
-    assert "pass its path as weights=, or name a mirror in HF_ENDPOINT" in failed.stderr
+    assert "save it as resnet18.tv_in1k.safetensors, and pass its path as weights= or --weights" in failed.stderr
 
     Server.stall.add("/timm/resnet18.tv_in1k/resolve/main/model.safetensors")
     stalled = run_hub(hub[0], tmp_path / "stalled")
@@ -218,10 +238,11 @@ def test_without_the_hub_and_its_cache_the_error_says_what_to_do(hub, tmp_path):
 
 def test_a_revision_of_the_hub_can_be_pinned(row, server, monkeypatch):
     asked = []
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", f"http://127.0.0.1:{server.server_port}")
     monkeypatch.setattr(
-        "huggingface_hub.hf_hub_download", lambda *place, revision: asked.append((place, revision)) or "."
+        "huggingface_hub.hf_hub_download", lambda **place: asked.append((place["repo_id"], place["revision"])) or "."
     )
     for location in ("timm/resnet18.tv_in1k", "timm/resnet18.tv_in1k@0123abc"):
-        catalogue.download(dataclasses.replace(row, publisher="timm", location=location))
-    place = ("timm/resnet18.tv_in1k", "model.safetensors")
+        downloads.download(dataclasses.replace(row, publisher="timm", location=location))
+    place = "timm/resnet18.tv_in1k"
     assert asked == [(place, None), (place, "0123abc")]

@@ -349,9 +349,9 @@ def test_what_needs_no_network_loads_neither_keras_nor_tensorflow(words):
 def test_published_weights_are_listed(capsys, failing):
     assert main(["weights", "resnet50*"]) == 0
     head, *rows = capsys.readouterr().out.split("\n\n")[0].splitlines()
-    assert head.split() == ["variant", "name", "top-1", "at", "licence", "preprocessing"]
+    assert head.split() == ["variant", "name", "top-1", "at", "licence", "download", "preprocessing"]
     first = keras_resdense.list_weights("resnet50")[0]
-    told = f"{first.name} {first.top1:.1f} % {first.input_size} px {first.licence} {first.preprocessing}"
+    told = f"{first.name} {first.top1:.1f} % {first.input_size} px {first.licence} 102 MB {first.preprocessing}"
     assert rows[0].split() == ["resnet50", *told.split()]
     assert {row.split()[0] for row in rows} >= {"resnet50", "resnet50d", "resnet50v2"}
     assert "no published weights of plainnet18" in failing("weights", "plainnet18")

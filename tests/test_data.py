@@ -404,7 +404,7 @@ def test_images_that_changed_after_the_check_are_named(images):
 def test_one_class_is_refused(images):
     for path in (images / "狗").iterdir():
         path.unlink()
-    with pytest.raises(ValueError, match="one folder for each class"):
+    with pytest.raises(ValueError, match="a folder in it for each class"):
         load_data(str(images), on_bad_image="skip")
 
 

@@ -1,12 +1,15 @@
 """The documentation keeps its word: its code runs and prints what it says, its pictures and pages are all there."""
 
 import contextlib
+import html
 import importlib.util
 import io
 import os
+import posixpath
 import re
 import subprocess
 import sys
+import urllib.parse
 
 import pytest
 
@@ -27,6 +30,8 @@ WITH_CODE = [
 TEXTS = ["README.md", "CONTRIBUTING.md", "benchmarks/README.md", "examples/README.md", "saved_models/README.md"]
 #: Words from which on a sentence is no phrase that anybody would write.
 LONG = 6
+#: Characters of a line of code.
+CODE_WIDTH = 80
 
 
 def script(name):
@@ -95,15 +100,51 @@ def test_the_page_of_the_command_line_is_what_the_script_writes():
     assert script("command_line").page() == PAGES["reference/command_line.md"]
 
 
-def test_the_site_is_built_without_a_warning(tmp_path):
-    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path)]
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    """Returns the pages of the built site, by their paths in it, and its folder."""
+    folder = tmp_path_factory.mktemp("site")
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(folder)]
     # The theme's makers advertise their next product as a warning.
     environment = os.environ | {"PYTHONPATH": str(ROOT), "NO_MKDOCS_2_WARNING": "1"}
     built = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert built.returncode == 0 and "WARNING" not in built.stderr, built.stderr
-    pages = {path.relative_to(tmp_path).as_posix(): path.read_text() for path in tmp_path.rglob("*.html")}
+    return folder, {path.relative_to(folder).as_posix(): path.read_text() for path in folder.rglob("*.html")}
+
+
+def test_pages_need_nothing_from_elsewhere(site):
+    _, pages = site
     assert {"index.html", "faq/index.html", "examples/index.html", "benchmarks/index.html"} <= set(pages)
     for page, text in pages.items():
         # Links may lead away; whatever the page itself needs comes along with it.
         needed = re.findall(r"<(?:script|img|link)\b[^>]*?(?:src|href)=\"(https?:[^\"]+)", text)
         assert not needed, (page, needed)
+
+
+def test_no_link_of_the_site_is_dead(site):
+    """Neither to a page nor to a place on one, nor a picture; the template's included."""
+    folder, pages = site
+    places = {page: set(re.findall(r"\bid=\"?([^\"\s>]+)", text)) for page, text in pages.items()}
+    dead = set()
+    for page, text in pages.items():
+        for link in re.findall(r"<(?:a|img|link|script)\b[^>]*?(?:href|src)=\"([^\"]*)\"", text):
+            address = urllib.parse.urlsplit(html.unescape(link))
+            if address.scheme or address.netloc or page == "404.html":
+                continue
+            target = posixpath.normpath(posixpath.join(posixpath.dirname(page), urllib.parse.unquote(address.path)))
+            target = page if not address.path else target
+            if (folder / target).is_dir():
+                target = posixpath.normpath(f"{target}/index.html")
+            place = urllib.parse.unquote(address.fragment)
+            if not (folder / target).is_file() or (place and place not in places.get(target, {place})):
+                dead.add((page, link))
+    assert not dead
+
+
+def test_code_fits_its_column():
+    """A column of the site, and of a README on GitHub, holds some 85 characters."""
+    texts = {name: (ROOT / name).read_text() for name in TEXTS} | {f"docs/{page}": text for page, text in PAGES.items()}
+    for name, text in texts.items():
+        for code in re.findall(r"^``` ?\w.*?\n(.*?)^```", text, flags=re.DOTALL | re.MULTILINE):
+            long = [line for line in code.splitlines() if len(line) > CODE_WIDTH]
+            assert not long, (name, long)

@@ -25,7 +25,7 @@ TREES = {
 }
 #: Rooms, and single files beside them, in the order in which they may know one another.
 FLOORS = (
-    {"files", "graph", "checks", "names", "progress", "terminal"},
+    {"files", "graph", "checks", "names", "progress", "servers", "terminal"},
     {"data", "answers"},
     {"pretrained"},
     {"networks"},

@@ -120,7 +120,7 @@ def find_images(root: Path, on_bad_image: str = "error") -> ImageFolder:
     good[list(bad)] = False
     names = tuple(sorted({classes[number] for number in np.flatnonzero(good & ~tested)}))
     if len(names) < 2:
-        raise ValueError(f"{train_root} has images in {len(names)} folders; there must be one folder for each class.")
+        raise ValueError(_too_few_classes(train_root, names))
     if strange := sorted(test.keys() - set(names)):
         raise ValueError(f"{held_out} has classes that {train_root} lacks: {', '.join(strange)}.")
     numbers = {name: number for number, name in enumerate(names)}
@@ -179,6 +179,15 @@ def _find_again(root: Path, split: Path) -> ImageFolder:
         for part in (slice(len(kept["train"])), slice(len(kept["train"]), None))
     )
     return ImageFolder(class_names=class_names, train=train, test=test, faults=())
+
+
+def _too_few_classes(root: Path, names: tuple[str, ...]) -> str:
+    """Says how a folder must look, and which folder was meant if it is one of several classes itself."""
+    beside = [path for path in root.resolve().parent.iterdir() if path.is_dir() and os.access(path, os.R_OK | os.X_OK)]
+    classes = [path for path in beside if any(file.suffix.lower() in SUFFIXES for file in path.iterdir())]
+    meant = f" Or did you mean {root.parent}/?" if root.resolve() in classes and len(classes) > 1 else ""
+    found = f"images of one class only, {names[0]}" if names else "no folders of images"
+    return f"{root} has {found}. Make a folder in it for each class, at least two: {root}/cat, {root}/dog.{meant}"
 
 
 def image_files(folder: str | Path) -> list[str]:

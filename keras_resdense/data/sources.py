@@ -13,7 +13,6 @@ import functools
 import math
 import sys
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import numpy as np
 
@@ -21,12 +20,11 @@ from keras_resdense.data.encoded import open_encoded
 from keras_resdense.data.examples import HELD_OUT, Example, Examples, ImageData, in_memory, split_stratified
 from keras_resdense.data.folder import load_folder
 from keras_resdense.data.prepare import check_prepared
+from keras_resdense.servers import find_silent
 
 #: Bytes of a data set that are kept in memory: as pixels if images are of one size and that is not more, else
 #: encoded; a larger one is streamed from its files.
 MEMORY_LIMIT = 4 * 2**30
-#: Seconds that a server may take to answer.
-PATIENCE = 10
 #: Examples of a streamed data set that are shuffled among one another, and files that they are read from in turns. The
 #: order of the files is shuffled, too.
 SHUFFLE_BLOCK, FILES_AT_ONCE = 4096, 16
@@ -163,7 +161,6 @@ def _prepare(builder) -> None:
         OSError: If its publisher cannot be reached.
         ValueError: If its files must be downloaded by hand.
     """
-    import requests
     import tensorflow_datasets as tfds
     from tensorflow_datasets.core.download.resource import get_dl_fname
 
@@ -174,17 +171,13 @@ def _prepare(builder) -> None:
     missing = [
         url for url, found in urls.items() if not (root / "downloads" / get_dl_fname(url, found.checksum)).exists()
     ]
-    # TFDS itself would try again for minutes. One file of each server is enough to ask for.
-    for url in {urlsplit(url).netloc: url for url in missing}.values():
-        try:
-            requests.head(url, timeout=PATIENCE)
-        except requests.RequestException as error:
-            raise OSError(
-                f"{builder.name} is not in {root} yet, and cannot be downloaded: {url} does not answer. Where there is"
-                f" a network, run `tfds build {builder.name}`, copy the folder {builder.name} that it makes in"
-                f" ~/tensorflow_datasets to {root}, and give the same command again. Without network there is 'digits',"
-                " or a folder of images."
-            ) from error
+    if silent := find_silent(missing):
+        raise OSError(
+            f"{builder.name} is not in {root} yet, and cannot be downloaded: {silent} does not answer. Where there is"
+            f" a network, run `tfds build {builder.name}`, copy the folder {builder.name} that it makes in"
+            f" ~/tensorflow_datasets to {root}, and give the same command again. Without network there is 'digits',"
+            " or a folder of images."
+        )
     try:
         builder.download_and_prepare()
     except AssertionError as error:

@@ -47,8 +47,9 @@ def load_runner(path: Path) -> tuple[Runner, Path]:
     if path.is_dir():
         kind = "openvino" if (path / "model.xml").is_file() else "saved_model"
     if not path.exists() or kind is None:
+        what = "is not a model" if path.exists() else "does not exist"
         raise ValueError(
-            f"{path} is not a model: it must be a run's folder, a .keras, a .tflite, an .onnx, a SavedModel "
+            f"{path} {what}: it must be a run's folder, a .keras, a .tflite, an .onnx, a SavedModel "
             "or a folder of OpenVINO."
         )
     run = EXPORTERS[kind].read(path)

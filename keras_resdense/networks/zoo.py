@@ -19,7 +19,8 @@ from keras_resdense.checks import pick, whole
 from keras_resdense.data.contract import ImageContract
 from keras_resdense.networks import densenet, layers, resnet, resnet_v2
 from keras_resdense.networks.model import Model
-from keras_resdense.pretrained.catalogue import WeightSet, download, find_weights, origin_of, set_of_file
+from keras_resdense.pretrained.catalogue import WeightSet, find_weights, set_of_file
+from keras_resdense.pretrained.downloads import download, origin_of
 from keras_resdense.pretrained.preprocessing import PREPROCESSINGS, add_preprocessing, imagenet_classes
 from keras_resdense.pretrained.weights import checked_path, load
 

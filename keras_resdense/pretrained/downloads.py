@@ -1,0 +1,124 @@
+"""Published weights brought here: into their publishers' usual caches, or found there without a network."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import os
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+from keras_resdense.files import digest_of, replacing, sha256
+from keras_resdense.pretrained.catalogue import WeightSet
+from keras_resdense.progress import progress
+from keras_resdense.servers import find_silent
+
+KERAS_BASE = "https://storage.googleapis.com/tensorflow/keras-applications"
+#: Environment variable that names a mirror of `KERAS_BASE`; `HF_ENDPOINT` is the hub's own.
+KERAS_MIRROR = "KERAS_RESDENSE_KERAS_BASE"
+ATTEMPTS = 3
+#: Seconds without a byte after which a download has failed. The hub has its own, `HF_HUB_DOWNLOAD_TIMEOUT`.
+TIMEOUT = 30.0
+#: Bytes that are read at once.
+PIECE = 2**16
+
+
+def download(found: WeightSet, include_top: bool = True) -> Path:
+    """Fetches a published set into its publisher's usual cache, or finds it there without network.
+
+    Args:
+        found: The set.
+        include_top: Whether the classifier is needed, too.
+
+    Returns:
+        Path of the file.
+
+    Raises:
+        OSError: If it is not in the cache and cannot be had; says what to put where by hand.
+    """
+    if found.publisher == "timm":
+        return _from_hub(found)
+    return _from_keras(found.location if include_top else found.no_top_location)
+
+
+def origin_of(path: Path) -> dict[str, str]:
+    """Says what was taken: a file's name and SHA-256, and its revision where the cache of the hub tells it."""
+    origin = {"file": path.name, "sha256": sha256(path)}
+    if path.parent.parent.name == "snapshots":
+        origin |= {"repository": path.parts[-4].removeprefix("models--").replace("--", "/")}
+        origin |= {"revision": path.parent.name}
+    return origin
+
+
+def _from_hub(found: WeightSet) -> Path:
+    import huggingface_hub
+
+    repository, _, revision = found.location.partition("@")
+    place = {"repo_id": repository, "filename": "model.safetensors", "revision": revision or None}
+    cached = huggingface_hub.try_to_load_from_cache(**place)
+    if isinstance(cached, str):
+        return Path(cached)
+    url = f"{huggingface_hub.constants.ENDPOINT}/{repository}/resolve/{revision or 'main'}/model.safetensors"
+    advice = (
+        f"Download it where there is a network, save it as {repository.rpartition('/')[2]}.safetensors, and pass its "
+        "path as weights= or --weights. Or name a mirror in HF_ENDPOINT."
+    )
+    if find_silent([url]):
+        raise OSError(f"{url} could not be had (no answer). {advice}")
+    print(f"Downloading {url}, about {found.megabytes} MB.", file=sys.stderr, flush=True)
+    try:
+        with _bars_on_terminals_only():
+            return Path(huggingface_hub.hf_hub_download(**place))
+    except Exception as error:  # the hub's client and what it connects with raise classes of their own
+        raise OSError(f"{url} could not be had ({error}). {advice}") from error
+
+
+@contextlib.contextmanager
+def _bars_on_terminals_only() -> Iterator[None]:
+    """Keeps the hub's bar, which moves the cursor, out of log files."""
+    from huggingface_hub import utils
+
+    disabled = utils.are_progress_bars_disabled()
+    if not sys.stderr.isatty():
+        utils.disable_progress_bars()
+    try:
+        yield
+    finally:
+        if not disabled:
+            utils.enable_progress_bars()
+
+
+def _from_keras(location: str) -> Path:
+    file, md5 = location.split("#")
+    home = Path(os.environ.get("KERAS_HOME", Path.home() / ".keras"))
+    path = home / "models" / Path(file).name
+    url = f"{os.environ.get(KERAS_MIRROR, KERAS_BASE).rstrip('/')}/{file}"
+    if path.is_file() and digest_of(path, "md5") == md5:
+        return path
+    failure = None
+    for attempt in range(ATTEMPTS):
+        time.sleep(attempt)
+        try:
+            _fetch(url, path, md5)
+            return path
+        except (OSError, http.client.HTTPException) as error:
+            failure = error
+    raise OSError(
+        f"{url} could not be had ({failure}). Download it where there is a network and put it at "
+        f"{path}, or name a mirror in {KERAS_MIRROR}."
+    ) from failure
+
+
+def _fetch(url: str, path: Path, md5: str) -> None:
+    """Downloads a file; half of one is never seen under its name."""
+    with urllib.request.urlopen(url, timeout=TIMEOUT) as answer, replacing(path) as temporary:
+        size = int(answer.headers.get("Content-Length", 0))
+        print(f"Downloading {url}, {size / 1e6:.0f} MB.", file=sys.stderr, flush=True)
+        with open(temporary, "wb") as file, progress(path.name, size) as advance:
+            while piece := answer.read(PIECE):
+                advance(file.write(piece))
+        if digest_of(temporary, "md5") != md5:
+            raise OSError(f"what came, {temporary.stat().st_size} of {size} bytes, is damaged or another file")

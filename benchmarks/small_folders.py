@@ -206,17 +206,18 @@ def contest(folder: Path, seed: int) -> dict[str, dict]:
 
 def table(rows: list[dict]) -> str:
     lines = [
-        "| images | chosen | " + f"processor time, s | {OURS} | {PLAIN} | {SAME} |",
+        f"| images | network | processor time, s | {OURS}, % | {PLAIN}, % | {SAME}, % |",
         "|---|---|---:|---:|---:|---:|",
     ]
     for data in dict.fromkeys(row["data"] for row in rows):
         found = [row for row in rows if row["data"] == data]
         first = found[0][OURS]
         seconds = " / ".join(f"{row[OURS]['seconds']:.0f}" for row in found)
-        cells = [" / ".join(f"{100 * row[name]['accuracy']:.1f}" for row in found) for name in (OURS, PLAIN, SAME)]
-        best = max((OURS, PLAIN, SAME), key=lambda name: statistics.mean(row[name]["accuracy"] for row in found))
-        cells[(OURS, PLAIN, SAME).index(best)] = f"**{cells[(OURS, PLAIN, SAME).index(best)]}**"
-        lines.append(f"| {data} | {first['network']}, {first['side']} px | {seconds} | {' | '.join(cells)} |")
+        reached = {name: [100 * row[name]["accuracy"] for row in found] for name in (OURS, PLAIN, SAME)}
+        cells = {name: " / ".join(f"{value:.1f}" for value in values) for name, values in reached.items()}
+        best = max(reached, key=lambda name: statistics.mean(reached[name]))
+        cells[best] = f"**{cells[best]}**"
+        lines.append(f"| {data} | {first['network']}, {first['side']} px | {seconds} | {' | '.join(cells.values())} |")
     return "\n".join(lines)
 
 

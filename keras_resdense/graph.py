@@ -1,4 +1,4 @@
-"""The layers of a model, nested ones too, and what their names say.
+"""The layers of a model, including nested ones, and the grammar of their names.
 
 A network's layers are named `{prefix}{unit}_{role}{number}`:
 
@@ -33,15 +33,15 @@ _NAME = re.compile(
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Place:
-    """Where a layer stands in a network, and what it does there.
+    """The place and role of a layer in a network.
 
     Attributes:
-        unit: Its unit, such as "stem", "stage2_block1", "stage2_layer6", "stage2_transition", "final" or "head".
+        unit: Name of its unit: "stem", "stage2_block1", "stage2_layer6", "stage2_transition", "final", "head" or so.
         kind: "stem", "block", "layer", "transition", "stage", "final" or "head".
-        stage: 1 for the stem, then as in the paper's table 1 from 2; 0 behind the last stage.
+        stage: 1 for the stem, then from 2 as in the paper's table 1; 0 after the last stage.
         index: Number of the block or dense layer in its stage, from 1; 0 elsewhere.
-        role: What the layer does in its unit: "conv", "bn", "relu", "out", "shortcut_conv", "conv_pad", …
-        number: Number among the layers of its role in its unit, from 1; 0 where there is one.
+        role: Role of the layer in its unit: "conv", "bn", "relu", "out", "shortcut_conv", "conv_pad", …
+        number: Number among the layers of its role in its unit, from 1; 0 if it is the only one.
     """
 
     unit: str
@@ -53,14 +53,14 @@ class Place:
 
 
 def place_of(name: str, prefix: str | None = None) -> Place | None:
-    """Reads the name of a layer.
+    """Parses the name of a layer.
 
     Args:
         name: Name of the layer.
         prefix: The `layer_prefix` that its network was built with; None for any.
 
     Returns:
-        None for a layer that is none of a network's with that prefix.
+        None if the layer does not belong to a network with that prefix.
     """
     if prefix is not None:
         if not name.startswith(prefix):
@@ -82,29 +82,29 @@ def place_of(name: str, prefix: str | None = None) -> Place | None:
 
 
 def placed_layers(model: keras.Model, prefix: str | None = None) -> Iterator[tuple[Place, keras.Layer]]:
-    """Yields those layers of a model whose names `place_of` can read, in their order."""
+    """Yields the layers of a model whose names `place_of` can parse, in their order."""
     for layer in all_layers(model):
         if place := place_of(layer.name, prefix):
             yield place, layer
 
 
 def nest(add: Callable[[keras.KerasTensor], keras.KerasTensor], x: keras.KerasTensor, name: str) -> keras.KerasTensor:
-    """Adds layers as one, a model in the model, and behind it `{name}_out`, whose output is the outer model's.
+    """Adds layers as a model inside the model, followed by a layer `{name}_out` of the outer model.
 
     Args:
-        add: Takes a Keras tensor and returns one.
-        x: What it is to take.
+        add: Function that adds the layers to a Keras tensor.
+        x: Keras tensor to add them to.
         name: Name of the inner model.
 
     Returns:
-        Keras tensor like the one that `add` returns.
+        Keras tensor of the same shape as `add(x)`.
     """
     inputs = keras.Input(batch_shape=x.shape, name=f"{name}_input")
     return keras.layers.Identity(name=f"{name}_out")(keras.Model(inputs, add(inputs), name=name)(x))
 
 
 def all_layers(model: keras.Model) -> Iterator[keras.Layer]:
-    """Yields a model's layers, and in the place of those that are models themselves the layers of these."""
+    """Yields a model's layers. Layers that are models are replaced by their own layers."""
     for layer in model.layers:
         if isinstance(layer, keras.Model):
             yield from all_layers(layer)
@@ -113,12 +113,12 @@ def all_layers(model: keras.Model) -> Iterator[keras.Layer]:
 
 
 def is_graph(model: keras.Model) -> bool:
-    """Says whether the graph of a model's layers is known: functional models, and sequential ones once built."""
+    """Returns whether the graph of a model's layers is known: it is functional, or sequential and built."""
     return bool(model.built) if isinstance(model, keras.Sequential) else "input_layers" in model.get_config()
 
 
 def calls(model: keras.Model) -> Iterator[Any]:
-    """Yields the calls of a functional model's layers, each behind those whose outputs it reads."""
-    # Nothing public tells the calls in this model from those in others that share its layers.
+    """Yields the calls of a functional model's layers, each after the calls whose outputs it reads."""
+    # Keras has no public way to distinguish the calls in this model from those in others that share its layers.
     for depth in sorted(model._nodes_by_depth, reverse=True):
         yield from model._nodes_by_depth[depth]

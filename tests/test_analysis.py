@@ -330,10 +330,10 @@ IMAGES = np.zeros((1, 8, 8, 3), "float32")
     [
         (lambda: summarise(foreign()), "mine has no stages"),
         (lambda: summarise(foreign(), "blocks"), "per is 'blocks'; it must be 'stage', 'block' or 'layer'"),
-        (lambda: summarise(subclassed()), "mine is a Network whose layers' graph is not known"),
+        (lambda: summarise(subclassed()), "mine is a Network whose graph of layers is unknown"),
         (lambda: summarise(keras_resdense.ResNet20(False)), "build it with a fixed input_shape"),
-        (lambda: grad_cam(holding(), IMAGES), "is inside of its layer inner: pass that layer"),
-        (lambda: grad_cam(foreign(), IMAGES), "mine ends in shares, a Softmax; end it in Dense or Activation"),
+        (lambda: grad_cam(holding(), IMAGES), "is inside its layer inner: pass that layer"),
+        (lambda: grad_cam(foreign(), IMAGES), "mine ends in shares, a Softmax; it must end in Dense or Activation"),
         (lambda: gradient_norms(foreign(), IMAGES, [0]), "ends in shares, a Softmax"),
         (lambda: feature_reuse(classifier("resnet20")), "has no dense blocks"),
         (lambda: drawing.check_suffix("network.pdf"), "network.pdf does not end in .png or .svg"),

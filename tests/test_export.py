@@ -358,7 +358,7 @@ def test_without_images_it_compares_on_random_ones_and_says_so(format, tmp_path)
     made = export(tiny(), path, format)
     assert made.random and made.images == 16 and made.accuracy is None
     assert json.loads((tmp_path / f"{path.name}.json").read_text())["random"] is True
-    assert format_table([made]).endswith("Compared on random images, as none were given; real ones prove more.")
+    assert format_table([made]).endswith("Compared on random images, as none were given; real images are a stronger test.")
 
 
 @pytest.mark.parametrize("labels, batched", [("none", True), ("numbers", True), ("one-hot", False)])
@@ -414,7 +414,7 @@ BAD = {
     r"images has shape \(0, 32, 32, 3\)": {"images": np.zeros((0, 32, 32, 3))},
     r"images has shape \(32, 32, 3\)": {"images": np.zeros((32, 32, 3))},
     r"labels has shape \(3,\); there are 2 images": {"labels": np.zeros(3)},
-    "class_names has 2 names; the model tells 3 classes": {"class_names": ["a", "b"]},
+    "class_names has 2 names; the model has 3 classes": {"class_names": ["a", "b"]},
     r"class_names has 'b\\nc'; every name must be one line": {"class_names": ["a", "b\nc", "d"]},
     "opset is 3; it must be from 13 to": {"format": ONNX(file_name="m", opset=3)},
     "Files whose input is uint8 take pixels 0–255, and these images are not": {
@@ -458,7 +458,7 @@ def test_bad_models(tmp_path):
 def test_a_contract_of_another_model_is_refused(tmp_path):
     model = tiny()
     model.image_contract = ImageContract(size=(224, 224))
-    with pytest.raises(ValueError, match=r"takes \(None, 32, 32, 3\), but its image_contract tells of \(224, 224, 3\)"):
+    with pytest.raises(ValueError, match=r"takes \(None, 32, 32, 3\), but its image_contract says \(224, 224, 3\)"):
         export(model, tmp_path / "m.tflite", "tflite")
 
 
@@ -500,6 +500,6 @@ def test_poor_calibration_images_are_warned_of(tmp_path):
     images[0] = 7
     with (
         pytest.warns(UserWarning, match="1 of 3 calibration images are of one colour"),
-        pytest.warns(UserWarning, match="of its 50 classes in none of the 3 calibration images"),
+        pytest.warns(UserWarning, match="of its 50 classes for none of the 3 calibration images"),
     ):
         export(build(TINY, classes=50), tmp_path / "m", "tflite_int8", images, calibration=images)

@@ -272,7 +272,7 @@ def test_a_model_without_a_graph_is_refused():
         def call(self, inputs):
             return inputs
 
-    with pytest.raises(ValueError, match="is a Own whose graph of layers is not known; allowed are functional"):
+    with pytest.raises(ValueError, match="is a Own whose graph of layers is unknown; pass a functional"):
         fold_batch_norm(Own(name="own"))
     with pytest.raises(ValueError, match="start with keras.Input"):
         fold_batch_norm(keras.Sequential([keras.layers.Dense(1)]))

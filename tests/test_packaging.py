@@ -84,7 +84,7 @@ def test_type_checkers_know_what_is_public(wheel, tmp_path):
     checker = [sys.executable, "-m", "basedpyright", "--pythonpath", sys.executable, "--outputjson"]
     known = {"cwd": tmp_path, "env": os.environ | {"PYTHONPATH": str(tmp_path)}, "capture_output": True, "text": True}
     public = subprocess.run([*checker, "--ignoreexternal", "--verifytypes", "keras_resdense"], **known)
-    assert json.loads(public.stdout)["typeCompleteness"]["completenessScore"] >= 0.985
+    assert json.loads(public.stdout)["typeCompleteness"]["completenessScore"] >= 0.99
     used = json.loads(subprocess.run([*checker, "--level", "error", "program.py"], **known).stdout)
     wrong = [found["range"]["start"]["line"] for found in used["generalDiagnostics"]]
     assert [PROGRAM.splitlines()[line] for line in wrong] == ['keras_resdense.ResNet50(input_shape="large")']

@@ -61,7 +61,7 @@ class Shard:
         path = Path(self.path)
         return path.with_name(f"done-{path.name}.json")
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         require_whole(self, "image_size", least=0)
 
 

@@ -1,6 +1,6 @@
-"""Exports: an exporter is one row, and every export is read back and compared with its model.
+"""Exports a model: writes it in a format, reads it back and compares it with the model.
 
-An exporter takes any Keras image model with one input `(batch, height, width, channels)` and one output.
+A model can be any Keras image model with one input `(batch, height, width, channels)` and one output.
 Every format is float32 with batch norms folded; only `.keras` keeps them, for further training.
 """
 
@@ -39,32 +39,32 @@ if TYPE_CHECKING:
 
     from keras_resdense.data.contract import ImageContract
 
-#: Single images that latency is the median of, after the warm-up.
+#: Images whose median time is the latency, after one warm-up image.
 TIMED_IMAGES = 10
-#: Images that are taken of a data set, to compare on and to calibrate with.
+#: Images of a data set that are used to compare and to calibrate.
 COMPARED, CALIBRATED = 1024, 256
-#: Random images, where none are given.
+#: Number of random images, if no images are given.
 RANDOM = 16
-#: Their side, where the model takes any.
+#: Side of the random images, if the model takes any size.
 RANDOM_SIDE = 64
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Export:
-    """An artefact, as measured when it was read back.
+    """An artefact and what was measured when it was read back.
 
     Attributes:
         format: Key of `EXPORTERS`.
-        path: Where it is.
+        path: Path of the artefact.
         size: Size of its files, in bytes.
-        sha256: SHA-256 of its files, in hexadecimal digits, by their paths from the folder that the artefact is in.
-        images: How many it was compared on.
-        random: Whether these were random: no images were given.
+        sha256: SHA-256 of its files, in hexadecimal digits, by their paths relative to the artefact's folder.
+        images: Number of images it was compared on.
+        random: Whether the images were random because none were given.
         difference: Largest difference of any output from the model's.
-        noise: Root mean square of the differences, as a share of that of the outputs.
-        agreement: Share of the images with the model's first choice of class.
-        accuracy: Share of the images whose label it gives; None without labels.
-        latency: Median time for one image, in milliseconds, by threads.
+        noise: Root mean square of the differences, relative to that of the outputs.
+        agreement: Share of images for which the artefact and the model predict the same class.
+        accuracy: Share of images that it classifies correctly; None without labels.
+        latency: Median time for one image, in milliseconds, by number of threads.
     """
 
     format: str
@@ -93,30 +93,30 @@ def export(
 ) -> Export:
     """Writes a model in a format, reads it back and compares the two.
 
-    What was measured, and the SHA-256 of every file, is written beside the artefact as `{path}.json`, the names of the
-    classes as `labels.txt`. The artefact itself holds these and the image contract, where the model has them
-    (`model.class_names`, `model.image_contract`).
+    The measurements and the SHA-256 of every file are written to `{path}.json`, and the class names to `labels.txt` in
+    the same folder. If the model has class names and an image contract (`model.class_names`, `model.image_contract`),
+    the artefact contains them, too.
 
     Args:
         model: Any Keras model from `(batch, height, width, channels)` to one output whose last axis is classes.
-        path: Path of the artefact; its folder is made if it is missing.
+        path: Path of the artefact. Its folder is created if necessary.
         format: Key of `EXPORTERS`, or a row.
-        images: Images to compare on, as the model takes them: an array `(images, height, width, channels)`, or a data
-            set of images or of images and labels, of which the first 1,024 are taken. None takes 16 random images;
-            real ones prove more.
-        labels: Their classes, `(images,)`; of a data set, its own.
-        calibration: Images of the training data, likewise, for "tflite_int8" and "tflite_int16x8"; of a data set, the
-            first 256 are taken.
-        class_names: In the order of the classes' numbers; None for `model.class_names`.
-        overwrite: Whether an artefact of the same format may be replaced. Nothing else ever is.
+        images: Inputs of the model to compare on: an array `(images, height, width, channels)`, or a data set of
+            images or of images and labels, whose first 1,024 images are used. None uses 16 random images; real
+            images are a stronger test.
+        labels: Labels of the images, `(images,)`; default those of the data set.
+        calibration: Inputs made from training images, for "tflite_int8" and "tflite_int16x8": an array, or a data set
+            whose first 256 images are used.
+        class_names: Names of the classes in the order of their indices; None for `model.class_names`.
+        overwrite: Whether to replace an artefact of the same format. Anything else is never replaced.
 
     Returns:
-        What was measured.
+        The artefact and its measurements.
 
     Raises:
-        ValueError: If an argument makes no sense; nothing has been done then.
-        RuntimeError: If the outputs differ by more than the format's tolerance; nothing is left behind then.
-        OSError: If the artefact cannot be written; nothing is left behind then.
+        ValueError: If an argument is not allowed. Nothing was written then.
+        RuntimeError: If the outputs differ by more than the format's tolerance. Nothing is left behind then.
+        OSError: If the artefact cannot be written. Nothing is left behind then.
     """
     require_tensorflow("export")
     name, exporter = _find_exporter(format)
@@ -143,7 +143,7 @@ def export(
         expected = in_full_precision(model).predict(extras.images, batch_size=BATCH, verbose=0).astype("float32")
         _write(exporter, exporter.prepare(model), temporary, adapted, path)
         made = dataclasses.replace(_compare(name, exporter, temporary, adapted, expected, labels), path=path)
-        # Until the new one is written, none describes what now takes the old artefact's place.
+        # The old description must not stand beside the new artefact, not even for a moment.
         described(path).unlink(missing_ok=True)
     _write_text(described(path), _as_json(made, model))
     if extras.class_names:
@@ -152,7 +152,7 @@ def export(
 
 
 def format_table(exports: Sequence[Export]) -> str:
-    """Returns a table of exports, a line each."""
+    """Returns a table of exports, one per line."""
     lines = [f"{'format':16}{'file':24}{'size':>12}{'difference':>12}{'agreement':>11}{'accuracy':>10}  latency"]
     for made in exports:
         accuracy = "" if made.accuracy is None else f"{made.accuracy:.2%}"
@@ -162,7 +162,7 @@ def format_table(exports: Sequence[Export]) -> str:
             f"{made.agreement:11.2%}{accuracy:>10}  {latency}"
         )
     if any(made.random for made in exports):
-        lines.append("Compared on random images, as none were given; real ones prove more.")
+        lines.append("Compared on random images, as none were given; real images are a stronger test.")
     return "\n".join(lines)
 
 
@@ -186,14 +186,14 @@ def _check_model(model: keras.Model) -> None:
 
 
 def check_replaceable(path: Path, exporter: Exporter, overwrite: bool) -> None:
-    """Raises a ValueError if there is something at a path that may not be replaced, or is of another format."""
+    """Raises a ValueError if the path exists and may not be replaced, or holds something of another format."""
     check_target(path, overwrite)
     if path.exists() and not exporter.owns(path):
         raise ValueError(f"{path} is not {exporter.what}, so it is not overwritten: choose another path, or remove it.")
 
 
 def _arrays(images: np.ndarray | tf.data.Dataset, most: int) -> tuple[np.ndarray, np.ndarray | None]:
-    """Returns images and, where a data set has them, their classes."""
+    """Returns images and, if a data set has them, their labels."""
     import tensorflow as tf
 
     if not isinstance(images, tf.data.Dataset):
@@ -215,12 +215,14 @@ def _checked_contract(model: keras.Model) -> ImageContract | None:
     contract = getattr(model, "image_contract", None)
     shape = (*contract.size, contract.channels) if contract else ()
     if any(side not in (None, told) for side, told in zip(model.input_shape[1:], shape, strict=False)):
-        raise ValueError(f"{model.name!r} takes {model.input_shape}, but its image_contract tells of {shape}: mend it.")
+        raise ValueError(
+            f"{model.name!r} takes {model.input_shape}, but its image_contract says {shape}: correct the contract."
+        )
     return contract
 
 
 def _random_images(model: keras.Model, contract: ImageContract | None) -> np.ndarray:
-    """Returns smooth images of many colours: the outputs of a network hardly vary over plain noise."""
+    """Returns smooth images of many colours, because the outputs of a network hardly vary over plain noise."""
     size = contract.size if contract else (RANDOM_SIDE, RANDOM_SIDE)
     sides = [side or wanted for side, wanted in zip(model.input_shape[1:3], size, strict=True)]
     corners = np.random.default_rng(0).integers(0, 256, (RANDOM, 4, 4, model.input_shape[-1]))
@@ -230,7 +232,7 @@ def _random_images(model: keras.Model, contract: ImageContract | None) -> np.nda
 
 def _checked_names(names: Sequence[str], model: keras.Model) -> tuple[str, ...]:
     if names and len(names) != model.output_shape[-1]:
-        raise ValueError(f"class_names has {len(names)} names; the model tells {model.output_shape[-1]} classes.")
+        raise ValueError(f"class_names has {len(names)} names; the model has {model.output_shape[-1]} classes.")
     return checked_names(names)
 
 
@@ -246,7 +248,7 @@ def _write(exporter: Exporter, model: keras.Model, temporary: Path, extras: Extr
 def _compare(
     name: str, exporter: Exporter, path: Path, extras: Extras, expected: np.ndarray, labels: np.ndarray | None
 ) -> Export:
-    """Reads an artefact back; raises a RuntimeError if it is not the model's."""
+    """Reads an artefact back; raises a RuntimeError if its outputs differ from the model's."""
     images, latency = extras.images, {}
     for threads in exporter.threads:
         run = exporter.read(path, threads)
@@ -275,7 +277,7 @@ def _compare(
 
 
 def _latency(run: Runner, images: np.ndarray) -> float:
-    """Returns the median time for one image, in milliseconds; the first run does not count."""
+    """Returns the median time for one image, in milliseconds, after a warm-up run."""
     times = []
     for _ in range(TIMED_IMAGES + 1):
         start = time.perf_counter()

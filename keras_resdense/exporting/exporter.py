@@ -1,4 +1,4 @@
-"""What a format is: how it is written, how it is read back, and what goes into every artefact beside the network."""
+"""The base class of formats, which writes and reads artefacts, and what artefacts hold besides the network."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from keras_resdense.data.contract import ImageContract, as_files
 from keras_resdense.exporting import folding
 from keras_resdense.files import sha256
 
-#: Images that a runtime gets at once, where it takes more than one.
+#: Images in a batch, for runtimes that take more than one.
 BATCH = 64
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Extras:
-    """What goes into an artefact beside the network.
+    """What goes into an artefact besides the network.
 
     Attributes:
-        images: Those that the export is compared on, as the model takes them.
-        real: Whether these are images, and not random.
-        calibration: Images of the training data, likewise, for formats of 8 bits.
-        contract: How an image becomes the model's input; None where that is not known.
-        class_names: In the order of the classes' numbers; empty where they are not known.
+        images: Inputs of the model to compare the artefact on.
+        real: Whether these are real images, not random ones.
+        calibration: Inputs of the model made from training data, for 8-bit formats.
+        contract: How an image becomes the model's input; None if unknown.
+        class_names: Names of the classes in the order of their indices; empty if unknown.
     """
 
     images: np.ndarray
@@ -39,20 +39,20 @@ class Extras:
     class_names: tuple[str, ...] = ()
 
     def files(self) -> dict[str, str]:
-        """Returns names and texts of the files that hold what is known."""
+        """Returns the files of the image contract and the class names, as far as these are known: names and texts."""
         return as_files(self.contract, self.class_names)
 
 
 @dataclasses.dataclass(frozen=True)
 class Runner:
-    """An artefact that has been read: a function from images `(images, height, width, channels)` to its outputs.
+    """A loaded artefact: a function from images `(images, height, width, channels)` to outputs.
 
     Attributes:
-        compute: From a batch that the runtime takes to outputs `(batch, …)`, float32.
-        shape: Shape of an image, `(height, width, channels)`, with what the runtime has for a side that is not fixed.
-        batch: Most images at once.
+        compute: Function from one batch to outputs `(batch, …)`, float32.
+        shape: Shape of an image, `(height, width, channels)`; a side that is not fixed is whatever the runtime reports.
+        batch: Largest number of images in a batch.
         contract: How an image becomes the input; None if the artefact doesn't say.
-        class_names: In the order of the classes' numbers; None if the artefact doesn't say.
+        class_names: Names of the classes in the order of their indices; None if the artefact doesn't say.
     """
 
     compute: Callable[[np.ndarray], np.ndarray]
@@ -67,14 +67,14 @@ class Runner:
 
 
 def largest_difference(outputs: np.ndarray, expected: np.ndarray) -> float:
-    """Measures the largest difference, as a share of the largest output where that is above 1."""
+    """Measures the largest difference, relative to the largest output if that is above 1."""
     return float(np.abs(outputs - expected).max() / max(1.0, np.abs(expected).max()))
 
 
 def relative_noise(outputs: np.ndarray, expected: np.ndarray) -> float:
-    """Measures the root mean square of the differences, as a share of that of the outputs.
+    """Measures the root mean square of the differences, relative to that of the outputs.
 
-    The measure of quantised models: near the border between two classes, single images may differ by any amount.
+    Use it for quantised models: near the border between two classes, the output for one image can differ by any amount.
     """
     return float(np.linalg.norm(outputs - expected) / np.linalg.norm(expected))
 
@@ -84,13 +84,13 @@ class Exporter:
     """A format. Change one with `dataclasses.replace(EXPORTERS[…], field=…)`.
 
     Attributes:
-        file_name: Usual name of the artefact.
-        tolerance: Most that `measure` may find between the model's outputs and those read back.
+        file_name: Default name of the artefact.
+        tolerance: Largest allowed `measure` between the outputs of the model and of the artefact.
         measure: `largest_difference` or `relative_noise`.
-        threads: Numbers of threads to run with; None for the runtime's own choice.
+        threads: Numbers of threads to compare with; None for the runtime's default.
     """
 
-    #: What an artefact is, as errors call it, and the packages that the format needs beside this one's.
+    #: Description of an artefact for errors, and packages that the format needs.
     what: ClassVar[str]
     packages: ClassVar[tuple[str, ...]] = ()
 
@@ -111,22 +111,22 @@ class Exporter:
             raise ValueError(f"{type(self).__name__} needs {', '.join(missing)}: pip install {' '.join(self.packages)}")
 
     def check(self, model: keras.Model, extras: Extras) -> None:
-        """Raises a ValueError if the model, or what else it takes, does not fit the format."""
+        """Raises a ValueError if the model or the extras do not fit the format."""
 
     def target(self, path: Path) -> Path:
-        """Returns where the artefact goes, for a path that was asked for; a ValueError if it can't go there."""
+        """Returns the artefact's path for the path that was asked for; raises a ValueError if it is not allowed."""
         return path
 
     def adapt(self, extras: Extras) -> Extras:
-        """Returns what goes into the artefact, where that takes other numbers than the model does.
+        """Converts the extras for artefacts whose inputs have other values than the model's.
 
         Raises:
-            ValueError: If the images are not what their contract says.
+            ValueError: If the images do not agree with their contract.
         """
         return extras
 
     def owns(self, path: Path) -> bool:
-        """Says whether what is at a path is of this kind and nothing else, so that it may be replaced."""
+        """Returns whether a path holds an artefact of this format and nothing else, so that it may be replaced."""
         raise NotImplementedError
 
     def prepare(self, model: keras.Model) -> keras.Model:
@@ -138,7 +138,7 @@ class Exporter:
         raise NotImplementedError
 
     def open(self, path: Path, threads: int | None) -> Runner:
-        """Reads an artefact; `read` makes one error of whatever the runtime raises."""
+        """Reads an artefact; `read` turns all errors of the runtime into a ValueError."""
         raise NotImplementedError
 
     def read(self, path: Path, threads: int | None = None) -> Runner:
@@ -146,11 +146,11 @@ class Exporter:
 
         Args:
             path: Path of the artefact.
-            threads: Number of threads; None for the runtime's own choice.
+            threads: Number of threads; None for the runtime's default.
 
         Raises:
-            ValueError: If the runtime is not installed, if the file is damaged or of another kind, or if it is not
-                the one that its `{path}.json` gives the SHA-256 of.
+            ValueError: If the runtime is not installed, if the file is damaged or of another format, or if its SHA-256
+                differs from that in `{path}.json`.
         """
         check_digests(path)
         try:
@@ -161,7 +161,7 @@ class Exporter:
             raise ValueError(f"{path} is not {self.what}, or it is damaged: {error}") from error
 
         def compute(images: np.ndarray) -> np.ndarray:
-            # Some damage shows only when the runtime computes.
+            # Some damage becomes visible only when the runtime computes.
             try:
                 return runner.compute(images)
             except Exception as error:
@@ -173,7 +173,7 @@ class Exporter:
 
 
 def holds_only(folder: Path, names: Sequence[str]) -> bool:
-    """Says whether a folder holds the first of some names, and nothing that is not one of them."""
+    """Returns whether a folder holds the first of the names, and only files of these names."""
     return (folder / names[0]).is_file() and {file.name for file in folder.iterdir()} <= set(names)
 
 
@@ -187,22 +187,22 @@ def check_images_fit(images: np.ndarray, model: keras.Model, name: str) -> None:
 
 
 def digests(path: Path) -> dict[str, str]:
-    """Returns the SHA-256 of an artefact's files in hexadecimal digits, by their paths beside or in it."""
+    """Maps the path of each of an artefact's files, relative to its folder, to its SHA-256 in hexadecimal digits."""
     files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
     return {file.relative_to(path.parent).as_posix(): sha256(file) for file in files}
 
 
 def described(path: Path) -> Path:
-    """Returns the file that says what was measured of an artefact."""
+    """Returns the path of an artefact's description, which holds its measurements and digests."""
     return path.with_name(f"{path.name}.json")
 
 
 def check_digests(path: Path) -> None:
-    """Raises a ValueError if an artefact is not the one that the file beside it describes."""
+    """Raises a ValueError if an artefact's digests differ from those in its description."""
     try:
         expected = json.loads(described(path).read_text(encoding="utf-8"))["sha256"]
     except (OSError, ValueError, KeyError, TypeError):
-        # An artefact is enough on its own, and those of earlier versions have no hash.
+        # An artefact works without its description, and descriptions of earlier versions have no digests.
         return
     if path.exists() and digests(path) != expected:
         raise ValueError(

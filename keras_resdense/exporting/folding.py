@@ -1,9 +1,9 @@
-"""Networks rewritten for inference: the same numbers from fewer passes over memory.
+"""Rewrites networks for inference: the same numbers from fewer passes over memory.
 
-At inference a batch norm multiplies each channel by a scale and adds a shift. Where it follows a
-convolution, kernel and bias take both. Where it cannot, because it reads a sum or a concatenation that
-others read, too (pre-activation, dense blocks), a depthwise 1×1 convolution does it in one operation,
-and runtimes fuse the ReLU behind it; scale and shift alone would be two.
+At inference a batch norm multiplies each channel by a scale and adds a shift. After a convolution, both
+can be folded into kernel and bias. This is impossible if the batch norm reads a sum or a concatenation
+that other layers read, too (pre-activation, dense blocks). There it becomes a depthwise 1×1 convolution:
+one operation instead of two, which runtimes can fuse with the following ReLU.
 """
 
 from __future__ import annotations
@@ -21,20 +21,19 @@ from keras_resdense.networks.model import Model
 def fold_batch_norm(model: keras.Model) -> keras.Model:
     """Rewrites a network for inference.
 
-    Every batch norm behind a convolution or dense layer that nothing else reads goes into it; dropout
-    and average pooling may stand between them, and zero padding where the shift is zero. Every other
-    batch norm over the channels of images, and every rescaling of them, becomes a depthwise 1×1
-    convolution of the same name.
+    A batch norm after a convolution or dense layer is folded into it, if nothing else reads that layer.
+    Dropout and average pooling may come between them, and zero padding if the shift is zero. All other
+    batch norms and rescalings of image channels become depthwise 1×1 convolutions of the same name.
 
     Args:
-        model: Functional, or sequential and built; its layers may be models, too. It stays as it is.
+        model: Functional model, or a built sequential one. Its layers may be models, too. It is not changed.
 
     Returns:
-        A functional model of plain Keras layers with the same inputs and outputs, which computes in
-        float32 whatever the precision of `model`.
+        A functional model of plain Keras layers with the same inputs and outputs. It computes in float32,
+        whatever the precision of `model`.
 
     Raises:
-        ValueError: If the graph of the model's layers is not known.
+        ValueError: If the graph of the model's layers is unknown.
     """
     graph = _Graph(model, fold_batch_norm)
     for name in list(graph.layers):
@@ -43,16 +42,17 @@ def fold_batch_norm(model: keras.Model) -> keras.Model:
 
 
 def rewrite_for_phones(model: keras.Model) -> keras.Model:
-    """Rewrites a network as `fold_batch_norm` does, and further into what phones' runtimes do fast and in one go.
+    """Rewrites a network as `fold_batch_norm` does, and then for the runtimes of phones.
 
-    * Max pooling over one pixel, which keeps every n-th, becomes a depthwise 1×1 convolution with that stride; XNNPACK,
-      LiteRT's kernels for CPUs, does not know the former. Where channels of zeros are appended behind it (shortcut A),
-      one 1×1 convolution does both.
-    * A 1×1 convolution before an average pooling (dense networks' transitions) goes behind it: both are linear, and it
-      then computes only the pixels that are left.
-    * Average pooling without padding becomes a depthwise convolution, which XNNPACK has for bytes, too.
-    * The channels that a dense block concatenates are scaled to one range, as its batch norms know it, and back by
-      these: in 8 bits they share one step, in which those that vary little would drown.
+    * Max pooling over one pixel, which keeps every n-th pixel, becomes a depthwise 1×1 convolution with that stride,
+      because XNNPACK, LiteRT's kernels for CPUs, does not support it. If channels of zeros are appended after it
+      (shortcut A), one 1×1 convolution does both.
+    * A 1×1 convolution before an average pooling (dense networks' transitions) moves behind it. Both are linear, and
+      the convolution then has fewer pixels to compute.
+    * Average pooling without padding becomes a depthwise convolution, which XNNPACK also supports for 8 bits.
+    * The channels that a dense block concatenates are scaled to one range, which its batch norms know, and its batch
+      norms scale them back. In 8 bits all channels share one quantisation step, which is too coarse for channels that
+      vary little.
     """
     graph = _Graph(model, rewrite_for_phones)
     layout = (graph.append_channels, graph.subsample, graph.pool_first, graph.average)
@@ -63,12 +63,12 @@ def rewrite_for_phones(model: keras.Model) -> keras.Model:
 
 
 def in_float32(model: keras.Model) -> keras.Model:
-    """Returns a copy that computes in float32 and is otherwise the same; takes what `fold_batch_norm` takes."""
+    """Returns a copy of a model that computes in float32; it accepts the models that `fold_batch_norm` accepts."""
     return _Graph(model, in_float32).build()
 
 
 def in_full_precision(model: keras.Model) -> keras.Model:
-    """Returns the model, or a float32 copy of one that computes in half precision, which no two runtimes do alike."""
+    """Returns the model, or a float32 copy if it computes in half precision, where runtimes round differently."""
     return model if {layer.compute_dtype for layer in model.layers} == {"float32"} else in_float32(model)
 
 
@@ -76,23 +76,23 @@ class _Graph:
     """A functional model as data.
 
     Attributes:
-        config: Config of the model, as `keras.Model.from_config` takes it.
-        layers: Its layers' part of it, by name.
-        objects: The layers themselves, and operations that are none, such as those of `keras.ops`.
-        reads_floats: Whether all inputs are floats, which convolutions ask for and rescalings do not.
-        carried: What the model says of its images and classes.
+        config: Config of the model, for `keras.Model.from_config`.
+        layers: The layers' parts of the config, by name.
+        objects: The layers themselves, and operations that are not layers, such as those of `keras.ops`.
+        reads_floats: Whether all inputs are floats, which convolutions need and rescalings do not.
+        carried: The model's image contract and class names.
         weights: Weights of each layer, in the order of its `get_weights`.
         uses: For each layer, all references to its output, `[name, call, output]`. They are part of the
             config: a new name in one is a new connection.
-        ranges: For each batch norm that became a convolution, how far the channels that it reads go from 0.
+        ranges: For each batch norm that became a convolution, the largest absolute value of each channel it reads.
     """
 
     def __init__(self, model: keras.Model, rewrite: Callable[[keras.Model], keras.Model]):
-        """Reads a model; layers that are models themselves are rewritten."""
+        """Reads a model and rewrites those of its layers that are models."""
         if not is_graph(model):
             raise ValueError(
-                f"{model.name!r} is a {type(model).__name__} whose graph of layers is not known; allowed are "
-                "functional models and sequential ones that start with keras.Input."
+                f"{model.name!r} is a {type(model).__name__} whose graph of layers is unknown; pass a functional "
+                "model, or a sequential one that starts with keras.Input."
             )
         if isinstance(model, keras.Sequential):
             model = keras.Model(model.inputs[0], model.outputs[0], name=model.name)

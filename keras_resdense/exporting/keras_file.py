@@ -21,7 +21,7 @@ class PlainKeras(Exporter):
 
     def target(self, path: Path) -> Path:
         if path.suffix != ".keras":
-            raise ValueError(f"{path} must end in .keras, for Keras tells its formats by that.")
+            raise ValueError(f"{path} must end in .keras, because Keras chooses its format by the suffix.")
         return path
 
     def owns(self, path: Path) -> bool:
@@ -31,7 +31,7 @@ class PlainKeras(Exporter):
         return model
 
     def write(self, model: keras.Model, path: Path, extras: Extras) -> None:
-        # `model.save` of this package attaches what the model has, which may be older names.
+        # `model.save` of this package would attach the model's own class names, which may be older than these.
         keras.saving.save_model(model, path)
         attach(path, extras.files())
 

@@ -7,13 +7,14 @@ import json
 import tempfile
 import warnings
 from pathlib import Path
+from typing import ClassVar
 
 import keras
 
 from keras_resdense.data.contract import ImageContract
 from keras_resdense.exporting.exporter import Exporter, Extras, Runner
 
-#: Operators that ONNX Runtime knows from 1.14 (2023) on.
+#: Version of the operators, which ONNX Runtime supports from 1.14 (2023) on.
 ONNX_OPSET = 18
 #: The oldest and the newest that tf2onnx writes; a file of newer ones is raised from the latter.
 _OLDEST_OPSET, _CONVERTED_OPSET = 13, 18
@@ -21,7 +22,7 @@ _OLDEST_OPSET, _CONVERTED_OPSET = 13, 18
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ONNX(Exporter):
-    """ONNX, for ONNX Runtime and whatever else reads it: an input `images`, any number at once, an output `outputs`.
+    """ONNX, for ONNX Runtime and others: an input `images`, a batch of any size, and an output `outputs`.
 
     The image contract and the names of the classes are in the file's metadata, as JSON, under the keys
     `image_contract` and `class_names`.
@@ -31,7 +32,7 @@ class ONNX(Exporter):
     """
 
     what = "an ONNX model from images to one output"
-    packages = ("onnx", "onnxruntime", "tf2onnx")
+    packages: ClassVar[tuple[str, ...]] = ("onnx", "onnxruntime", "tf2onnx")
 
     threads: tuple[int | None, ...] = (1, 2)
     opset: int = ONNX_OPSET

@@ -6,6 +6,7 @@ import dataclasses
 import tempfile
 from functools import partial
 from pathlib import Path
+from typing import ClassVar
 
 import keras
 import numpy as np
@@ -17,14 +18,14 @@ from keras_resdense.exporting.exporter import BATCH, Exporter, Extras, Runner, h
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class OpenVINO(Exporter):
-    """OpenVINO, for processors of Intel: a folder of `model.xml`, `model.bin`, image contract and names of classes.
+    """OpenVINO, for Intel's processors: a folder of `model.xml`, `model.bin`, image contract and class names.
 
-    An input `images`, any number at once, and an output `outputs`; float32, although processors with units for
-    bfloat16 compute in that unless they are told not to (`INFERENCE_PRECISION_HINT`).
+    It has an input `images`, a batch of any size, and an output `outputs`. Weights are float32, but OpenVINO computes
+    in bfloat16 on processors that support it, unless `INFERENCE_PRECISION_HINT` is set to f32.
     """
 
     what = "an OpenVINO model from images to one output"
-    packages = ("openvino",)
+    packages: ClassVar[tuple[str, ...]] = ("openvino",)
 
     threads: tuple[int | None, ...] = (1, 2)
 

@@ -1,4 +1,4 @@
-"""What quantisation does to a TFLite model: values as steps, and how much of each layer's signal is noise."""
+"""Quantised values of TFLite models, and the signal-to-noise ratio of their layers."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 
 
 def quantise(values: np.ndarray, details: dict[str, Any]) -> np.ndarray:
-    """Returns values as a tensor of a TFLite model takes them; `details` are those that its interpreter gives."""
+    """Quantises values for a tensor of a TFLite model, whose `details` come from its interpreter."""
     dtype, scales = details["dtype"], details["quantization_parameters"]["scales"]
     if not scales.size:
         return values.astype(dtype)
@@ -18,7 +18,7 @@ def quantise(values: np.ndarray, details: dict[str, Any]) -> np.ndarray:
 
 
 def dequantise(steps: np.ndarray, details: dict[str, Any]) -> np.ndarray:
-    """Returns what the steps of a tensor of a TFLite model stand for, float32."""
+    """Returns the float32 values of a TFLite model's quantised tensor."""
     scales = details["quantization_parameters"]["scales"]
     if not scales.size:
         return steps.astype("float32")
@@ -28,20 +28,20 @@ def dequantise(steps: np.ndarray, details: dict[str, Any]) -> np.ndarray:
 def signal_to_noise(path: str | Path, reference: str | Path, images: np.ndarray) -> dict[str, float]:
     """Measures where the noise of a quantised TFLite model arises.
 
-    The noise of a layer's output is its difference from that of the float model, with all that earlier layers
-    brought in: at the layer where it falls by many decibels, something is wrong.
+    The noise of a layer's output is its difference from the output in the float model, including the noise of all
+    earlier layers. If the ratio drops by many decibels at one layer, that layer is quantised badly.
 
     Args:
         path: Path of the quantised model ("tflite_dynamic", "tflite_int8", "tflite_int16x8").
-        reference: Path of the float model ("tflite"), of the same network and the same input size.
-        images: `(images, height, width, channels)`, pixels 0–255; some tens will do.
+        reference: Path of the float model ("tflite") of the same network and input size.
+        images: Pixels 0–255, `(images, height, width, channels)`; a few dozen images are enough.
 
     Returns:
-        Decibels, `10 · log10(signal / noise)` of the powers over all images, of each operation that both files
-        name alike, in the order of computation; infinite where nothing differs.
+        Ratios in decibels, `10 · log10(signal / noise)` of the powers over all images, for each operation that has
+        the same name in both files, in the order of computation. A ratio is infinite if nothing differs.
 
     Raises:
-        ValueError: If the two have less than half of their operations in common.
+        ValueError: If the two files share less than half of their operations.
     """
     signal, noise = {}, {}
     quantised, exact = _Network(path), _Network(reference)
@@ -53,8 +53,8 @@ def signal_to_noise(path: str | Path, reference: str | Path, images: np.ndarray)
                 noise[name] = noise.get(name, 0.0) + float(np.square(values - expected[name]).sum())
     if 2 * len(signal) < len(exact.tensors):
         raise ValueError(
-            f"{path} and {reference} have {len(signal)} of {len(exact.tensors)} operations in common: export both, "
-            "the former with whole-number weights, from the same model."
+            f"{path} and {reference} have {len(signal)} of {len(exact.tensors)} operations in common: export both "
+            "from the same model, the former as tflite_dynamic, tflite_int8 or tflite_int16x8."
         )
     return {name: 10 * float(np.log10(signal[name] / noise[name])) if noise[name] else np.inf for name in signal}
 

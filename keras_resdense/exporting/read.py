@@ -10,17 +10,17 @@ from keras_resdense.exporting.exporter import Runner, check_digests
 from keras_resdense.exporting.formats import EXPORTERS
 from keras_resdense.networks.model import load_model
 
-#: What is read from a run's folder.
+#: The file that is read from a run's folder.
 MODEL_FILE = EXPORTERS["keras"].file_name
 #: Formats by their files' suffixes.
 _KINDS = {".keras": "keras", ".tflite": "tflite", ".onnx": "onnx"}
 
 
 def load_keras(path: Path) -> keras.Model:
-    """Loads a `.keras`, or that of a run, as `keras_resdense.load_model` does, but does not compile it.
+    """Loads a `.keras` file, or that of a run, as `keras_resdense.load_model` does, without compiling the model.
 
     Raises:
-        ValueError: If there is none, or if it is not the one that its `{path}.json` gives the SHA-256 of.
+        ValueError: If the file does not exist, or its SHA-256 differs from that in `{path}.json`.
     """
     path = path / MODEL_FILE if path.is_dir() else path
     if not path.is_file():
@@ -33,13 +33,13 @@ def load_runner(path: Path) -> tuple[Runner, Path]:
     """Loads a model of any format.
 
     Args:
-        path: A run's folder, a `.keras`, a SavedModel, a `.tflite`, an `.onnx` or a folder of OpenVINO.
+        path: Folder of a run, `.keras`, SavedModel, `.tflite`, `.onnx` or folder of OpenVINO.
 
     Returns:
-        A function from images of pixels 0–255 to probabilities, and the file itself.
+        A function from images of pixels 0–255 to probabilities, and the path of the file.
 
     Raises:
-        ValueError: If it is none of these, is damaged, or does not take images of one size.
+        ValueError: If the path is none of these, is damaged, or does not take images of one size.
     """
     if (path / MODEL_FILE).is_file():
         path = path / MODEL_FILE

@@ -22,21 +22,21 @@ _PARTS = ("saved_model.pb", "variables", "assets", "assets.extra", "fingerprint.
 class SavedModel(Exporter):
     """TensorFlow's format, for TensorFlow Serving and, as a `keras.layers.TFSMLayer`, for Keras.
 
-    Its signature `serving_default` takes `images`, a batch of pixels as the model does, and gives `outputs`.
-    `serve_images` takes `encoded`, a batch of JPEG or PNG files as strings, and prepares each as the model's image
-    contract says, or squashes it to the model's size where there is no contract; it is there for 1 and 3 channels, and
-    if one of the two tells the size. It gives `outputs` and `valid`, which is false for what is no JPEG or PNG, or
-    damaged: the outputs of that are NaN.
+    The signature `serving_default` takes `images`, a batch of the model's inputs, and returns `outputs`.
+    `serve_images` takes `encoded`, a batch of JPEG or PNG files as strings. It prepares each image as the model's image
+    contract says or, without a contract, resizes it to the model's size. It exists for 1 and 3 channels, if the
+    contract or the model fixes the size. It returns `outputs` and `valid`, which is false for a file that is damaged or
+    not a JPEG or PNG; the outputs for such a file are NaN.
 
-    `assets` holds the image contract and the names of the classes, and `assets.extra` requests with which TensorFlow
-    Serving warms up.
+    `assets` holds the image contract and the class names, and `assets.extra` requests that TensorFlow Serving warms up
+    with.
 
     Attributes:
-        frozen: Whether weights are constants of the graph. TensorFlow lays these out once, and variables for each
-            batch, so that few images at once take less time; but constants take some twenty times their size in memory.
-        version: Number of the folder in the path that is written, as TensorFlow Serving expects; None for the path
-            itself.
-        strict: Whether a file that is no image makes `serve_images` fail as a whole; there is no `valid` then.
+        frozen: Whether weights are constants of the graph. TensorFlow reorders constants once, but variables for every
+            batch, so small batches are faster. Constants take about twenty times their size in memory.
+        version: Number of the subfolder that is written, as TensorFlow Serving expects; None for the path itself.
+        strict: Whether a file that is not an image makes the entire request to `serve_images` fail. There is no `valid`
+            then.
     """
 
     what = "a SavedModel with the signature serving_default"
@@ -87,7 +87,7 @@ class SavedModel(Exporter):
 
 
 def _contract(model: keras.Model, extras: Extras) -> ImageContract | None:
-    """Returns how `serve_images` prepares an image; None if nothing tells the size."""
+    """Returns how `serve_images` prepares an image; None if the size is not known."""
     _, *size, channels = model.input_shape
     if extras.contract or None in size:
         return extras.contract

@@ -41,18 +41,18 @@ _PIXELS = {
 class TFLite(Exporter):
     """LiteRT's format, for phones: built-in operations only, an input `images` and an output `outputs`.
 
-    It takes pixels 0–255: where the model's image contract normalises these, the file does so itself, for MediaPipe
-    can't do it channel by channel, and says so in its own contract. It carries TFLite Metadata, as MediaPipe Tasks'
-    `ImageClassifier` asks for, with the names of the classes as `labels.txt` and the image contract as
+    The file takes pixels 0–255. If the model's image contract normalises them, the file does this itself, because
+    MediaPipe can't normalise each channel differently; its own contract says so. It contains the TFLite Metadata that
+    MediaPipe Tasks' `ImageClassifier` requires, the class names as `labels.txt` and the image contract as
     `image_contract.json`.
 
     Attributes:
-        kind: "float32"; "float16", weights in half precision; "dynamic", weights of 8 bits; "int8", weights and
-            activations of 8 bits; "int16x8", activations of 16 bits.
-        batch: Images at once; None for any number.
-        pixels: Kind of the input: "float32", or "uint8" for bytes, as cameras give them. Of the kind "int8" it is that
-            of the output, too: "uint8", or "int8", the same less 128.
-        license: Under which the model may be used, such as "Apache-2.0".
+        kind: "float32"; "float16", for weights in half precision; "dynamic", for 8-bit weights; "int8", for 8-bit
+            weights and activations; "int16x8", for 8-bit weights and 16-bit activations.
+        batch: Images in a batch; None for any number.
+        pixels: Type of the input: "float32", or "uint8" for bytes, as cameras return them. For the kind "int8" it is
+            also the type of the output: "uint8", or "int8" for values shifted by −128.
+        license: License of the model, such as "Apache-2.0".
     """
 
     what = "a TFLite model from images to one output"
@@ -80,8 +80,8 @@ class TFLite(Exporter):
             )
         if self.calibrated and extras.calibration is None:
             raise ValueError(
-                f"{self.kind} needs calibration images, some hundreds of those the model was trained on, "
-                "to know the range of every activation: export(…, calibration=images)."
+                f"{self.kind} needs calibration images, a few hundred of the training data, to find the range of "
+                "every activation: export(…, calibration=images)."
             )
         if self.pixels == "uint8" and extras.real and not _are_known_pixels(extras):
             raise ValueError(
@@ -187,7 +187,7 @@ class TFLite(Exporter):
 
 
 def _takes_more(compute: Callable[[np.ndarray], np.ndarray], shape: tuple[int, ...]) -> bool:
-    """Says whether a file made for one image answers two at once as it does each alone."""
+    """Returns whether a file made for one image also takes two, with the same outputs as for each alone."""
     images = np.linspace(0, 255, 2 * math.prod(shape), dtype="float32").reshape((2, *shape))
     alone = np.concatenate([compute(image[None]) for image in images])
     try:
@@ -197,7 +197,7 @@ def _takes_more(compute: Callable[[np.ndarray], np.ndarray], shape: tuple[int, .
 
 
 def _are_known_pixels(extras: Extras) -> bool:
-    """Says whether the artefact takes pixels 0–255, by the contract or else by the images."""
+    """Returns whether the artefact takes pixels 0–255, judged by the contract or, without one, by the images."""
     given = [images for images in (extras.images, extras.calibration) if images is not None]
     return bool(extras.contract) or (extras.real and all(map(_are_pixels, given)))
 
@@ -207,21 +207,21 @@ def _normalised(contract: ImageContract | None) -> bool:
 
 
 def _to_pixels(images: np.ndarray, contract: ImageContract) -> np.ndarray:
-    """Returns the pixels 0–255, in RGB, of which a contract has made a network's input."""
+    """Returns the RGB pixels 0–255 from which a contract made a network's input."""
     pixels = images * np.array(contract.std) + np.array(contract.mean)
     pixels = pixels[..., ::-1] if contract.order == "bgr" else pixels
     if not -0.5 <= pixels.min() <= pixels.max() <= 255.5:
         raise ValueError(
-            f"By the model's image contract, the images go from {pixels.min():g} to {pixels.max():g} as pixels, which "
-            "go from 0 to 255: prepare them by keras_resdense.transform(model)."
+            f"By the model's image contract, the images have pixels from {pixels.min():g} to {pixels.max():g}, but "
+            "pixels must be from 0 to 255: prepare the images with keras_resdense.transform(model)."
         )
     nearest = pixels.round()
-    # Whole numbers, but for what single precision has left of them.
+    # Single precision leaves small errors in what were whole numbers.
     return np.where(abs(pixels - nearest) < 1e-3, nearest, pixels).clip(0, 255).astype("float32")
 
 
 def _from_pixels(model: keras.Model, contract: ImageContract) -> keras.Model:
-    """Returns the model behind a convolution that normalises pixels 0–255, in RGB, as a contract asks for."""
+    """Puts a convolution before a model that normalises RGB pixels 0–255 as a contract says."""
     channels = contract.channels
     mean, std = (np.broadcast_to(values, channels) for values in (contract.mean, contract.std))
     order = np.eye(channels)[::-1] if contract.order == "bgr" else np.eye(channels)
@@ -233,12 +233,12 @@ def _from_pixels(model: keras.Model, contract: ImageContract) -> keras.Model:
 
 
 def _are_pixels(images: np.ndarray) -> bool:
-    """Says whether numbers go from 0 to 255, not from 0 to 1 or around 0."""
+    """Returns whether values are from 0 to 255, not from 0 to 1 or around 0."""
     return bool(images.min() >= 0 and 1 < images.max() <= 255)
 
 
 def _spanning(images: np.ndarray) -> np.ndarray:
-    """Returns images with the darkest and the brightest pixel in them, so that a byte of a pixel is its own step."""
+    """Returns images that contain the values 0 and 255, so that the input's quantisation step is exactly 1."""
     images = images.copy()
     images[0, 0, 0], images[0, -1, -1] = 0, 255
     return images
@@ -252,7 +252,8 @@ def _warn_of_calibration(images: np.ndarray, model: keras.Model) -> None:
     missing = set(range(outputs.shape[-1])) - set(outputs.argmax(-1).ravel().tolist())
     if missing:
         warnings.warn(
-            f"The model sees {len(missing)} of its {outputs.shape[-1]} classes in none of the {len(images)} "
-            f"calibration images, such as class {min(missing)}: ranges of activations may be missed. Give more images.",
+            f"The model predicts {len(missing)} of its {outputs.shape[-1]} classes for none of the {len(images)} "
+            f"calibration images, such as class {min(missing)}, so the ranges of activations may be too small: pass "
+            "more images.",
             stacklevel=4,
         )

@@ -1,4 +1,4 @@
-"""Look inside a built model: what its parts cost and see, what it looks at, how gradients and features flow.
+"""Analyses of a built model: cost and receptive field of its parts, Grad-CAM, gradient norms and feature reuse.
 
 Every function returns data; `keras_resdense.insight.drawing` draws it.
 """
@@ -29,7 +29,7 @@ _WINDOWS = (
 
 
 def count_parameters(model: keras.Model) -> int:
-    """Counts the parameters of a model that training adjusts; frozen ones count, too."""
+    """Counts the trainable parameters of a model, including those of frozen layers."""
     own = {id(weight): weight for weight in model.trainable_weights}
     return _size((own | {id(weight): weight for layer in all_layers(model) for weight in _parameters(layer)}).values())
 
@@ -49,18 +49,18 @@ def count_macs(model: keras.Model) -> int:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Part:
-    """A stage, a block or a layer of a network in numbers.
+    """Cost and receptive field of a stage, a block or a layer.
 
     Attributes:
         name: Its name, such as "stem", "stage2", "stage2_block1", "stage2_layer6", "stage2_transition", "head".
         output_shape: Output shape of its last layer for one image, `(height, width, channels)` or `(classes,)`.
-        parameters: Those that training adjusts; frozen ones count, too.
+        parameters: Trainable parameters, including those of frozen layers.
         macs: Multiply-adds of its convolutions and dense layers for one image.
-        activation_bytes: Bytes of the outputs of all its layers for one image in float32: the most that a training step
-            keeps of it. What runtimes compute in place is counted, too.
-        receptive_field: Side, in pixels of the image, of the square that a pixel of its output sees through
-            convolutions and poolings, borders of the image or not. Squeeze-and-excitation gates, which weigh
-            channels by the mean of the whole image, are left out. None behind global pooling.
+        activation_bytes: Bytes of the outputs of all its layers for one image in float32. This is the most that a
+            training step keeps; outputs that runtimes compute in place are counted, too.
+        receptive_field: Side, in pixels of the image, of the square that a pixel of its output depends on through
+            convolutions and poolings, ignoring the image's borders. Squeeze-and-excitation gates, which average
+            over the entire image, are not counted. None after global pooling.
     """
 
     name: str
@@ -72,17 +72,17 @@ class Part:
 
 
 def summarise(model: keras.Model, per: Literal["stage", "block", "layer"] = "stage") -> list[Part]:
-    """Says what each part of a network costs and sees.
+    """Lists the parts of a network with their cost and receptive field.
 
     Args:
-        model: Functional or sequential, built for a fixed size of input; its layers may be models, too.
-        per: "stage", "block" (and dense layer) or, for networks of any package, "layer".
+        model: Functional or sequential model built for a fixed input size. Its layers may be models, too.
+        per: Unit of the list: "stage", "block" (or dense layer) or, for networks of any package, "layer".
 
     Returns:
-        Parts from the image to the classes. A dense network's transitions are parts of their own.
+        Parts from the image to the classes. A dense network's transitions are separate parts.
 
     Raises:
-        ValueError: If the size of the input is not fixed, the graph is not known, or there are no stages.
+        ValueError: If the input size is not fixed, the graph is unknown, or there are no stages.
     """
     model, fields = _functional(model), {}
     _require_fixed_size(model)
@@ -91,7 +91,7 @@ def summarise(model: keras.Model, per: Literal["stage", "block", "layer"] = "sta
 
 
 def group_layers(model: keras.Model, per: Literal["stage", "block", "layer"]) -> dict[str, list[keras.Layer]]:
-    """Maps the name of each part, as `summarise` returns them, to its layers that compute something."""
+    """Maps the name of each part, as in `summarise`, to its layers, without inputs and identities."""
     if per not in ("stage", "block", "layer"):
         raise ValueError(f"per is {per!r}; it must be 'stage', 'block' or 'layer'.")
     groups, name = {}, "stem"
@@ -105,12 +105,12 @@ def group_layers(model: keras.Model, per: Literal["stage", "block", "layer"]) ->
             name = "head"
         groups.setdefault(layer.name if per == "layer" else name, []).append(layer)
     if name == "stem" and per != "layer":
-        raise ValueError(f"{model.name} has no stages: it is none of this package's. Only its layers can be listed.")
+        raise ValueError(f"{model.name} has no stages: it is not a network of this package. Pass per='layer'.")
     return groups
 
 
 def format_parts(parts: Sequence[Part]) -> str:
-    """Returns a table of parts, a line each, and their total."""
+    """Returns a table of parts, one per line, and their total."""
     width = max(len(part.name) for part in parts) + 2
     lines = [f"{'':{width}}{'output':>16}{'parameters':>14}{'MMACs':>12}{'activations':>14}{'sees':>11}"]
     for part in parts:
@@ -121,7 +121,7 @@ def format_parts(parts: Sequence[Part]) -> str:
 
 
 def write_parts(parts: Sequence[Part], path: Path | str) -> None:
-    """Writes parts as CSV, a row each; shapes as in 56×56×256.
+    """Writes parts as CSV, one per row, with shapes such as 56×56×256.
 
     Raises:
         ValueError: If the file cannot be written.
@@ -136,16 +136,16 @@ def grad_cam(model: keras.Model, images: Any, classes: Any = None) -> np.ndarray
     """Shows where a network looks: Grad-CAM (1610.02391, section 3) on its last feature map.
 
     Args:
-        model: Classifier, functional or sequential, that ends in a dense layer or an activation.
-        images: As the model takes them, `(batch, height, width, channels)`.
-        classes: Number of the class to explain for each image, `(batch,)`; default the most probable ones.
+        model: Functional or sequential classifier that ends in a dense layer or an activation.
+        images: The model's inputs, `(batch, height, width, channels)`.
+        classes: Index of the class to explain for each image, `(batch,)`; default the most probable classes.
 
     Returns:
-        `(batch, height, width)` in [0, 1], float32: 1 at the place that speaks most for the class. An image whose
-        map has no such place is 0 everywhere.
+        Heat maps `(batch, height, width)` in [0, 1], float32, with 1 where the evidence for the class is strongest.
+        A map is 0 everywhere if nothing in the image is evidence for the class.
 
     Raises:
-        ValueError: If the network is a layer of the model, pooling included, so that its last map is out of reach.
+        ValueError: If the network and its pooling are one layer of the model, which hides the last feature map.
     """
     require_tensorflow("grad_cam")
     import tensorflow as tf
@@ -154,7 +154,7 @@ def grad_cam(model: keras.Model, images: Any, classes: Any = None) -> np.ndarray
     last_map = _last_map(model)
     images = tf.cast(images, "float32")
     maps = keras.Model(model.inputs, last_map)(images, training=False)
-    # Heads may read earlier maps, too, and those need the images.
+    # A head may also read earlier maps, which need the images.
     head = keras.Model([*model.inputs, last_map], model.outputs[0])
     with _scores_as_outputs(model), tf.GradientTape(watch_accessed_variables=False) as tape:
         tape.watch(maps)
@@ -170,11 +170,11 @@ def grad_cam(model: keras.Model, images: Any, classes: Any = None) -> np.ndarray
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class GradientNorm:
-    """How strongly the loss pulls at a convolution.
+    """Gradient norm of a convolution.
 
     Attributes:
-        layer: Its name.
-        norm: Euclidean norm of the gradient of the mean cross-entropy by its kernel.
+        layer: Name of the convolution.
+        norm: Euclidean norm of the gradient of the mean cross-entropy with respect to its kernel.
     """
 
     layer: str
@@ -182,17 +182,17 @@ class GradientNorm:
 
 
 def gradient_norms(model: keras.Model, images: Any, labels: Any) -> list[GradientNorm]:
-    """Measures gradients by depth, as the next training step would find them; changes nothing in the model.
+    """Measures the gradients of the next training step at each depth, without changing the model.
 
-    Batch norm takes the statistics of the batch, dropout drops; weight decay is left out.
+    Batch norm uses the statistics of the batch, and dropout is active; weight decay is left out.
 
     Args:
         model: Classifier that ends in a dense layer or an activation.
-        images: As the model takes them, `(batch, height, width, channels)`.
+        images: The model's inputs, `(batch, height, width, channels)`.
         labels: Their classes, `(batch,)`.
 
     Returns:
-        Of each convolution that is not frozen, from the image to the classes.
+        Norms of all convolutions that are not frozen, from the image to the classes.
     """
     require_tensorflow("gradient_norms")
     import tensorflow as tf
@@ -214,18 +214,18 @@ def gradient_norms(model: keras.Model, images: Any, labels: Any) -> list[Gradien
 
 
 def feature_reuse(model: keras.Model) -> dict[str, np.ndarray]:
-    """Measures how much dense layers read what each layer before them has made (1608.06993, section 5, figure 5).
+    """Measures how much dense layers use the features of each earlier layer (1608.06993, section 5, figure 5).
 
     Args:
-        model: With dense blocks.
+        model: Network with dense blocks.
 
     Returns:
-        Of each block, such as "stage2", the mean absolute weight `(sources, readers)`. Sources are the block's
-        input and its layers; readers are its layers, by their first convolutions, and then the transition or
-        classifier, if there is one. NaN where a layer would read what comes later.
+        For each block, such as "stage2", the mean absolute weights `(sources, readers)`. Sources are the block's
+        input and its layers. Readers are the first convolutions of its layers, then the transition or classifier
+        if there is one. NaN where the source comes after the reader.
 
     Raises:
-        ValueError: If there are no dense blocks.
+        ValueError: If the network has no dense blocks.
     """
     blocks, behind, classifier, made = {}, {}, None, 0
     for layer in all_layers(model):
@@ -253,7 +253,7 @@ def _mean_weights(layer: keras.Layer) -> np.ndarray:
 
 
 def _by_source(layers: list[np.ndarray], behind: list[np.ndarray]) -> np.ndarray:
-    """Averages over the channels of each source: every layer reads what the one before it did, and what that made."""
+    """Averages over the channels of each source: a layer reads the input of the layer before it and its output."""
     ends = [len(weights) for weights in layers]
     reuse = np.full((len(layers) + 1, len(layers) + len(behind)), np.nan, "float32")
     for reader, weights in enumerate([*layers, *behind]):
@@ -268,7 +268,7 @@ def _require_fixed_size(model: keras.Model) -> None:
 
 
 def _parameters(layer: keras.Layer) -> list[keras.Variable]:
-    """Lists a layer's weights that training adjusts, or would if the layer were not frozen."""
+    """Lists a layer's weights that are trainable while the layer is not frozen."""
     if layer.trainable:
         return layer.trainable_weights
     return [weight for weight in layer.weights if not weight.name.startswith("moving_")]
@@ -306,7 +306,7 @@ def _costs(part: Part) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class _Field:
-    """What a map's first pixel sees of the image, from pixel `first` to `last`; its next sees `stride` further."""
+    """Receptive field of a map's first pixel: image pixels `first` to `last`. The next pixel's is `stride` further."""
 
     first: int = 0
     last: int = 0
@@ -316,19 +316,19 @@ class _Field:
 def _functional(model: keras.Model) -> keras.Model:
     if not is_graph(model):
         raise ValueError(
-            f"{model.name} is a {type(model).__name__} whose layers' graph is not known; allowed are "
-            "functional models and sequential ones that start with keras.Input."
+            f"{model.name} is a {type(model).__name__} whose graph of layers is unknown; pass a functional model, or "
+            "a sequential one that starts with keras.Input."
         )
     return keras.Model(model.inputs, model.outputs) if isinstance(model, keras.Sequential) else model
 
 
 def _look_through(model: keras.Model, fields: list[_Field | None], found: dict) -> list[_Field | None]:
-    """Follows what the pixels of maps see.
+    """Follows receptive fields through a model.
 
     Args:
-        model: Any.
+        model: Any model.
         fields: Fields of its inputs.
-        found: Takes the field of each layer's output, those of models in the model included.
+        found: Dict that gets the field of each layer's output, including layers of models inside the model.
 
     Returns:
         The fields of its outputs.
@@ -346,7 +346,7 @@ def _look_through(model: keras.Model, fields: list[_Field | None], found: dict) 
 
 
 def _field_behind(call, sources: list[_Field]) -> _Field | None:
-    """Returns what a layer's output sees, if its inputs see that; None where global pooling ends the view."""
+    """Returns the field of a layer's output from those of its inputs; None after global pooling."""
     layer, before, after = call.operation, call.input_tensors[0].shape[1:3], call.output_tensors[0].shape[1:3]
     if not sources:
         return None
@@ -358,20 +358,20 @@ def _field_behind(call, sources: list[_Field]) -> _Field | None:
         first -= added // 2 * stride
         return _Field(first, last + (reach - added // 2) * stride, stride * step)
     if isinstance(layer, keras.layers.ZeroPadding2D):
-        # Where it pads channels, told that they come first, it has the width in this place, and adds nothing.
+        # A layer that pads channels (with data_format="channels_first") has the width here, which it does not pad.
         shift = layer.padding[0][0] * stride
         return _Field(first - shift, last - shift, stride)
     return _Field(first, last, stride) if before == after else None
 
 
 def _last_map(model: keras.Model):
-    """Returns the last tensor `(batch, height, width, channels)` that a layer reads."""
+    """Returns the last tensor `(batch, height, width, channels)` that is the input of a layer."""
     for call in reversed(list(calls(model))):
         for tensor in call.input_tensors:
             if len(tensor.shape) == 4:
                 if isinstance(call.operation, keras.Model):
                     raise ValueError(
-                        f"The last feature map of {model.name} is inside of its layer {call.operation.name}: "
+                        f"The last feature map of {model.name} is inside its layer {call.operation.name}: "
                         "pass that layer, or build the head on its output with include_top=False."
                     )
                 return tensor
@@ -380,12 +380,12 @@ def _last_map(model: keras.Model):
 
 @contextlib.contextmanager
 def _scores_as_outputs(model: keras.Model) -> Iterator[None]:
-    """Lets a classifier return its scores, ahead of the softmax."""
+    """Makes a classifier return its scores before the softmax."""
     *_, last = all_layers(model)
     if not hasattr(last, "activation"):
         raise ValueError(
-            f"{model.name} ends in {last.name}, a {type(last).__name__}; end it in Dense or Activation, whose scores "
-            "ahead of the activation can be read."
+            f"{model.name} ends in {last.name}, a {type(last).__name__}; it must end in Dense or Activation, so that "
+            "the scores before the activation can be read."
         )
     activation, last.activation = last.activation, keras.activations.linear
     try:

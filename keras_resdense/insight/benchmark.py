@@ -1,4 +1,4 @@
-"""How fast a network trains and predicts on this machine, and what memory that takes."""
+"""Speed and memory of a network in training and inference on this machine."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from keras_resdense.training.report import environment
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Timing:
-    """What was measured of one thing.
+    """The timing of inference or of training.
 
     Attributes:
-        name: What it is.
+        name: "inference" or "training step".
         seconds: Seconds of each batch.
-        images_per_second: At the median of these.
-        peak_memory_mb: Most that the process has held until then, beyond what it held before there was a network;
-            None where the system does not tell.
+        images_per_second: Images per second at their median.
+        peak_memory_mb: Peak memory of the process until then, over that before the network was built; None if the
+            operating system does not report it.
     """
 
     name: str
@@ -38,14 +38,14 @@ class Measured:
     """A network's speed.
 
     Attributes:
-        variant: Its name.
+        variant: Name of the variant.
         image_size: Side of its images, in pixels.
-        batch_size: Images at once.
-        precision: In which it computed.
+        batch_size: Images in a batch.
+        precision: Precision that it computed in.
         parameters: Trainable parameters.
         macs: Multiply-adds of one image.
         processor: Name of the processor.
-        environment: As `report.environment` tells it.
+        environment: Versions and cores, from `report.environment`.
         timings: Timings of "inference" and "training step".
     """
 
@@ -73,19 +73,19 @@ class Measured:
 def benchmark(
     variant: str, *, image_size: int | None = None, batch_size: int = 32, steps: int = 10, precision: str = "float32"
 ) -> Measured:
-    """Times `predict` and the gradient steps of `fit` on random images, with all of Keras's defaults.
+    """Times `predict` and the gradient steps of `fit` on random images, with Keras's defaults.
 
-    Peak memory is that of the process: measure in a new one.
+    Peak memory is that of the process, so measure each network in a new one.
 
     Args:
         variant: Name of a variant.
-        image_size: Side of the images in pixels; default what the variant was published for.
-        batch_size: Images at once.
-        steps: Steps to time of each, after two that do not count.
-        precision: As `Settings.precision`.
+        image_size: Side of the images in pixels; default the published size.
+        batch_size: Images in a batch.
+        steps: Steps to time in each mode, after two warm-up steps.
+        precision: Precision, as in `Settings.precision`.
 
     Raises:
-        ValueError: If there is no such variant, or a number or the precision makes no sense.
+        ValueError: If the variant does not exist, or a number or the precision is not allowed.
     """
     for name, value in (("batch_size", batch_size), ("steps", steps)):
         if value < 1:

@@ -1,7 +1,7 @@
-"""Pictures of networks and of what `keras_resdense.insight.analysis` finds in them, drawn with Matplotlib.
+"""Matplotlib figures of networks and of the results of `keras_resdense.insight.analysis`.
 
-Each function returns a figure, which notebooks show and `save_figure` writes. Lines differ in shape, too, not in
-colour alone; the colours are those of Okabe and Ito, which colour-blind people tell apart.
+Each function returns a figure, which notebooks show and `save_figure` writes. Lines differ in style as well as in
+colour, and the colours are those of Okabe and Ito, which colour-blind people can distinguish.
 """
 
 from __future__ import annotations
@@ -36,23 +36,23 @@ _FILLS = {
     "concatenation, as high as it has channels": {"facecolor": _SKY, "edgecolor": _BLUE},
     "transition": {"facecolor": _AMBER, "edgecolor": _INK},
 }
-#: Inches: height of a row, width of what stands beside the boxes, and of all boxes at most; half of a box's height.
+#: Inches: height of a row, width of the labels, largest width of all boxes, half of a box's height.
 _ROW, _LABELS, _BOXES, _HALF = 1.3, 3.7, 9.5, 0.2
 #: Inches from the middle of a box to the foot of the concatenation, and the height of the largest one.
 _FOOT, _TALLEST = 0.3, 0.36
 
 
 def check_suffix(path: Path | str) -> None:
-    """Raises a ValueError unless a picture can be written under that name."""
+    """Raises a ValueError if the suffix is not a format of pictures."""
     if Path(path).suffix.lower() not in SUFFIXES:
-        raise ValueError(f"{path} does not end in {' or '.join(SUFFIXES)}, the formats of pictures.")
+        raise ValueError(f"{path} does not end in {' or '.join(SUFFIXES)}, the formats that pictures can have.")
 
 
 def save_figure(figure: Figure, path: Path | str) -> None:
     """Writes a figure as PNG or SVG, by the file's suffix.
 
     Raises:
-        ValueError: If the suffix is another, or the file cannot be written.
+        ValueError: If the suffix is neither, or the file cannot be written.
     """
     check_suffix(path)
     with staged(Path(path)) as temporary:
@@ -62,13 +62,13 @@ def save_figure(figure: Figure, path: Path | str) -> None:
 def draw_network(model: keras.Model) -> Figure:
     """Draws a network: a row for each stage, a box for each block or dense layer, shortcuts and concatenations.
 
-    In an SVG, boxes and shortcuts have the names of their blocks as ids.
+    In an SVG, the ids of boxes and shortcuts are the names of their blocks.
 
     Args:
-        model: As `summarise` takes it.
+        model: Model that `summarise` accepts.
 
     Raises:
-        ValueError: Where `summarise` does.
+        ValueError: If `summarise` raises one.
     """
     from matplotlib.figure import Figure
 
@@ -109,10 +109,9 @@ def draw_network(model: keras.Model) -> Figure:
 
 
 def draw_feature_reuse(reuse: Mapping[str, np.ndarray]) -> Figure:
-    """Draws figure 5 of 1608.06993 from what `feature_reuse` returns.
+    """Draws the result of `feature_reuse` as figure 5 of 1608.06993.
 
-    Each reader's weights are shown as shares of its largest: initial weights shrink with the number of channels
-    read, and so do readers' weights among one another.
+    Each reader's weights are divided by its largest, because weights shrink with the number of channels a reader has.
     """
     from matplotlib.figure import Figure
 
@@ -135,7 +134,7 @@ def draw_feature_reuse(reuse: Mapping[str, np.ndarray]) -> Figure:
 
 
 def draw_gradient_norms(norms: Mapping[str, Sequence[GradientNorm]]) -> Figure:
-    """Draws the norms that `gradient_norms` returns over depth, a line for each name."""
+    """Draws results of `gradient_norms` over depth, with one line for each name."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8, 4.5), layout="constrained")
@@ -159,7 +158,7 @@ def draw_gradient_norms(norms: Mapping[str, Sequence[GradientNorm]]) -> Figure:
 
 
 def draw_grad_cam(images: np.ndarray, heat: np.ndarray, titles: Sequence[str]) -> Figure:
-    """Lays what `grad_cam` returns over the images.
+    """Draws heat maps of `grad_cam` over the images.
 
     Args:
         images: Pixels 0–255, `(batch, height, width, 1 or 3)`.
@@ -182,13 +181,13 @@ def draw_grad_cam(images: np.ndarray, heat: np.ndarray, titles: Sequence[str]) -
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Sheet:
-    """What a network is drawn on.
+    """The sheet that a network is drawn on.
 
     Attributes:
         axes: Axes whose unit is an inch.
-        pitch: From one box to the next, in inches.
+        pitch: Distance from one box to the next, in inches.
         most: Channels of the largest concatenation.
-        used: Takes an entry of the legend for each kind of thing drawn.
+        used: Legend entries, one for each kind of box and line that was drawn.
     """
 
     axes: Any
@@ -200,7 +199,7 @@ class _Sheet:
         self.axes.text(x, y, words, fontsize=size, color=color, weight=weight, ha=align, va="center")
 
     def label(self, y: float, part: Part, layers: list[keras.Layer], count: int) -> None:
-        """Writes what a stage is, in the words of the papers' tables."""
+        """Writes a stage's description in the words of the papers' tables."""
         self.write(0.3, y + 0.36, part.name.replace("stage", "stage "), size=11, weight="bold")
         self.write(0.3, y + 0.13, " × ".join(map(str, part.output_shape)))
         if count:
@@ -209,7 +208,7 @@ class _Sheet:
         self.write(0.3, y - (0.27 if count else 0.07), _costs([part]) + sees, size=7.5, color=_GREY)
 
     def stage(self, y: float, blocks: dict[str, list[keras.Layer]]) -> float:
-        """Draws a stage's boxes; returns where they end."""
+        """Draws a stage's boxes and returns the x coordinate of their end."""
         names = [name for name, layers in blocks.items() if _kind(layers) != "transition"]
         x = _LABELS + len(names) * self.pitch
         dense = _kind(blocks[names[0]]) == "layer"
@@ -306,7 +305,7 @@ class _Sheet:
 
 
 def _kind(layers: list[keras.Layer]) -> str | None:
-    """Says what layers are together: "block", "layer" (a dense one), "transition", or something else."""
+    """Returns the kind of unit that layers belong to: "block", "layer" (a dense one), "transition" or another."""
     place = place_of(layers[0].name)
     return place and place.kind
 
@@ -366,7 +365,7 @@ def _shortcut_kind(layers: list[keras.Layer]) -> str | None:
 
 
 def _steps(layers: list[keras.Layer]) -> list[str]:
-    """Names what a stem or a head does, a box each."""
+    """Describes the steps of a stem or a head, one for each box."""
     steps = []
     for layer in layers:
         if isinstance(layer, keras.layers.Conv2D):

@@ -1,4 +1,4 @@
-"""Backbones: feature maps of a network, and freezing it for fine-tuning."""
+"""Feature maps of a network, and freezing its stages for fine-tuning."""
 
 from __future__ import annotations
 
@@ -12,30 +12,29 @@ from keras_resdense.graph import Place, placed_layers
 from keras_resdense.networks.drop_ins import DROP_INS
 from keras_resdense.networks.model import Model
 
-#: Kinds and roles of the layers whose strides add up, and of those that may end a level; a later one replaces it.
+#: Kinds and roles of the layers whose strides multiply, and of those that can end a level; the last one counts.
 _STRIDED = {("stem", "conv"), ("stem", "pool"), ("block", "conv"), ("transition", "pool")}
 _ENDS = {("stem", "conv"), ("stem", "relu"), ("block", "out"), ("layer", "out"), ("stage", "out")}
 
 
 def feature_extractor(model: keras.Model, levels: Sequence[str] | None = None, prefix: str = "") -> keras.Model:
-    """Makes a model of a network's feature maps.
+    """Builds a model that returns a network's feature maps.
 
-    Pn is the deepest map whose pixels are 2ⁿ pixels of the image apart, as in KerasHub's pyramid outputs
-    and timm's `features_only`: the end of a stage, and for P1 the stem ahead of its pooling. A
-    pre-activation network gives the sums before the next activation; a dense one ends in its last
-    activation.
+    Level Pn is the deepest map of stride 2ⁿ, as in KerasHub's pyramid outputs and timm's `features_only`: the end
+    of a stage or, for P1, the stem before its pooling. In a pre-activation network, a map is the sum before the next
+    activation. In a dense network, the deepest map comes after the last activation.
 
     Args:
-        model: One of this package's; weights are shared with it.
-        levels: Levels, such as `("P3", "P5")`; default P2 to P5 as far as the network has them, or all of a CIFAR
-            network's.
+        model: Network of this package. The new model shares its weights.
+        levels: Levels, such as `("P3", "P5")`; default those of P2 to P5 that the network has, or all levels of a
+            CIFAR network.
         prefix: The `layer_prefix` the model was built with.
 
     Returns:
-        Functional model from images to a dict from level to `(batch, height, width, channels)`.
+        Functional model from images to a dict of levels, each `(batch, height, width, channels)`.
 
     Raises:
-        ValueError: If the network has no such level, or is a layer of the model.
+        ValueError: If the network lacks a level, or is a layer of the model.
     """
     found = feature_levels(model, prefix)
     if levels is None:
@@ -50,10 +49,9 @@ def feature_extractor(model: keras.Model, levels: Sequence[str] | None = None, p
 
 @keras.saving.register_keras_serializable("keras_resdense")
 class Backbone(keras.Model):
-    """A network as an image encoder of KerasHub's task models, such as RetinaNet and DeepLabV3.
+    """A network as the image encoder of KerasHub's task models, such as RetinaNet and DeepLabV3.
 
-    Make one with `as_backbone`. It is saved under its own name, so opening a file that holds one needs this package
-    imported.
+    Create one with `as_backbone`. A saved file names this class, so import this package before opening it.
     """
 
     @property
@@ -68,10 +66,10 @@ class Backbone(keras.Model):
 
 
 def as_backbone(model: keras.Model, prefix: str = "") -> Backbone:
-    """Makes a network an image encoder for KerasHub's task models, which ask for `pyramid_outputs`.
+    """Turns a network into an image encoder for KerasHub's task models, which read `pyramid_outputs`.
 
     Args:
-        model: One of this package's, with or without its classifier; weights are shared with it.
+        model: Network of this package, with or without its classifier. The backbone shares its weights.
         prefix: The `layer_prefix` it was built with.
 
     Returns:
@@ -85,7 +83,7 @@ def as_backbone(model: keras.Model, prefix: str = "") -> Backbone:
 
 
 def feature_levels(model: keras.Model, prefix: str | None = "") -> dict[str, str]:
-    """Maps each level that a network has to the layer whose output it is; a prefix of None stands for any."""
+    """Maps each level of a network to the name of its layer; a prefix of None matches any."""
     stride, levels, has_blocks = 1, {}, False
     for place, layer in placed_layers(model, prefix):
         has_blocks |= place.kind == "block"
@@ -95,23 +93,25 @@ def feature_levels(model: keras.Model, prefix: str | None = "") -> dict[str, str
         if (place.kind, place.role) in _ENDS or ends_dense_network:
             levels[f"P{int(math.log2(stride))}"] = layer.name
     if not levels:
-        raise ValueError(f"{model.name} has no stages: it is none of this package's, or prefix is not {prefix!r}.")
+        raise ValueError(
+            f"{model.name} has no stages: it is not a network of this package, or its layer_prefix is not {prefix!r}."
+        )
     return levels
 
 
 def freeze(model: keras.Model, up_to: str | int | None, prefix: str = "") -> None:
-    """Freezes a network from the images up to a stage, and thaws what lies beyond.
+    """Freezes a network from the images up to a stage, and unfreezes all later layers.
 
-    A frozen layer keeps its weights, and a frozen batch norm its statistics, which it then normalises with
-    in training, too. Compile the model afterwards.
+    A frozen layer keeps its weights. A frozen batch norm also keeps its statistics and normalises with them in
+    training. Compile the model afterwards.
 
     Args:
-        model: One of this package's, or one built on its layers.
-        up_to: "stage3" or 3 (the stem is stage 1), a level such as "P4", or None to thaw everything.
+        model: Network of this package, or a model built on its layers.
+        up_to: "stage3" or 3 (the stem is stage 1), a level such as "P4", or None to unfreeze everything.
         prefix: The `layer_prefix` the network was built with.
 
     Raises:
-        ValueError: If the network has no such stage or level.
+        ValueError: If the network does not have that stage or level.
     """
     last = _last_frozen(model, up_to, prefix)
     for place, layer in placed_layers(model, prefix):
@@ -119,7 +119,7 @@ def freeze(model: keras.Model, up_to: str | int | None, prefix: str = "") -> Non
 
 
 def _inputs(model: keras.Model) -> keras.KerasTensor | list[keras.KerasTensor]:
-    """Returns what a model takes: its only input alone, so that it takes no lists."""
+    """Returns a model's input, or the list of its inputs if there are several."""
     return model.inputs[0] if len(model.inputs) == 1 else model.inputs
 
 
@@ -131,7 +131,9 @@ def _last_frozen(model: keras.Model, up_to: str | int | None, prefix: str) -> fl
     stages = sorted({depth for depth in depths.values() if depth < math.inf})
     known = levels | {f"stage{stage}": stage for stage in stages} | {stage: stage for stage in stages}
     if isinstance(up_to, bool) or up_to not in known:
-        raise ValueError(f"up_to is {up_to!r}; {model.name} has {', '.join(map(str, known))}; None thaws everything.")
+        raise ValueError(
+            f"up_to is {up_to!r}; {model.name} has {', '.join(map(str, known))}, and None unfreezes everything."
+        )
     return known[up_to]
 
 

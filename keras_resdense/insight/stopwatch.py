@@ -1,4 +1,4 @@
-"""What benchmarks measure with: one file, which imports nothing of the package, for the package and for its peers."""
+"""Timers for benchmarks. This file imports nothing from the package, so that peers can be timed by it, too."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ if TYPE_CHECKING:
     import keras
     import numpy as np
 
-#: Steps before those that count: frameworks compile in the first, and lay out memory in the second.
+#: Warm-up steps: frameworks compile in the first and lay out memory in the second.
 WARM_UP = 2
 
 
 def seconds(run: Callable[[], object], times: int, warm_up: int = WARM_UP) -> list[float]:
-    """Returns what each of so many calls of a function takes, after `warm_up` that do not count."""
+    """Returns the seconds that each of `times` calls takes, after `warm_up` calls that are not timed."""
     for _ in range(warm_up):
         run()
     ticks = [time.perf_counter()]
@@ -30,7 +30,7 @@ def seconds(run: Callable[[], object], times: int, warm_up: int = WARM_UP) -> li
 
 
 def random_batch(size: int, side: int, classes: int) -> tuple[np.ndarray, np.ndarray]:
-    """Returns images `(size, side, side, 3)`, always the same, and the numbers of their classes `(size,)`."""
+    """Returns random images `(size, side, side, 3)` and labels `(size,)`, the same in every call."""
     import numpy as np
 
     random = np.random.default_rng(0)
@@ -38,20 +38,20 @@ def random_batch(size: int, side: int, classes: int) -> tuple[np.ndarray, np.nda
 
 
 def compile_model(model: keras.Model) -> None:
-    """Compiles a Keras classifier with what all contestants train with: SGD with momentum, all else by default."""
+    """Compiles a Keras classifier as in all benchmarks: SGD with momentum, and defaults otherwise."""
     import keras
 
-    # KerasHub would add metrics, the others none.
+    # Without this, KerasHub's models compute metrics and the others do not.
     model.compile(keras.optimizers.SGD(0.01, momentum=0.9), "sparse_categorical_crossentropy", metrics=[])
 
 
 def fit_seconds(model: keras.Model, images: np.ndarray, labels: np.ndarray, steps: int) -> list[float]:
-    """Returns what each of so many gradient steps takes inside `fit`, after two that do not count.
+    """Returns the seconds that each gradient step takes inside `fit`, after two warm-up steps.
 
     Args:
         model: Compiled Keras model.
-        images: A batch, which every step gets.
-        labels: Numbers of its classes.
+        images: A batch, which every step uses.
+        labels: Labels of the batch.
         steps: Steps to time.
     """
     import keras
@@ -65,22 +65,22 @@ def fit_seconds(model: keras.Model, images: np.ndarray, labels: np.ndarray, step
 
 
 def memory_mb(field: str = "VmHWM") -> float | None:
-    """Returns what this process has in memory, in MB, on Linux; elsewhere None.
+    """Returns the memory of this process in MB on Linux, and None elsewhere.
 
     Args:
-        field: "VmHWM" for the most since its start, "VmRSS" for now.
+        field: "VmHWM" for the peak, "VmRSS" for the current memory.
     """
     status = _facts("/proc/self/status")
     return int(status[field].split()[0]) * 1024 / 1e6 if status else None
 
 
 def processor() -> str:
-    """Names the processor."""
+    """Returns the name of the processor."""
     return _facts("/proc/cpuinfo").get("model name") or platform.processor() or platform.machine()
 
 
 def machine() -> dict[str, Any]:
-    """Says what the figures of a benchmark hang on, besides the versions of packages."""
+    """Describes the machine that a benchmark ran on."""
     flags = _facts("/proc/cpuinfo").get("flags", "").split()
     return {
         "processor": processor(),

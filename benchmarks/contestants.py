@@ -156,7 +156,9 @@ _LITERT = ("ai_edge_litert.interpreter",)
 def _ours(kind: str, modules: tuple[str, ...], open_file: Callable, **changes: object) -> Contestant:
     """Returns a row for a file that an exporter of ours writes."""
     write = functools.partial(artefacts.write_ours, kind=kind, **changes)
-    return Contestant(environment="ours", modules=modules, work=in_runtime, build=open_file, file=kind, write=write)
+    return Contestant(
+        environment="ours", modules=modules, work=in_runtime, build=open_file, file=f"ours.{kind}", write=write
+    )
 
 
 _OURS = Contestant(

@@ -358,7 +358,9 @@ def test_without_images_it_compares_on_random_ones_and_says_so(format, tmp_path)
     made = export(tiny(), path, format)
     assert made.random and made.images == 16 and made.accuracy is None
     assert json.loads((tmp_path / f"{path.name}.json").read_text())["random"] is True
-    assert format_table([made]).endswith("Compared on random images, as none were given; real images are a stronger test.")
+    assert format_table([made]).endswith(
+        "Compared on random images, as none were given; real images are a stronger test."
+    )
 
 
 @pytest.mark.parametrize("labels, batched", [("none", True), ("numbers", True), ("one-hot", False)])

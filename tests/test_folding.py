@@ -274,5 +274,5 @@ def test_a_model_without_a_graph_is_refused():
 
     with pytest.raises(ValueError, match="is a Own whose graph of layers is unknown; pass a functional"):
         fold_batch_norm(Own(name="own"))
-    with pytest.raises(ValueError, match="start with keras.Input"):
+    with pytest.raises(ValueError, match="starts with keras.Input"):
         fold_batch_norm(keras.Sequential([keras.layers.Dense(1)]))

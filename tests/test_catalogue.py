@@ -7,6 +7,7 @@ import json
 import math
 import os
 import re
+import socket
 import subprocess
 import sys
 import threading
@@ -18,6 +19,7 @@ from keras import applications
 from safetensors.numpy import save_file
 
 import keras_resdense
+from keras_resdense import servers
 from keras_resdense.pretrained import catalogue, downloads
 from keras_resdense.pretrained.preprocessing import PREPROCESSINGS
 from tests.golden import rule
@@ -187,6 +189,7 @@ def test_failed_downloads_say_what_to_put_where(row, fault, monkeypatch):
 HUB = """
 import json, sys, warnings
 import keras_resdense
+from keras_resdense import servers
 model = keras_resdense.ResNet18(weights="tv_in1k", input_shape=(32, 32, 3))
 print(json.dumps([float(model.get_layer("predictions").bias.numpy()[0]), model.weights_origin]))
 """
@@ -246,3 +249,13 @@ def test_a_revision_of_the_hub_can_be_pinned(row, server, monkeypatch):
         downloads.download(dataclasses.replace(row, publisher="timm", location=location))
     place = "timm/resnet18.tv_in1k"
     assert asked == [(place, None), (place, "0123abc")]
+
+
+def test_servers_that_do_not_answer_are_found_in_time(server, monkeypatch):
+    """One of them takes the connection and says nothing; that a file is missing is an answer."""
+    monkeypatch.setattr(servers, "PATIENCE", 0.5)
+    answering = f"http://127.0.0.1:{server.server_port}/missing"
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"http://127.0.0.1:{silent.getsockname()[1]}/file"
+        assert servers.find_silent([answering]) is None
+        assert servers.find_silent([answering, address, "http://nowhere.invalid/file"]) == address

@@ -1,4 +1,4 @@
-"""Errors that say what was received, what is allowed and how to mend it: said once, for every room."""
+"""Checks of arguments, whose errors say what was received, what is allowed and how to fix it."""
 
 from __future__ import annotations
 

@@ -62,7 +62,7 @@ def replacing(path: Path, size: int = 0) -> Iterator[Path]:
             os.replace(temporary, path)
     except OSError as error:
         raise OSError(
-            f"{path} cannot be written ({error}). What was written before is whole: the same command goes on from it."
+            f"{path} cannot be written ({error}). What was written before is intact: the same command resumes from it."
         ) from error
 
 

@@ -24,7 +24,7 @@ from keras_resdense.data.batches import evaluation_batches, steps_per_epoch, tra
 from keras_resdense.data.plan import Plan
 from keras_resdense.networks import zoo
 from keras_resdense.training import train, workers
-from keras_resdense.training.accumulation import Accumulating
+from keras_resdense.training.accumulation import GradientAccumulation
 from keras_resdense.training.agreement import check_workers, stopping_together
 from keras_resdense.training.devices import precision, strategy
 from keras_resdense.training.optimisation import compile_phase, phases_of
@@ -62,7 +62,7 @@ def losses(devices, policy="float32", **changes):
     with precision(policy), devices.scope():
         model = without_batch_norm()
         if recipe.accumulation > 1:
-            model = Accumulating(model, recipe.accumulation)
+            model = GradientAccumulation(model, recipe.accumulation)
         compile_phase(model, phases_of(recipe)[0], recipe, Settings(), 10)
     found = []
 

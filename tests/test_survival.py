@@ -207,14 +207,14 @@ def test_damaged_newest_checkpoint_falls_back(tmp_path, monkeypatch):
 
 
 def test_with_all_checkpoints_damaged_new_ones_are_kept(tmp_path, monkeypatch):
-    """A later kill goes on from them, and the damaged ones are still there to look at."""
+    """Training resumes from them after a later kill, and the damaged ones are still there to inspect."""
     options = {"recipe": RECIPE, "settings": Settings(save_every=2), "folder": str(tmp_path), "name": "run"}
     killed(monkeypatch, 12, **options)
     folder = tmp_path / "run" / "checkpoints"
     damaged = sorted(path.name for path in folder.iterdir())
     for name in damaged:
         (folder / name).write_bytes(b"nothing")
-    with pytest.warns(UserWarning, match="is damaged .* is called step-.*damaged now"):
+    with pytest.warns(UserWarning, match="is damaged .* was renamed to step-.*damaged"):
         killed(monkeypatch, 4, **options)
     assert checkpoints.newest(folder).step == 4
     assert [f"{name}.damaged" for name in damaged] == sorted(path.name for path in folder.glob("*.damaged"))
@@ -258,7 +258,7 @@ def test_without_room_on_the_disk_the_last_checkpoint_stays(tmp_path, monkeypatc
     killed(monkeypatch, 6, recipe=RECIPE, folder=str(tmp_path), name="run")
     (good,) = (tmp_path / "run" / "checkpoints").iterdir()
     with file_size_limit(good.stat().st_size // 2):
-        with pytest.raises(OSError, match=r"cannot be written \(.*File too large.*the same command goes on"):
+        with pytest.raises(OSError, match=r"cannot be written \(.*File too large.*the same command resumes"):
             train.train(RECIPE, folder=str(tmp_path), name="run")
     assert list((tmp_path / "run" / "checkpoints").iterdir()) == [good]
     assert checkpoints.newest(good.parent).step == 5
@@ -291,7 +291,7 @@ def test_weights_whose_bits_flipped_are_refused(tmp_path):
 
 def test_a_folder_that_cannot_be_made_is_said_before_any_work(tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(OSError, match="run cannot be made .*Not a directory"):
+    with pytest.raises(OSError, match="run cannot be created .*Not a directory"):
         train.train(RECIPE, folder=str(tmp_path / "file"), name="run")
 
 

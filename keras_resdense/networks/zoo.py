@@ -1,7 +1,7 @@
 """All variants by name, and what builds them.
 
-`create_model` takes the arguments of keras.applications with their meanings and defaults, but for
-`weights=None`: nothing is downloaded unless asked for.
+`create_model` takes the arguments of keras.applications with the same meanings and defaults, except
+`weights=None`: nothing is downloaded unless you ask for it.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ _KNOBS_BESIDE_WEIGHTS = (
 #: Every variant: its name and its row. Change one with `dataclasses.replace(row, field=…)`.
 VARIANTS: dict[str, layers.Network] = resnet.RESNETS | resnet_v2.RESNETS_V2 | densenet.DENSENETS
 
-#: Names that other packages have for variants. `resnet50` of keras.applications is `resnet50v1` here, and its
-#: `resnet50v2` is `resnet50v2_keras`: these names have another meaning in most packages.
+#: Other packages' names of variants. Those of keras.applications are not among them: its `resnet50` is `resnet50v1`
+#: here and its `resnet50v2` is `resnet50v2_keras`, because most packages give these names another meaning.
 ALIASES = {
     "wide_resnet50_2": "wideresnet50_2",
     "wide_resnet101_2": "wideresnet101_2",
@@ -87,7 +87,7 @@ Returned = TypeVar("Returned")
 
 
 def _explaining(create: Callable[Arguments, Returned]) -> Callable[Arguments, Returned]:
-    """Lets a function say what it has in the place of an argument that other packages' functions have."""
+    """Makes a function explain, for an argument of other packages' functions, what to pass instead."""
 
     @functools.wraps(create)
     def explained(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Returned:
@@ -139,7 +139,7 @@ def create_model(
         `keras_resdense.transform`, and `class_names` if its classifier is the published one.
 
     Raises:
-        ValueError: If an argument makes no sense; nothing has been built then.
+        ValueError: If an argument is not allowed. Nothing was built then.
     """
     variant = ALIASES.get(variant.lower(), variant) if isinstance(variant, str) else variant
     row = get_row(variant) if isinstance(variant, str) else variant
@@ -203,7 +203,7 @@ def _find_weights(variant, weights: str | Path | None, include_top: bool) -> tup
 
 
 def _preprocessing_of(wanted: bool | str, file: Path | None, published: WeightSet | None) -> str | None:
-    """Returns the preprocessing that a model is to hold; None for none."""
+    """Returns the preprocessing to put into the model; None for none."""
     if isinstance(wanted, str):
         pick(PREPROCESSINGS, wanted, "preprocessing")
         return wanted
@@ -216,17 +216,19 @@ def _preprocessing_of(wanted: bool | str, file: Path | None, published: WeightSe
 
 
 def _variant_of(row: layers.Network) -> str:
-    """Names the variant whose weights fit a row: the one that differs in no knob that shapes them."""
+    """Returns the name of the variant whose weights fit a row: it differs only in fields that don't change them."""
     for name, published in VARIANTS.items():
         if isinstance(row, type(published)):
             same = {knob: getattr(published, knob) for knob in _KNOBS_BESIDE_WEIGHTS if hasattr(published, knob)}
             if dataclasses.replace(row, **same) == published:
                 return name
-    raise ValueError("No published weights fit this row: it is none of VARIANTS but for knobs that shape no weights.")
+    raise ValueError(
+        "No published weights fit this row: it differs from all rows of VARIANTS in fields that change the weights."
+    )
 
 
 def _images(input_tensor, input_shape, row: layers.Network, prefix: str):
-    """Returns the Keras tensor to build on, once its shape is known to fit the row."""
+    """Returns the Keras tensor to build on, after checking that its shape fits the row."""
     if keras.config.image_data_format() != "channels_last":
         raise ValueError(
             "keras_resdense builds (batch, height, width, channels); "
@@ -247,7 +249,7 @@ def _images(input_tensor, input_shape, row: layers.Network, prefix: str):
 
 
 def _shape(shape, least: int) -> tuple[int | None, int | None, int] | None:
-    """Returns `(height, width, channels)` in Python's numbers; None for what is no shape of images."""
+    """Returns `(height, width, channels)` as Python's integers; None if it is not a shape of images."""
     if not isinstance(shape, Sequence) or isinstance(shape, str) or len(shape) != 3:
         return None
     sizes = [whole(size, bound) for size, bound in zip(shape, (least, least, 1), strict=True)]

@@ -1,7 +1,7 @@
-"""Gradient accumulation: a large batch worked off in parts, with the memory of one part.
+"""Gradient accumulation: trains on a large batch in the memory of one micro-batch.
 
-Keras's own, `gradient_accumulation_steps` of an optimiser, does not run on several replicas, and counts
-parts as steps in schedules and moving averages. Here a step stays a step.
+Keras's own `gradient_accumulation_steps` does not run on several replicas, and counts micro-batches as steps in
+schedules and moving averages. Here a step is one full batch.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ from typing import Any
 import keras
 
 
-class Accumulating(keras.Model):
-    """A functional model whose training step goes through its batch in equal parts.
+class GradientAccumulation(keras.Model):
+    """A functional model that splits each batch of training into micro-batches.
 
-    It shares its layers and weights with the model that it is made from.
+    It shares its layers and weights with the original model.
 
     Args:
         model: A functional model.
@@ -30,7 +30,7 @@ class Accumulating(keras.Model):
 
         gradients, predictions, waiting = None, [], []
         for images, classes in zip(*(tf.split(part, self.parts) for part in data[:2]), strict=True):
-            # Without this, TensorFlow would work on all parts at once, and need the memory for it.
+            # Without this, TensorFlow would compute all micro-batches at once and need the memory for them.
             with tf.control_dependencies(waiting), tf.GradientTape() as tape:
                 outputs = self(tf.identity(images), training=True)
                 loss = self.compute_loss(x=images, y=classes, y_pred=outputs)

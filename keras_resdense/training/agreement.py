@@ -114,7 +114,7 @@ def naming_changed_files(data: ImageData) -> Iterator[None]:
         raise ValueError(
             "Images have changed since they were checked:\n  "
             + "\n  ".join(faults)
-            + "\nPut them back, then the same command goes on from the last checkpoint."
+            + "\nPut them back, then the same command resumes from the last checkpoint."
         ) from e
 
 

@@ -1,7 +1,7 @@
-"""Checkpoints: all that a training needs to go on as if nothing had happened, in one file.
+"""Checkpoints: one file with the complete state of a training, from which it resumes exactly.
 
-A checkpoint is written to a temporary name, forced to the disk and then renamed, so a file of that name is
-whole. The zip format of NumPy's `.npz` carries a checksum of every array: damage is found when it is read.
+A checkpoint is written to a temporary name, synchronised to the disk and then renamed, so a file of the final name is
+complete. NumPy's `.npz` has a checksum for every array, so damage is detected when a checkpoint is read.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from keras_resdense.files import remove_digest, replacing, write_digest
 
 #: Checkpoints kept: the newest, and one to fall back to.
 KEPT = 2
-#: What is raised where a checkpoint is damaged.
+#: Exceptions that a damaged checkpoint raises.
 DAMAGE = (
     *(OSError, EOFError, LookupError, TypeError, ValueError, OverflowError, RuntimeError),
     *(struct.error, zipfile.BadZipFile, zlib.error),
@@ -35,13 +35,13 @@ _HDF5_OVERHEAD = 8192
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Position:
-    """Where a training stands.
+    """The progress of a training.
 
     Attributes:
         phase: Number of the phase, from 0.
-        step: Steps made since the beginning of the training.
-        history: A row of measurements for each epoch that is complete.
-        best: Highest accuracy on the images held out so far.
+        step: Steps since the beginning of the training.
+        history: One row of measurements for each complete epoch.
+        best: Highest accuracy on the held-out images so far.
     """
 
     phase: int = 0
@@ -51,13 +51,13 @@ class Position:
 
 
 def save(folder: Path, model: keras.Model, position: Position, write: bool = True) -> None:
-    """Saves a compiled model with its optimiser, its seeds and its metrics.
+    """Saves a compiled model with the states of its optimiser, seeds and metrics.
 
     Args:
-        folder: Where checkpoints are.
+        folder: Folder of the checkpoints.
         model: Compiled model to save.
-        position: Where its training stands.
-        write: Whether to write the file. Replicas on other machines gather values for the one that does.
+        position: Progress of its training.
+        write: Whether to write the file. Replicas on other machines only take part in gathering the values.
 
     Raises:
         OSError: If the file cannot be written. The checkpoints before it stay as they were.
@@ -77,21 +77,21 @@ def save(folder: Path, model: keras.Model, position: Position, write: bool = Tru
 
 
 def set_damaged_aside(folder: Path) -> None:
-    """Renames damaged checkpoints to `….npz.damaged`, so that none takes the place of a whole one; warns of each."""
+    """Renames damaged checkpoints to `….npz.damaged`, so that they do not replace intact ones, and warns of each."""
     for path in _newest_first(folder):
         try:
             _read_position(path)
         except DAMAGE as error:
             aside = path.replace(path.with_name(f"{path.name}.damaged"))
             warnings.warn(
-                f"The checkpoint {path} is damaged ({error}). It is called {aside.name} now, and the training goes on"
-                " from the checkpoint before it, or from the start where there is none.",
+                f"The checkpoint {path} is damaged ({error}) and was renamed to {aside.name}. Training resumes from the"
+                " checkpoint before it or, if there is none, from the start.",
                 stacklevel=2,
             )
 
 
 def diverged(what: str, folder: Path, step: int) -> FloatingPointError:
-    """Returns the error that says what is no number after a step, and where the last good weights are."""
+    """Returns the error for a value that became NaN at a step; it says where the last good weights are."""
     kept = f"The last good weights are in {folder}." if newest(folder) else "None were good before."
     return FloatingPointError(
         f"{what} after step {step}. {kept} A lower learning rate or a longer warm-up often helps."
@@ -99,13 +99,13 @@ def diverged(what: str, folder: Path, step: int) -> FloatingPointError:
 
 
 def restore(folder: Path, model: keras.Model, phase: int) -> Position | None:
-    """Sets a compiled model to the newest checkpoint of a phase that is whole.
+    """Restores a compiled model from the newest intact checkpoint of a phase.
 
     Returns:
-        Where its training stood, or None where there is no such checkpoint.
+        The progress of its training, or None if there is no such checkpoint.
 
     Raises:
-        ValueError: If the checkpoint is of another model. No variable of this one has changed then.
+        ValueError: If the checkpoint belongs to another model. No variable was changed then.
     """
     path, position = next(_readable(folder), (None, None))
     if path is None or position.phase != phase:
@@ -113,14 +113,15 @@ def restore(folder: Path, model: keras.Model, phase: int) -> Position | None:
     variables = _variables(model)
     with np.load(path) as file:
         arrays = [file[name] for name in sorted(set(file.files) - {"position"})]
-    # Metrics are the last, and Keras makes their variables in the first step.
+    # Metrics come last, and Keras creates their variables in the first step.
     found, wanted = [array.shape for array in arrays][: len(variables)], [tuple(v.shape) for v in variables]
     if found != wanted:
         pairs = itertools.zip_longest(found, wanted, fillvalue="nothing")
         index, (array, variable) = next((index, pair) for index, pair in enumerate(pairs) if pair[0] != pair[1])
         raise ValueError(
-            f"The checkpoint {path} does not fit the model: its array {index} is {array}, the model's variable there"
-            f" is {variable}. It is of another network or another version of this package: choose another name."
+            f"The checkpoint {path} does not fit the model: its array {index} has shape {array}, the model's variable"
+            f" has {variable}. It was written for another network or by another version of this package: choose"
+            " another name."
         )
     for variable, array in zip(variables, arrays, strict=False):
         variable.assign(array)
@@ -128,7 +129,7 @@ def restore(folder: Path, model: keras.Model, phase: int) -> Position | None:
 
 
 def newest(folder: Path) -> Position | None:
-    """Returns where the newest checkpoint that is whole stands, or None where there is none."""
+    """Returns the progress in the newest intact checkpoint, or None if there is none."""
     return next((position for _, position in _readable(folder)), None)
 
 
@@ -141,7 +142,7 @@ def save_weights(path: Path, model: keras.Model) -> None:
     size = sum(weight.value.dtype.size * math.prod(weight.shape) for weight in model.weights)
     with replacing(path, size + _HDF5_OVERHEAD * len(model.weights)) as temporary:
         model.save_weights(temporary)
-        # From here on, the hash beside the file is that of the one before.
+        # From here on, the hash beside the file belongs to the file before.
         remove_digest(path)
     write_digest(path)
 
@@ -161,7 +162,7 @@ def _readable(folder: Path) -> Iterator[tuple[Path, Position]]:
         try:
             yield path, _read_position(path)
         except DAMAGE as error:
-            warnings.warn(f"The checkpoint {path} is damaged ({error}): it is left out.", stacklevel=2)
+            warnings.warn(f"The checkpoint {path} is damaged ({error}) and is skipped.", stacklevel=2)
 
 
 def _read_position(path: Path) -> Position:

@@ -1,4 +1,4 @@
-"""What a model makes of the images held out."""
+"""Evaluation of a model on held-out images."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from keras_resdense.data.examples import Examples
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """What was measured on some images.
+    """Results of an evaluation.
 
     Attributes:
-        accuracy: Share of the images that are classified rightly.
+        accuracy: Share of the images that are classified correctly.
         loss: Mean cross-entropy.
-        confusion: Images `(classes, classes)`, counted by their class and the predicted one.
+        confusion: Confusion matrix `(classes, classes)`, with a row for each true class.
     """
 
     accuracy: float
@@ -32,12 +32,12 @@ class Evaluation:
 def evaluate(
     probabilities_of: Callable[[np.ndarray], np.ndarray], examples: Examples, contract: ImageContract, classes: int
 ) -> Evaluation:
-    """Measures a model on all of some examples.
+    """Evaluates a model on all examples.
 
     Args:
-        probabilities_of: The model, from images `(batch, height, width, channels)` float32, pixels as the contract
-            prepares them, to probabilities `(batch, classes)`.
-        examples: To measure on.
+        probabilities_of: Function from images `(batch, height, width, channels)`, float32, prepared by the contract,
+            to probabilities `(batch, classes)`.
+        examples: Examples to evaluate on.
         contract: How an image is prepared.
         classes: Number of classes of the examples.
 

@@ -1,4 +1,4 @@
-"""How to train: a recipe is one row, and names its network and its data."""
+"""Recipes of training. A recipe is one row, which names its network and its data."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from keras_resdense.checks import (
 )
 from keras_resdense.data.plan import ImageRecipe
 
-#: Name of a run's file with its recipe and settings.
+#: File of a run with its recipe and settings.
 RECIPE_FILE = "recipe.json"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class OptimisationRecipe:
-    """The part of a recipe that decides how weights follow from batches.
+    """The part of a recipe that concerns optimisation.
 
     Attributes:
         epochs: Passes over the training images.
@@ -37,8 +37,8 @@ class OptimisationRecipe:
         warmup_epochs: Epochs of warm-up, at most half of all. The rate rises linearly from 0 where it then falls
             along a cosine, and stays at a tenth of the peak where it falls in steps.
         milestones: Epochs after which the rate is divided by 10; none for half a cosine down to 0.
-        weight_decay: λ on convolution and dense kernels; batch norm and biases are spared. With SGD it is part of
-            the loss, otherwise it is decoupled from the gradients (1711.05101).
+        weight_decay: λ for convolution and dense kernels, not for batch norm and biases. With SGD it is part of the
+            loss; otherwise it is decoupled from the gradients (1711.05101).
         ema: Decay per step of the exponential moving average of the weights, which is evaluated and saved; 0 for the
             weights themselves.
         frozen_epochs: First epochs, in which only the classifier learns.
@@ -70,9 +70,9 @@ class OptimisationRecipe:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Recipe(ImageRecipe, OptimisationRecipe):
-    """Everything that decides what a training learns, except its seed.
+    """Everything that determines the result of a training, except the seed.
 
-    The fields of `ImageRecipe` and `OptimisationRecipe` are fields of a recipe, too.
+    A recipe also has the fields of `ImageRecipe` and `OptimisationRecipe`.
 
     Attributes:
         model: Name of a variant.
@@ -104,10 +104,10 @@ class Published:
     """A row of `RECIPES`.
 
     Attributes:
-        recipe: For the network named first in `published`.
-        source: Paper and section, and what is different here.
-        published: What it was published to reach.
-        measured: What it reached here.
+        recipe: The recipe, for the network named first in `published`.
+        source: Paper and section, and the differences from it.
+        published: Published results.
+        measured: Results of this package.
     """
 
     recipe: Recipe
@@ -309,24 +309,25 @@ def get_recipe(name: str) -> Recipe:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Settings:
-    """How a recipe is carried out.
+    """Settings of a training that are not part of its recipe.
 
     Attributes:
         seed: Seed of initial weights, order and augmentation.
         strategy: "auto", "none", "mirrored" or "multiworker", see `keras_resdense.strategy`.
         precision: "float32", "mixed_bfloat16" or "mixed_float16"; the last scales the loss.
-        sync_batch_norm: Whether batch norm takes its statistics over all replicas together.
-        steps_per_execution: Steps in one call of the compiled function, at most: as many as divide an epoch.
+        sync_batch_norm: Whether batch norm computes its statistics over all replicas together.
+        steps_per_execution: Most steps in one call of the compiled function; the largest number that divides an epoch
+            is used.
         xla: Whether XLA compiles the training step.
-        memory_efficient: Whether a dense network saves memory by computing some of it twice, see `DenseStyle`.
-        deterministic: Whether runs are bit-identical, at the price of slower kernels.
+        memory_efficient: Whether a dense network saves memory by recomputing some tensors, see `DenseStyle`.
+        deterministic: Whether runs are bit-identical, at the cost of slower kernels.
         save_every: Steps between checkpoints, besides those after each epoch; 0 for none.
         data_dir: Folder where TFDS keeps its data sets; "" for TFDS's own.
         on_bad_image: "error" or "skip", see `load_data`.
-        on_changed_data: "error" to stop where a folder of images has changed since the run began, "old_split" to go on
+        on_changed_data: "error" to stop if a folder of images has changed since the run began, "old_split" to resume
             with the images and the split that it began with.
-        same_order: Whether a batch holds the same images for any number of workers. Otherwise each worker reads its
-            own part of the files of a large data set, where there are as many files as workers.
+        same_order: Whether batches hold the same images for any number of workers. Otherwise each worker reads its
+            own share of the files of a large data set, if there are at least as many files as workers.
     """
 
     seed: int = 0
@@ -354,7 +355,7 @@ class Settings:
 
 
 def describe(recipe: Recipe, settings: Settings) -> str:
-    """Writes recipe and settings as JSON, from which `read` makes them again."""
+    """Returns recipe and settings as JSON, which `read` parses."""
     return json.dumps({"recipe": dataclasses.asdict(recipe), "settings": dataclasses.asdict(settings)}, indent=2) + "\n"
 
 

@@ -1,4 +1,4 @@
-"""What a run leaves behind: its results, its history, and the environment that it ran in."""
+"""Files of a run: its results, its history and the environment that it ran in."""
 
 from __future__ import annotations
 
@@ -20,25 +20,25 @@ from keras_resdense.files import replacing
 from keras_resdense.training import card
 from keras_resdense.training.recipes import Recipe, Settings
 
-#: The file that makes a run complete.
+#: File that marks a run as complete.
 RESULTS_FILE = "run.json"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Results:
-    """What a training came to.
+    """The results of a training.
 
     Attributes:
-        recipe: How it was made.
-        settings: How that was carried out.
-        class_names: In the order of the classes' numbers.
+        recipe: Its recipe.
+        settings: Its settings.
+        class_names: Names of the classes in the order of their indices.
         image_shape: Shape of the images that the model takes, `(height, width, channels)`.
-        history: A row of measurements for each epoch.
-        minutes: From the start, or the last resumption, to the end of evaluation.
-        accuracy: Share of the held-out images classified rightly.
-        loss: Mean cross-entropy on them.
-        confusion: Held-out images `(classes, classes)`, counted by their class and the predicted one.
-        weights_origin: Of the file of weights that it started from, see `keras_resdense.networks.model.Model`.
+        history: One row of measurements for each epoch.
+        minutes: Time from the start, or the last resumption, to the end of evaluation.
+        accuracy: Share of the held-out images that are classified correctly.
+        loss: Mean cross-entropy on the held-out images.
+        confusion: Confusion matrix of the held-out images `(classes, classes)`, with a row for each true class.
+        weights_origin: Origin of the weights that it started from, see `keras_resdense.networks.model.Model`.
     """
 
     recipe: Recipe
@@ -62,7 +62,7 @@ def write_history(path: Path, history: Sequence[Mapping[str, float]]) -> None:
 
 
 def write(folder: Path, results: Results) -> None:
-    """Writes everything about a run whose exports are there; last the file that says that it is complete."""
+    """Writes all files about a run after its exports, and last the file that marks it as complete."""
     (folder / LABELS_FILE).write_text(as_files(None, results.class_names)[LABELS_FILE], encoding="utf-8")
     (folder / "environment.json").write_text(json.dumps(environment(), indent=2) + "\n")
     card.draw_curves(folder / "curves.png", results.history)
@@ -77,7 +77,7 @@ def write(folder: Path, results: Results) -> None:
 
 
 def environment() -> dict[str, Any]:
-    """Names the versions and devices that a run depends on."""
+    """Returns the versions and devices that a run depends on."""
     import tensorflow as tf
 
     return {

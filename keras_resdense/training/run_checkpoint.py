@@ -1,4 +1,4 @@
-"""What keeps a training's state: checkpoints, history and best weights."""
+"""The callback that saves a training's state: checkpoints, history and best weights."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from keras_resdense.training import checkpoints, report, run_folder, workers
 from keras_resdense.training.checkpoints import Position
 from keras_resdense.training.optimisation import Phase
 
-#: Seconds that checkpoints after epochs may take, and the share of a longer training.
+#: Seconds that checkpoints after epochs may always take, and the share of the time that they may take beyond.
 SAVING_SECONDS, SAVING_SHARE = 5.0, 0.05
 
 
@@ -28,10 +28,10 @@ class Interrupted(Exception):
 
 
 class RunCheckpoint(keras.callbacks.Callback):
-    """Writes checkpoints, the history and the best weights; stops at a NaN and when asked to.
+    """Writes checkpoints, the history and the best weights; stops training at a NaN and on request.
 
-    It stands before the callback that swaps averaged weights in for evaluation: at the end of one they are
-    still there.
+    It must come before the callback that swaps in averaged weights for evaluation, so that these are still in place
+    when an evaluation ends.
     """
 
     def __init__(self, folder: Path, chief: bool, steps: int, save_every: int):
@@ -48,25 +48,25 @@ class RunCheckpoint(keras.callbacks.Callback):
         self.saving: float = 0.0
 
     def restore(self, phase: Phase) -> int:
-        """Sets the model to the last checkpoint of a phase, if there is one; returns the steps made so far.
+        """Restores the model from the last checkpoint of a phase, if there is one, and returns the steps so far.
 
         Raises:
-            ValueError: If other workers stand elsewhere.
+            ValueError: If other workers have other checkpoints.
         """
         found = checkpoints.restore(self.folder / "checkpoints", self.model, phase.number)
         begin = dataclasses.replace(self.position, phase=phase.number, step=phase.first * self.steps)
         self.position = found or begin
         if workers.mean(self.model.distribute_strategy, self.position.step) != self.position.step:
             raise ValueError(
-                f"The last checkpoint that this worker sees in {self.folder} is of step {self.position.step}, others"
-                " see another: give all workers one --folder, on a file system that they share."
+                f"The last checkpoint that this worker finds in {self.folder} is from step {self.position.step}, but"
+                " other workers find another: give all workers the same --folder, on a file system that they share."
             )
         return self.position.step
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         self.epoch_start, self.started = self.position.step, time.perf_counter()
         if self.epoch_start % self.steps:
-            # Keras has just reset the metrics of the epoch that goes on.
+            # Keras has just reset the metrics of the epoch that is being resumed.
             checkpoints.restore(self.folder / "checkpoints", self.model, self.position.phase)
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
@@ -74,7 +74,7 @@ class RunCheckpoint(keras.callbacks.Callback):
         if not math.isfinite(logs["loss"]):
             raise checkpoints.diverged(f"The loss is {float(logs['loss'])}", self.folder / "checkpoints", step)
         self.position = dataclasses.replace(self.position, step=step)
-        # After its last step an epoch has still to be evaluated.
+        # After its last step, an epoch still has to be evaluated.
         if step % self.steps:
             self._stop_if_asked()
         if self.save_every and step // self.save_every > before // self.save_every and step % self.steps:
@@ -102,11 +102,11 @@ class RunCheckpoint(keras.callbacks.Callback):
         self._stop_if_asked()
 
     def _stop_if_asked(self) -> None:
-        # Only together can workers save; one may hear of the end before the others.
+        # Workers can only save together, and one may receive the signal before the others.
         if workers.mean(self.model.distribute_strategy, self.stopping):
             self._save()
             step = self.position.step
-            raise Interrupted(f"Stopped as asked, saved at step {step}: the same command resumes the training.")
+            raise Interrupted(f"Stopped on request and saved at step {step}: the same command resumes the training.")
 
     def _check_folder(self) -> None:
         if self.chief:
@@ -123,9 +123,9 @@ class RunCheckpoint(keras.callbacks.Callback):
 
 @contextlib.contextmanager
 def stopping_on_request(state: RunCheckpoint) -> Iterator[None]:
-    """Lets SIGTERM and Ctrl-C stop the training after its present step, saved; a second Ctrl-C stops it at once.
+    """Makes SIGTERM and Ctrl-C save and stop the training after the current step; a second Ctrl-C stops it at once.
 
-    Only the main thread can listen to them.
+    Python handles signals in the main thread only.
     """
     if threading.current_thread() is not threading.main_thread():
         yield

@@ -1,4 +1,4 @@
-"""The folder of a run: who may write to it, and what of it is there already."""
+"""The folder of a run: who may write to it, and what it already holds."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from keras_resdense.training import report
 from keras_resdense.training.agreement import DATA_FILE, write_data
 from keras_resdense.training.recipes import RECIPE_FILE, Recipe, Settings, describe, read
 
-#: A run's file that says which image is trained on and which held out.
+#: File of a run that lists the training images and the held-out images.
 SPLIT_FILE = "split.json.gz"
-#: What a run writes before its first checkpoint. A folder that holds no more is as good as a new one.
+#: Files that a run writes before its first checkpoint. A folder that holds only these counts as new.
 BEFORE_TRAINING = frozenset((RECIPE_FILE, DATA_FILE, SPLIT_FILE, "tensorboard", "checkpoints"))
 
 
 def choose_folder(parent: Path, name: str | None, recipe: Recipe, settings: Settings) -> Path:
-    """Returns the folder of a run: a new one, or that of the same run where it is not complete.
+    """Returns the folder of a run: a new one, or that of the same run if it is incomplete.
 
     Raises:
         ValueError: If the name is taken.
@@ -37,16 +37,16 @@ def choose_folder(parent: Path, name: str | None, recipe: Recipe, settings: Sett
     if not free(parent / name):
         folder = parent / name
         unfinished = (folder / RECIPE_FILE).exists() and not (folder / report.RESULTS_FILE).exists()
-        way = f", or go on with that one (--recipe {folder / RECIPE_FILE})" if unfinished else ""
-        raise ValueError(f"{folder} holds another run, or this one complete: choose another name{way}.")
+        way = f", or resume the run there (--recipe {folder / RECIPE_FILE})" if unfinished else ""
+        raise ValueError(f"{folder} holds another run, or this one is complete: choose another name{way}.")
     return parent / name
 
 
 @contextlib.contextmanager
 def claimed(folder: Path) -> Iterator[None]:
-    """Makes a run's folder where it is missing, and keeps other processes from training in it.
+    """Creates a run's folder if it is missing, and keeps other processes from training in it.
 
-    It removes what a killed process was writing there, and in the end the folder itself if nothing is in it.
+    It removes what a killed process left half-written and, at the end, the folder itself if that is empty.
 
     Raises:
         OSError: If the folder cannot be made.
@@ -55,8 +55,8 @@ def claimed(folder: Path) -> Iterator[None]:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise OSError(f"The folder {folder} cannot be made ({error}): choose another --folder or --name.") from error
-    with locked(folder, f"Another process trains in {folder}: let it, or choose another name."):
+        raise OSError(f"The folder {folder} cannot be created ({error}): choose another --folder or --name.") from error
+    with locked(folder, f"Another process trains in {folder}: wait for it, or choose another name."):
         remove_leftovers(folder)
         try:
             yield
@@ -66,7 +66,7 @@ def claimed(folder: Path) -> Iterator[None]:
 
 
 def begin(folder: Path, recipe: Recipe, settings: Settings, data: ImageData) -> None:
-    """Writes down which run a folder holds, and on which data."""
+    """Records which run a folder holds, and on which data."""
     write_data(folder, data)
     if data.write_split:
         data.write_split(folder / SPLIT_FILE)
@@ -75,25 +75,25 @@ def begin(folder: Path, recipe: Recipe, settings: Settings, data: ImageData) -> 
 
 
 def split_of(folder: Path) -> Path | None:
-    """Returns the file of a run that says how its data are split; None where it has none."""
+    """Returns the file that records how a run's data are split; None if there is none."""
     return folder / SPLIT_FILE if (folder / SPLIT_FILE).is_file() else None
 
 
 def check_kept(folder: Path) -> None:
-    """Makes sure that nobody has deleted the folder of a run that trains.
+    """Checks that nobody has deleted the folder of a run during training.
 
     Raises:
-        OSError: If its recipe is gone.
+        OSError: If its recipe is missing.
     """
     if not (folder / RECIPE_FILE).is_file():
         raise OSError(
             f"{folder / RECIPE_FILE} is gone: someone has deleted or emptied the run's folder while it trained, and"
-            " what was written before is lost. The same command begins the run anew."
+            " what was written before is lost. The same command starts the run from the beginning."
         )
 
 
 def is_untrained(folder: Path) -> bool:
-    """Says whether a folder is missing, or holds nothing but what a run writes before its first checkpoint."""
+    """Returns whether a folder is missing, or holds only files that a run writes before its first checkpoint."""
     held = {path.name for path in folder.glob("*") if not path.name.startswith(WRITING)}
     return held <= BEFORE_TRAINING and not any(
         path for path in folder.glob("checkpoints/*") if not path.name.startswith(WRITING)
@@ -106,5 +106,5 @@ def _is_unfinished(folder: Path, recipe: Recipe, settings: Settings) -> bool:
     if complete or not described.exists():
         return False
     before, how = read(described)
-    # How to go on is not what the run is.
+    # This setting concerns resuming and is not part of the run's identity.
     return (before, dataclasses.replace(how, on_changed_data=settings.on_changed_data)) == (recipe, settings)

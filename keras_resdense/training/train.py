@@ -1,4 +1,4 @@
-"""From a recipe to a run: a trained model in a folder of its own, with its exports.
+"""Trains a recipe into a run: a folder with the trained model, its measurements and its exports.
 
 The same command resumes an interrupted run.
 """
@@ -40,7 +40,7 @@ from keras_resdense.training.recipes import Recipe, Settings
 from keras_resdense.training.run_checkpoint import RunCheckpoint, stopping_on_request
 from keras_resdense.training.run_folder import begin, check_kept, choose_folder, claimed, is_untrained, split_of
 
-#: Formats that every run is exported to.
+#: Formats that every run exports.
 FORMATS = ("keras", "saved_model", "tflite")
 #: Images held out that exports are compared on, at most.
 COMPARED = 1024
@@ -51,10 +51,10 @@ class Run:
     """A finished training.
 
     Attributes:
-        folder: Where everything of it is.
+        folder: Folder of the run.
         model: The trained model, from pixels 0–255 to probabilities.
-        accuracy: Share of the held-out images it classifies rightly.
-        exports: What was exported, as measured.
+        accuracy: Share of the held-out images that it classifies correctly.
+        exports: The exported artefacts with their measurements.
     """
 
     folder: Path
@@ -72,24 +72,24 @@ def train(
     name: str | None = None,
     data: ImageData | None = None,
 ) -> Run:
-    """Trains, evaluates, saves and exports a model, or goes on with doing so.
+    """Trains, evaluates, saves and exports a model, or resumes an interrupted run.
 
     Args:
-        recipe: How; default `Recipe()`, ResNet-20 on the embedded digits.
-        settings: On what and how carefully; default `Settings()`.
-        folder: Where the run's folder is made.
-        name: Name of the run; default made of model and data, with a number if that is taken.
-        data: The recipe's data, where `load_data` has loaded them already.
+        recipe: What to train, and on which data; default `Recipe()`, ResNet-20 on the embedded digits.
+        settings: Devices, precision, checkpoints and so on; default `Settings()`.
+        folder: Folder in which the run's folder is created.
+        name: Name of the run; default the names of model and data, with a number if they are taken.
+        data: The recipe's data, if `load_data` has already loaded them.
 
     Returns:
         The run. Its folder holds `run.json` once it is complete.
 
     Raises:
-        ValueError: If the recipe makes no sense for the data, another run has that name, the data have changed since
-            the run began, or the workers would not train alike.
-        FloatingPointError: If the loss is no longer a number.
+        ValueError: If the recipe does not fit the data, another run has that name, the data have changed since the run
+            began, or the workers differ in what they train on.
+        FloatingPointError: If the loss becomes NaN.
         Interrupted: If the process was asked to terminate.
-        WorkerLost: If another worker is gone.
+        WorkerLost: If another worker has stopped.
         OSError: If a file cannot be written.
     """
     require_tensorflow("train")
@@ -130,7 +130,7 @@ def train(
             with devices.scope():
                 model = build_classifier(row, plan, normalisation, channels)
                 if recipe.accumulation > 1:
-                    model = accumulation.Accumulating(model, recipe.accumulation)
+                    model = accumulation.GradientAccumulation(model, recipe.accumulation)
 
             # The training.
             if chief:
@@ -166,7 +166,7 @@ def train(
                 path = target / EXPORTERS[format].file_name
                 exports.append(export(final, path, format, images, labels, overwrite=True))
         finally:
-            # A format that fails costs neither the others nor the card.
+            # If a format fails, the others and the card are still written.
             check_kept(target)
             report.write(target, results)
         shutil.rmtree(target / "checkpoints", ignore_errors=True)
@@ -174,7 +174,7 @@ def train(
 
 
 def _fit(model: keras.Model, data: ImageData, plan: Plan, settings: Settings, devices, state: RunCheckpoint):
-    """Trains a model from wherever its last checkpoint stands to the end."""
+    """Trains a model from its last checkpoint to the end."""
     recipe, steps = plan.recipe, state.steps
     contract = plan.contract(data.image_shape[2])
     test, test_steps = evaluation_batches(data.test, contract, plan.classes, devices, keep=recipe.keep)
@@ -205,7 +205,7 @@ def _fit(model: keras.Model, data: ImageData, plan: Plan, settings: Settings, de
         with stopping_on_request(state):
             if done:
                 fit(epoch, epoch + 1, done)
-                # Keras ends every call of `fit` by putting averaged weights in the place of the others.
+                # At the end of every call of `fit`, Keras replaces the weights by their averages.
                 epoch = state.restore(phase) // steps
             fit(epoch, phase.last, 0)
 

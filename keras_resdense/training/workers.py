@@ -1,4 +1,4 @@
-"""Several machines: which strategy they ask for, how they wait for one another, and what Keras's `fit` lacks for it.
+"""Training on several machines: their strategy, how workers wait for one another, and corrections of Keras's `fit`.
 
 Keras 3's TensorFlow trainer has two faults under `MultiWorkerMirroredStrategy` (keras issue 20585):
 
@@ -6,10 +6,10 @@ Keras 3's TensorFlow trainer has two faults under `MultiWorkerMirroredStrategy` 
   a reduction over the network that fails. One replica's batch has the same shapes.
 * It averages a step's metrics "along axis 0", which scalars do not have.
 
-`mend` corrects both for this strategy alone: every other runs Keras's own code. A Keras that no longer has
-the two functions, or has them mended, is left as it is.
+`patch_trainer` corrects both for this strategy only; all others run Keras's own code. It does not change a version of
+Keras that has fixed or removed these functions.
 
-TensorFlow cannot take a worker back into a running job: where one is lost, all start anew.
+TensorFlow cannot take a worker back into a running job: if one is lost, all must be restarted.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def worker_names() -> list[str]:
 
 
 def multi_worker_strategy(kind: type) -> Any:
-    """Makes the strategy over the workers that `TF_CONFIG` or SLURM name, and mends `fit` for it.
+    """Creates the strategy over the workers that `TF_CONFIG` or SLURM name, and corrects `fit` for it.
 
     Call it before anything else of TensorFlow. It returns once all workers are there.
 
@@ -72,7 +72,7 @@ def multi_worker_strategy(kind: type) -> Any:
         )
     if not os.environ.get("TF_CONFIG"):
         _describe_slurm()
-    mend()
+    patch_trainer()
     resolver = tf.distribute.cluster_resolver.TFConfigClusterResolver()
     others = _addresses(resolver)
     mine = others.pop(_name(resolver.task_type, resolver.task_id))
@@ -125,7 +125,7 @@ def noticing_losses() -> Iterator[None]:
         gone = _silent(_addresses(tf.distribute.cluster_resolver.TFConfigClusterResolver()))
         raise WorkerLost(
             f"The connection to {gone or 'a worker that answers again'} is lost. The same command on every worker"
-            " goes on from the last checkpoint."
+            " resumes from the last checkpoint."
         ) from error
 
 
@@ -179,8 +179,8 @@ def gather(strategy: Any, text: str) -> list[str]:
     return texts[:: replicas // worker_count()]
 
 
-def mend() -> None:
-    """Corrects Keras's trainer for `MultiWorkerMirroredStrategy`, once, and only where it has the faults."""
+def patch_trainer() -> None:
+    """Corrects Keras's trainer for `MultiWorkerMirroredStrategy`, once, and only if it has the faults."""
     from keras.src.backend.tensorflow import trainer
 
     reduce, build = trainer.reduce_per_replica, trainer.TensorFlowTrainer._maybe_symbolic_build

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.figure import Figure
+from PIL import Image
 from sklearn.datasets import load_sample_image
 
 import keras_resdense
@@ -36,6 +37,9 @@ def main() -> None:
     figure.savefig(folder / "answers.png", dpi=120)
     keras_resdense.draw_network(model).savefig(folder / "network.png", dpi=100, facecolor="white")
     draw_contracts(load_sample_image("flower.jpg")).savefig(folder / "contracts.png", dpi=64)
+    with Image.open(folder / "contracts.png") as image:
+        small = image.convert("RGB").quantize(128)
+    small.save(folder / "contracts.png", optimize=True)
 
 
 def draw(transform: Transform, model, pixels: np.ndarray, labels: np.ndarray, names: tuple[str, ...]) -> Figure:

@@ -118,7 +118,7 @@ def main() -> None:
         if network not in keras_resdense.VARIANTS:
             parser.error(f"there is no network {network}: `keras-resdense list` names all")
         if network not in dense and FRUGAL in (options.forms or ()):
-            parser.error(f"{network} is no dense network, and only these have the form {FRUGAL}")
+            parser.error(f"{network} is not a dense network, and only dense networks have the form {FRUGAL}")
 
     images, labels = stopwatch.random_batch(options.batch, options.side, classes=10)
     for network in options.networks:

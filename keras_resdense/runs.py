@@ -1,4 +1,4 @@
-"""Using what was trained: a run's folder, or a model of any format, on images or held-out data."""
+"""Uses trained models: predicts with, evaluates and exports a run's folder or a model of any format."""
 
 from __future__ import annotations
 
@@ -36,18 +36,18 @@ from keras_resdense.training.run_folder import split_of
 
 
 def transform(source: ImageContract | WeightSet | keras.Model | str | Path) -> Transform:
-    """Makes the function that turns images into a network's input, just as its evaluation does.
+    """Returns the function that turns images into a network's input, exactly as in its evaluation.
 
     Args:
-        source: What knows the image contract: a model with an `image_contract` (built with published weights, or
-            opened by `keras_resdense.load_model`), a published set of `list_weights`, a run's folder or an exported
-            file, or a contract.
+        source: Source of the image contract: a model with an `image_contract` (built with published weights, or opened
+            by `keras_resdense.load_model`), a published set of `list_weights`, a run's folder, an exported file, or a
+            contract.
 
     Returns:
         A function from files, encoded bytes or arrays to a batch, see `keras_resdense.data.transform.Transform`.
 
     Raises:
-        ValueError: If the source carries no image contract.
+        ValueError: If the source has no image contract.
     """
     if isinstance(source, ImageContract):
         return Transform(source)
@@ -75,28 +75,27 @@ def predict(
     show_progress: bool = False,
     weights: str | None = None,
 ) -> Iterator[tuple[Path, list[tuple[str, float]]]]:
-    """Classifies images, prepared as the model's image contract says, a batch at a time.
+    """Classifies images in batches, prepared as the model's image contract says.
 
-    Files are read and decoded in parallel while the model computes; a million images take no more memory than some
-    batches.
+    Files are read and decoded in parallel while the model computes. Memory holds a few batches, however many images
+    there are.
 
     Args:
-        model: A run's folder, a file, or with `weights` the name of a variant.
-        images: Files, or folders of them.
-        labels: File of class names, one a line; default the names in the model's file, those of `labels.txt` beside
-            it, or numbers.
-        top: Classes to name of each image.
-        on_bad_image: "error" to stop at a file that is no image; "skip" to name it on standard error and go on.
-        after: One of the files: it and those before it are left out, because they have been answered.
-        show_progress: Whether to tell on standard error how far it is.
-        weights: Published weights of a variant, as `create_model` takes them.
+        model: Folder of a run, a file or, with `weights`, the name of a variant.
+        images: Files, or folders of files.
+        labels: File of class names, one per line; default the names in the model's file, those in `labels.txt` beside
+            it, or indices.
+        top: Number of classes to return for each image.
+        on_bad_image: "error" to stop at a file that is not an image, "skip" to report it on standard error.
+        after: One of the files; only the files after it are classified.
+        show_progress: Whether to show the progress on standard error.
+        weights: Published weights of a variant, as in `create_model`.
 
     Yields:
-        Each image's file and its likeliest classes with their probabilities, the likeliest first, in the order of the
-        files.
+        The path of each image, in the order of the files, and its most probable classes with their probabilities.
 
     Raises:
-        ValueError: If a file is no image, or there is none, or the names are not those of the model's classes.
+        ValueError: If a file is not an image, there are no images, or the names do not fit the model's classes.
     """
     if top < 1:
         raise ValueError(f"top is {top}; it must be at least 1.")

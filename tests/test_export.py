@@ -53,7 +53,7 @@ def write(model, path, format, images=None, **options):
     """Exports with calibration images, whose missing classes are of no interest here."""
     images = some_images(channels=model.input_shape[-1]) if images is None else images
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "The model sees")
+        warnings.filterwarnings("ignore", "The model predicts")
         return export(model, path, format, images, calibration=images, **options)
 
 
@@ -371,7 +371,7 @@ def test_images_may_be_a_data_set(batched, labels, tmp_path):
     data = tf.data.Dataset.from_tensor_slices(parts)
     data = data.batch(4) if batched else data
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "The model sees")
+        warnings.filterwarnings("ignore", "The model predicts")
         made = export(model, tmp_path / "m", "tflite_int8", data, calibration=data)
     assert made.images == 10 and not made.random
     assert made.accuracy == (None if labels == "none" else made.agreement)

@@ -32,7 +32,7 @@ def export(run, *options):
     return main(["export", str(run), "--compared-images", "40", "--calibration-images", "200", *map(str, options)])
 
 
-@pytest.mark.filterwarnings("ignore:The model sees")
+@pytest.mark.filterwarnings("ignore:The model predicts")
 def test_formats_in_one_table(run, capsys):
     formats = ["tflite", "tflite_int8"]
     assert export(run, "--uint8-pixels", "--any-batch", "--format", *formats) == 0
@@ -61,7 +61,7 @@ def test_into_another_folder_with_the_card(run, tmp_path):
 def test_options_of_formats(run, tmp_path, capsys):
     options = ["--opset", "17", "--serving-version", "3", "--license", "MIT", "--int8-pixels"]
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "The model sees")
+        warnings.filterwarnings("ignore", "The model predicts")
         assert export(run, *options, "--format", "onnx", "saved_model", "tflite_int8") == 0
     assert onnx.load(run / "model.onnx").opset_import[0].version == 17
     assert (run / "saved_model/3/saved_model.pb").is_file()

@@ -1,22 +1,26 @@
-"""The contestants of `loading.py`: each makes batches of 64 images of 224 × 224 from a folder of JPEGs.
+"""What `loading.py` measures, each in a process of its own.
 
-python benchmarks/loaders.py NAME FOLDER BATCHES
+    python benchmarks/loaders.py NAME FOLDER COUNT
+
+The loaders make batches of 64 images of 224 × 224 from a folder of JPEGs. The steps train on batches of a recipe's
+pipeline, and on one batch that lies in memory, in turns: the difference is the wait for the pipeline, and the cores
+that it takes from the step.
 """
 
+import dataclasses
 import json
 import os
+import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator
 
-SIDE, BATCH, WORKERS, UNTIMED = 224, 64, 2, 4
+SIDE, BATCH, WORKERS, UNTIMED, ROUNDS = 224, 64, 2, 4, 3
 #: The mean and the standard deviation that torchvision's and timm's transforms normalise by.
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 def ours(folder: str, recipe: str) -> Iterator:
-    import dataclasses
-
     import tensorflow as tf
 
     import keras_resdense
@@ -90,19 +94,71 @@ LOADERS: dict[str, tuple[str, Callable[[str], Iterator]]] = {
         lambda folder: torch_loader(folder, timm_transform("rand-m7-mstd0.5-inc1")),
     ),
 }
+_AT_224 = {"model": "resnet18", "batch_size": 16, "image_size": SIDE}
+#: Steps that are measured: a recipe, its data, beside which lie those that `prepare` has made of them, and changes.
+STEPS: dict[str, tuple[str, str, dict]] = {
+    "ResNet-20, Fashion-MNIST, batch 128": ("fast", "fashion_mnist", {}),
+    "ResNet-18 at 224, a folder, batch 16": ("resnet_imagenet", "{}", _AT_224),
+    "ResNet-18 at 224, prepared, batch 16": ("resnet_imagenet", "{}-prepared", _AT_224),
+}
 
 
-def main() -> None:
-    name, folder, count = sys.argv[1:]
+def load(name: str, folder: str, count: int) -> dict[str, float]:
+    """Measures a loader over some batches."""
     batches = LOADERS[name][1](folder)
     for _ in range(UNTIMED):
         next(batches)
     start, processor = time.perf_counter(), sum(os.times()[:4])
-    for _ in range(int(count)):
+    for _ in range(count):
         next(batches)
-    seconds, processor = time.perf_counter() - start, sum(os.times()[:4]) - processor
-    images = int(count) * BATCH
-    print(json.dumps({"images_per_second": images / seconds, "processor_ms": 1000 * processor / images}))
+    seconds, processor, images = time.perf_counter() - start, sum(os.times()[:4]) - processor, count * BATCH
+    return {"images_per_second": images / seconds, "processor_ms": 1000 * processor / images}
+
+
+def train(name: str, folder: str, count: int) -> dict[str, float]:
+    """Measures the step of a recipe over some steps, with its pipeline and without."""
+    import tensorflow as tf
+
+    import keras_resdense
+    from keras_resdense.data.batches import pixel_statistics, training_batches
+    from keras_resdense.training import optimisation, recipes
+    from keras_resdense.training.classifier import build_classifier, network, plan_of
+    from keras_resdense.training.devices import strategy
+
+    row, data_name, changes = STEPS[name]
+    recipe = dataclasses.replace(keras_resdense.RECIPES[row].recipe, **changes)
+    data, devices, settings = keras_resdense.load_data(data_name.format(folder)), strategy("none"), recipes.Settings()
+    plan, channels = plan_of(recipe, data, network(recipe), settings.seed), data.image_shape[2]
+    with devices.scope():
+        normalisation = pixel_statistics(data.train, plan.contract(channels))
+        model = build_classifier(network(recipe), plan, normalisation, channels)
+        optimisation.compile_phase(model, optimisation.phases_of(recipe)[-1], recipe, settings, count)
+    batches = training_batches(data.train, plan, devices)
+    model.fit(batches, steps_per_epoch=1, shuffle=False, verbose=0)
+    streamed = iter(batches)
+    repeated = iter(tf.data.Dataset.from_tensors(next(streamed)).repeat())
+
+    def seconds(source: Iterator) -> float:
+        # What was prefetched while the other source had its turn is used up first.
+        for _ in range(UNTIMED):
+            model.train_function(source)
+        start = time.perf_counter()
+        for _ in range(count):
+            model.train_function(source)
+        return (time.perf_counter() - start) / count
+
+    rounds = [(seconds(streamed), seconds(repeated)) for _ in range(ROUNDS)]
+    return {
+        "step_ms": 1000 * statistics.median(used for used, _ in rounds),
+        "waiting": statistics.median(1 - without / used for used, without in rounds),
+        "least": min(1 - without / used for used, without in rounds),
+        "most": max(1 - without / used for used, without in rounds),
+    }
+
+
+def main() -> None:
+    name, folder, count = sys.argv[1:]
+    print(json.dumps((load if name in LOADERS else train)(name, folder, int(count))))
     sys.stdout.flush()
     # DataLoader's workers need not be waited for.
     os._exit(0)

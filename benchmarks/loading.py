@@ -1,21 +1,28 @@
-"""Images a second that come out of a folder of JPEGs: ours, tf.data by hand, torchvision and timm.
+"""How fast images come out of a folder of JPEGs, against peers, and how long a training waits for them.
 
-    python benchmarks/loading.py PEERS [--images 2000] [--rounds 3] [--batches 20]
+    python benchmarks/loading.py PEERS [--images 2000] [--rounds 3] [--batches 20] [--steps 6]
 
-PEERS is the folder of `make_peers.py`. All run in turns, each time in a new process.
+PEERS is the folder of `make_peers.py`. All run in turns, each time in a new process. Writes `loading.json`, and its
+tables into `README.md`.
 """
 
 import argparse
 import json
+import os
+import platform
+import re
 import statistics
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
-import numpy as np
-from loaders import LOADERS
+from loaders import LOADERS, STEPS
+from photos import make_images
 
+import keras_resdense
+
+HERE = Path(__file__).parent
 #: Whom ours meets: with the same crops and flips, and with the same augmentation.
 RIVALS = {
     "tf.data, not antialiased": "ours, crop and flip",
@@ -25,21 +32,30 @@ RIVALS = {
 }
 
 
-def make_images(folder: Path, count: int) -> None:
-    """Writes JPEGs of 500 × 375 pixels and some 57 kB, as ImageNet has them: parts of two photographs, with noise."""
-    from PIL import Image
-    from sklearn.datasets import load_sample_images
+def measure(interpreter: Path, name: str, folder: Path, count: int) -> dict[str, float]:
+    """Runs a row of `loaders.py` in a process of its own."""
+    command = [interpreter, HERE / "loaders.py", name, folder, str(count)]
+    run = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+    return json.loads(run.stdout.splitlines()[-1])
 
-    photos, random = [Image.fromarray(photo) for photo in load_sample_images().images], np.random.default_rng(0)
-    for number in range(count):
-        photo, share = photos[number % 2], random.uniform(0.6, 1)
-        width, height = int(500 * share), int(375 * share)
-        left, top = random.integers(0, photo.width - width + 1), random.integers(0, photo.height - height + 1)
-        part = photo.crop((left, top, left + width, top + height)).resize((500, 375), Image.Resampling.BICUBIC)
-        pixels = np.clip(np.asarray(part) + random.normal(0, 4.5, (375, 500, 3)), 0, 255).astype("uint8")
-        path = folder / f"class{number % 10}" / f"{number:05}.jpg"
-        path.parent.mkdir(exist_ok=True)
-        Image.fromarray(pixels).save(path, quality=89)
+
+def tables(found: dict) -> str:
+    """Writes what was measured as Markdown."""
+    lines = ["| | images/s | min–max | processor ms an image | ours over it |", "|---|---:|---:|---:|---:|"]
+    for name, rounds in found["loaders"].items():
+        speeds = [measured["images_per_second"] for measured in rounds]
+        costs = statistics.median(measured["processor_ms"] for measured in rounds)
+        ratio = ""
+        if name in RIVALS:
+            pairs = zip(found["loaders"][RIVALS[name]], speeds, strict=True)
+            ratio = f"{statistics.median(mine['images_per_second'] / speed for mine, speed in pairs):.2f}"
+        spread = f"{min(speeds):.0f}–{max(speeds):.0f}"
+        lines.append(f"| {name} | {statistics.median(speeds):.0f} | {spread} | {costs:.2f} | {ratio} |")
+    lines += ["", "| step | ms | of which waiting | least–most |", "|---|---:|---:|---:|"]
+    for name, step in found["steps"].items():
+        spread = f"{step['least']:.1%} – {step['most']:.1%}"
+        lines.append(f"| {name} | {step['step_ms']:.0f} | {step['waiting']:.1%} | {spread} |")
+    return "\n".join(lines)
 
 
 def main() -> None:
@@ -48,28 +64,31 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=2000, help="default %(default)s")
     parser.add_argument("--rounds", type=int, default=3, help="default %(default)s")
     parser.add_argument("--batches", type=int, default=20, help="of a round; default %(default)s")
+    parser.add_argument("--steps", type=int, default=6, help="of a round; default %(default)s")
     options = parser.parse_args()
     interpreters = {"ours": Path(sys.executable), "torch": options.peers / "torch" / "bin" / "python"}
 
-    found = {name: [] for name in LOADERS}
-    with tempfile.TemporaryDirectory() as folder:
-        make_images(Path(folder), options.images)
+    loaders = {name: [] for name in LOADERS}
+    with tempfile.TemporaryDirectory() as scratch:
+        # What is found of the images is not remembered in the user's home.
+        os.environ["KERAS_HOME"] = scratch
+        folder = Path(scratch) / "images"
+        make_images(folder, options.images)
+        keras_resdense.prepare(folder, f"{folder}-prepared")
         for _ in range(options.rounds):
             for name, (environment, _) in LOADERS.items():
-                command = [interpreters[environment], Path(__file__).with_name("loaders.py"), name, folder]
-                run = subprocess.run([*command, str(options.batches)], check=True, stdout=subprocess.PIPE, text=True)
-                found[name].append(json.loads(run.stdout.splitlines()[-1]))
+                loaders[name].append(measure(interpreters[environment], name, folder, options.batches))
+        steps = {name: measure(interpreters["ours"], name, folder, options.steps) for name in STEPS}
 
-    print("| | images/s | min–max | processor ms an image | ours over it |\n|---|---:|---:|---:|---:|")
-    for name, rounds in found.items():
-        speeds = [measured["images_per_second"] for measured in rounds]
-        costs = statistics.median(measured["processor_ms"] for measured in rounds)
-        ratio = ""
-        if name in RIVALS:
-            pairs = zip(found[RIVALS[name]], speeds, strict=True)
-            ratio = f"{statistics.median(mine['images_per_second'] / speed for mine, speed in pairs):.2f}"
-        spread = f"{min(speeds):.0f}–{max(speeds):.0f}"
-        print(f"| {name} | {statistics.median(speeds):.0f} | {spread} | {costs:.2f} | {ratio} |")
+    settings = {name: getattr(options, name) for name in ("images", "rounds", "batches", "steps")}
+    found = {"cores": os.cpu_count(), "processor": platform.processor(), "settings": settings}
+    found |= {"loaders": loaders, "steps": steps}
+    (HERE / "loading.json").write_text(json.dumps(found, indent=2) + "\n")
+    readme = (HERE / "README.md").read_text(encoding="utf-8")
+    between = r"(<!-- loading.py writes this -->\n).*?(\n<!-- until here -->)"
+    readme = re.sub(between, lambda marks: f"{marks[1]}\n{tables(found)}\n{marks[2]}", readme, flags=re.DOTALL)
+    (HERE / "README.md").write_text(readme, encoding="utf-8")
+    print(tables(found))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Bytes that replicas exchange in a step, and the bandwidth at which that costs a tenth: reasoned, not measured.
+"""Bytes that replicas exchange in a step, and the bandwidth at which that costs a tenth; bytes and cores for images.
 
     python docs/scaling.py [--replicas 8]
 
@@ -40,6 +40,28 @@ ROWS = (
 )
 
 
+#: Size of ImageNet's training images, in images and in bytes of their archive, `ILSVRC2012_img_train.tar`.
+IMAGES, BYTES = 1_281_167, 147_897_477_120
+#: Milliseconds of one core for an image of 500 × 375, measured by `benchmarks/loaders.py` (benchmarks/README.md), by
+#: recipes that prepare it alike.
+PREPARING = {
+    ("resnet_imagenet", "densenet_imagenet"): 1.5,
+    ("strikes_back_a1", "strikes_back_a2", "strikes_back_a3"): 2.7,
+}
+
+
+def print_images(replicas: int) -> None:
+    """Prints what reading ImageNet takes of each worker, and preparing it of the cores beside each GPU."""
+    print("\n| workers | GB read by each in an epoch | with `--same-order` |\n|---:|---:|---:|")
+    for workers in (1, 4, replicas):
+        print(f"| {workers} | {BYTES / workers / 1e9:.0f} | {BYTES / 1e9:.0f} |")
+    gpus = " | ".join(f"{row.gpu}, {row.precision}" for row in ROWS)
+    print(f"\n| recipes | ms an image | {gpus} |\n|---|---:|{'---:|' * len(ROWS)}")
+    for recipes, milliseconds in PREPARING.items():
+        cores = " | ".join(f"{row.images_per_second * milliseconds / 1e3:.1f}" for row in ROWS)
+        print(f"| {', '.join(recipes)} | {milliseconds} | {cores} |")
+
+
 def bytes_sent(floats: int, replicas: int) -> float:
     """Returns the bytes that each replica sends, and receives, in a ring all-reduce of so many floats."""
     return 2 * (replicas - 1) / replicas * FLOAT * floats
@@ -64,6 +86,7 @@ def main() -> None:
                 f"| {name} | {row.gpu}, {row.precision} | {row.batch} | {seconds * 1e3:.0f} | {sent / 1e6:.0f}"
                 f" | {bandwidth / 1e9:.1f} |"
             )
+    print_images(replicas)
 
 
 if __name__ == "__main__":

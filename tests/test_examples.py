@@ -8,8 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import keras_resdense
+from keras_resdense import runs
 from keras_resdense.pretrained import weights
 from keras_resdense.pretrained.catalogue import published_weights
 from tests.golden import rule
@@ -99,3 +101,25 @@ def test_scripts_are_short_and_say_how_to_start_them(name):
     text = (EXAMPLES / f"{name}.py").read_text()
     assert len(text.splitlines()) <= 60
     assert f"\n    python examples/{name}.py" in text
+
+
+@pytest.mark.sweep
+def test_beam_answers_as_predict_does(example, tmp_path):
+    pytest.importorskip("apache_beam")
+    model = keras_resdense.ResNet20(input_shape=(32, 32, 3), classes=3)
+    model.image_contract, model.class_names = keras_resdense.ImageContract(size=(32, 32)), ("cat", "dog", "狗")
+    keras_resdense.export(model, tmp_path / "model", "saved_model")
+    (tmp_path / "photos").mkdir()
+    for number, size in enumerate([(40, 30), (32, 32), (90, 200)]):
+        pixels = np.random.default_rng(number).integers(0, 256, (*size, 3), "uint8")
+        Image.fromarray(pixels).save(tmp_path / "photos" / f"{number}.png")
+    expected = dict(runs.predict(tmp_path / "model", [tmp_path / "photos"]))
+    (tmp_path / "photos" / "bad.png").write_text("no image")
+    example("beam_predict", tmp_path / "model", tmp_path / "photos/*", tmp_path / "answers").main()
+    lines = [line for path in tmp_path.glob("answers*") for line in path.read_text().splitlines()]
+    found = {Path(answer.pop("image")): answer for answer in map(json.loads, lines)}
+    assert found.pop(tmp_path / "photos/bad.png") == {"fault": "no JPEG or PNG, or damaged"}
+    assert found.keys() == expected.keys()
+    for path, answer in found.items():
+        assert list(answer["classes"]) == [name for name, _ in expected[path]]
+        assert answer["classes"] == pytest.approx(dict(expected[path]), abs=1e-4)

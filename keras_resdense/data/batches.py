@@ -126,16 +126,16 @@ def training_batches(
             place = number // mine * batch + worker * mine + number % mine if sharded else number
             return epoch, place, handle, number % recipe.repeats
 
-        def is_mine(epoch, place, handle, repetition):
-            return place % batch // mine == worker
+        def is_mine(epoch, element):
+            return element[0] % batch // mine == worker
 
         elements = tf.data.Dataset.counter(first_epoch).flat_map(as_it_is(epoch_examples))
-        elements = elements.skip(skipped * (mine if sharded else batch)).map(as_it_is(placed))
+        elements = elements.skip(skipped * (mine if sharded else batch))
         if workers > 1 and not sharded:
             elements = elements.filter(as_it_is(is_mine))
         each = batch // replicas
-        elements = mapped(elements, load).batch(GROUP if mixes else each, drop_remainder=True)
-        elements = mapped(elements, finish)
+        elements = mapped(elements, lambda *element: load(*placed(*element)))
+        elements = mapped(elements.batch(GROUP if mixes else each, drop_remainder=True), finish)
         return prefetch(elements.rebatch(each, drop_remainder=True) if mixes else elements)
 
     return strategy.distribute_datasets_from_function(share)

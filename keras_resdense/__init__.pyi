@@ -1,3 +1,4 @@
+from . import densenet as densenet, resnet as resnet, resnet_v2 as resnet_v2
 from .data.contract import ImageContract as ImageContract
 from .data.prepare import prepare as prepare
 from .data.sources import load_data as load_data

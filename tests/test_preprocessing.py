@@ -10,9 +10,12 @@ from keras import applications
 
 import keras_resdense
 from keras_resdense import decode_predictions, preprocess_input
+from keras_resdense.pretrained.catalogue import find_weights
 from keras_resdense.pretrained.preprocessing import PREPROCESSINGS, add_preprocessing, imagenet_classes
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (2, 8, 9, 3)).astype("float32")
+#: Of each module of keras.applications, a variant that it publishes weights of.
+FAMILIES = {"resnet": "resnet50v1", "resnet_v2": "resnet50v2_keras", "densenet": "densenet121"}
 PEERS = {"caffe": applications.resnet, "tf": applications.resnet_v2, "torch": applications.densenet}
 
 
@@ -22,6 +25,23 @@ def test_inputs_are_those_of_keras_applications(mode):
     np.testing.assert_allclose(preprocess_input(PIXELS, mode), expected, atol=1e-4)
     tensor = preprocess_input(keras.ops.convert_to_tensor(PIXELS), mode)
     np.testing.assert_allclose(tensor, expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("data_format", [None, "channels_last", "channels_first"])
+def test_families_have_the_functions_of_keras_applications(family, data_format):
+    ours, theirs = getattr(keras_resdense, family), getattr(applications, family)
+    pixels = PIXELS.transpose(0, 3, 1, 2) if data_format == "channels_first" else PIXELS
+    expected = theirs.preprocess_input(pixels.copy(), data_format)
+    np.testing.assert_allclose(ours.preprocess_input(pixels, data_format), expected, atol=1e-4)
+    symbolic = keras.Input(pixels.shape[1:])
+    model = keras.Model(symbolic, ours.preprocess_input(symbolic, data_format))
+    np.testing.assert_allclose(model(pixels), expected, atol=1e-4)
+    (batch,) = tf.data.Dataset.from_tensors(pixels).map(lambda x: ours.preprocess_input(x, data_format))
+    np.testing.assert_allclose(batch, expected, atol=1e-4)
+    assert ours.decode_predictions is decode_predictions
+    published = find_weights(FAMILIES[family], "keras").preprocessing
+    np.testing.assert_array_equal(ours.preprocess_input(PIXELS), preprocess_input(PIXELS, published))
 
 
 @pytest.mark.parametrize("mode", PREPROCESSINGS)

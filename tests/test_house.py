@@ -106,6 +106,7 @@ def without_dense_networks(folder):
         "names.py": r'^    "DenseNet\w+",\n',
         "networks/builders.py": r"^DenseNet\w+: .*\n",
         "networks/zoo.py": r"densenet, | \| densenet\.DENSENETS",
+        "networks/model.py": r"dense_layers, | \| dense_layers\.DROP_INS",
     }
     for name, pattern in mentions.items():
         path = folder / "keras_resdense" / name

@@ -3,6 +3,8 @@
 import dataclasses
 import json
 import pickle
+import subprocess
+import sys
 import zipfile
 
 import keras
@@ -12,7 +14,10 @@ import tensorflow as tf
 
 import keras_resdense
 from keras_resdense.data.contract import ImageContract
+from keras_resdense.graph import all_layers
 from keras_resdense.networks import dense_layers, drop_ins
+from keras_resdense.networks.model import DROP_INS
+from tests.zoo_facts import sweep
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (7, 8, 8, 3)).astype("float32")
 
@@ -76,6 +81,70 @@ def test_saved_files_name_keras_class(models, make, tmp_path):
     assert type(keras.models.clone_model(make(models[0]))) is type(models[0])
 
 
+CONFIGURED = {
+    "resnet": keras_resdense.VARIANTS["resnet18d"],
+    "se_resnet": keras_resdense.VARIANTS["seresnet50"],
+    "resnet_v2": keras_resdense.VARIANTS["resnet50v2"],
+    "keras_applications": keras_resdense.VARIANTS["resnet50v2_keras"],
+    "nested": keras_resdense.VARIANTS["resnet1202"],
+    "dense": keras_resdense.VARIANTS["densenet121"],
+    "memory_efficient": dataclasses.replace(keras_resdense.VARIANTS["densenetbc40_12"], memory_efficient=True),
+}
+MADE = {
+    "network": lambda model: model,
+    "folded": keras_resdense.fold_batch_norm,
+    "features": keras_resdense.feature_extractor,
+    "backbone": keras_resdense.as_backbone,
+}
+
+
+def as_json(model):
+    return json.dumps(keras.saving.serialize_keras_object(model))
+
+
+def named(config):
+    """Yields module and class of all that a configuration holds."""
+    if isinstance(config, dict):
+        if {"module", "class_name"} <= config.keys():
+            yield f"{config['module']}.{config['class_name']}"
+        config = list(config.values())
+    if isinstance(config, list):
+        for part in config:
+            yield from named(part)
+
+
+@pytest.mark.parametrize("name", sweep(CONFIGURED, {"resnet", "memory_efficient"}))
+def test_configurations_make_what_they_are_of_and_name_keras_classes(name):
+    row = dataclasses.replace(CONFIGURED[name], depths=tuple(1 for _ in CONFIGURED[name].depths))
+    network = keras_resdense.create_model(row, input_shape=(32, 32, 3), include_preprocessing=True)
+    for kind, make in MADE.items():
+        model = make(network)
+        config, saved = json.dumps(model.get_config()), as_json(model)
+        again = type(model).from_config(json.loads(config))
+        assert type(again) is type(model) and json.dumps(again.get_config()) == config
+        for ours, theirs in zip(all_layers(model), all_layers(again), strict=True):
+            assert isinstance(theirs, type(ours))
+        with keras.saving.custom_object_scope(DROP_INS):
+            assert as_json(keras.saving.deserialize_keras_object(json.loads(saved))) == saved
+        names = set(named(json.loads(saved))) - {"keras_resdense.insight.features.Backbone"}
+        assert all(name.startswith("keras.") for name in names), names
+        if kind != "backbone":
+            kerases = keras.saving.deserialize_keras_object(json.loads(saved))
+            assert {type(layer).__module__.split(".")[1] for layer in all_layers(kerases)} == {"src"}
+            assert as_json(keras.saving.deserialize_keras_object(json.loads(as_json(kerases)))) == as_json(kerases)
+        for layer in all_layers(model):
+            with keras.saving.custom_object_scope(DROP_INS):
+                made = type(layer).from_config(layer.get_config())
+            assert type(made) is type(layer) and made.get_config() == layer.get_config()
+
+
+def test_the_initializer_comes_back_from_its_configuration():
+    made = drop_ins.RandomNormal(stddev=0.1, seed=3)
+    again = drop_ins.RandomNormal.from_config(made.get_config())
+    assert type(again) is drop_ins.RandomNormal and again.get_config() == made.get_config()
+    np.testing.assert_array_equal(again((4, 4)), made((4, 4)))
+
+
 LABELS = np.arange(7) % 10
 DENSE = dataclasses.replace(
     keras_resdense.VARIANTS["densenetbc40_12"], depths=(2, 2), growth_rate=4, memory_efficient=True
@@ -123,6 +192,30 @@ def test_a_network_comes_back_as_it_was(again, row, tmp_path):
         each.fit(IMAGES, LABELS, verbose=0, shuffle=False)
     for ours, theirs in zip(model.get_weights(), opened.get_weights(), strict=True):
         np.testing.assert_allclose(ours, theirs, atol=1e-5)
+
+
+def test_a_new_process_opens_a_network_as_it_was(tmp_path):
+    """It has imported nothing of this package yet but what is in the calls."""
+    model = keras_resdense.create_model(DENSE, input_shape=IMAGES.shape[1:])
+    model.save(tmp_path / "model.keras")
+    keras_resdense.as_backbone(model).save(tmp_path / "backbone.keras")
+    (tmp_path / "model.pickle").write_bytes(pickle.dumps(model))
+    code = """if True:
+        import pickle, sys, keras, keras_resdense
+        from keras_resdense import Backbone
+        opened = keras_resdense.load_model(sys.argv[1] + "/model.keras")
+        backbone = keras.saving.load_model(sys.argv[1] + "/backbone.keras")
+        unpickled = pickle.load(open(sys.argv[1] + "/model.pickle", "rb"))
+        for model in (opened, backbone, unpickled):
+            print(type(model).__name__, *(type(layer).__qualname__ for layer in model.layers))
+    """
+    command = [sys.executable, "-W", "ignore", "-c", code, str(tmp_path)]
+    printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    for line, kind in zip(printed.splitlines(), ("Functional", "Backbone", "Functional"), strict=True):
+        assert line.split()[0] == kind
+        assert {"Concatenate", "RecomputingConv2D"} <= set(line.split())
+    expected = [type(layer).__qualname__ for layer in model.layers]
+    assert printed.splitlines()[0].split()[1:] == printed.splitlines()[2].split()[1:] == expected
 
 
 def test_a_network_that_plain_keras_opened_and_saved_again_opens(tmp_path):

@@ -117,6 +117,9 @@ class _Graph:
     def build(self) -> keras.Model:
         """Returns the model that the graph now describes."""
         self.config["layers"] = list(self.layers.values())
+        # Keras's own layers take the place of those that drop in for them in training: folding changes their arguments.
+        for layer in self.config["layers"]:
+            layer["registered_name"] = None if layer["module"].startswith("keras.") else layer["registered_name"]
         # Keras finds its own by module: names alone would take its function `add` for its layer Add.
         kinds = {type(layer) for layer in self.objects.values() if not type(layer).__module__.startswith("keras.")}
         classes = {kind.__name__: kind for kind in kinds}

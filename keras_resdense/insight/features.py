@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import keras
 
 from keras_resdense.graph import Place, placed_layers
-from keras_resdense.networks.drop_ins import DROP_INS
 from keras_resdense.networks.model import Model
 
 #: Kinds and roles of the layers whose strides multiply, and of those that can end a level; the last one counts.
@@ -48,21 +46,17 @@ def feature_extractor(model: keras.Model, levels: Sequence[str] | None = None, p
 
 
 @keras.saving.register_keras_serializable("keras_resdense")
-class Backbone(keras.Model):
+class Backbone(Model):
     """A network as the image encoder of KerasHub's task models, such as RetinaNet and DeepLabV3.
 
-    Create one with `as_backbone`. A saved file names this class, so import this package before opening it.
+    Create one with `as_backbone`. A saved file names this class, so import it before opening the file:
+    `from keras_resdense import Backbone`.
     """
 
     @property
     def pyramid_outputs(self) -> dict[str, keras.KerasTensor]:
         """Maps levels, "P1" to "P5", to feature maps `(batch, height, width, channels)`."""
         return {level: self.get_layer(name).output for level, name in feature_levels(self, None).items()}
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any], custom_objects: dict[str, Any] | None = None) -> Backbone:
-        with keras.saving.custom_object_scope(DROP_INS):
-            return super().from_config(config, custom_objects=custom_objects)
 
 
 def as_backbone(model: keras.Model, prefix: str = "") -> Backbone:

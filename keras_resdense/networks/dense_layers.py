@@ -77,3 +77,9 @@ class RecomputingConv2D(keras.layers.Conv2D):
             return super().call(inputs)
         kernel = keras.ops.cast(self.kernel, self.compute_dtype)
         return kernels.convolve_recomputing(inputs, kernel, self.convolution_op)
+
+
+#: What drops in for the classes that a file names.
+DROP_INS: dict[str, type] = {
+    kind.__name__: kind for kind in (BatchNormalization, Concatenate, Activation, RecomputingConv2D)
+}

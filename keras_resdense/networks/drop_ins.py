@@ -17,9 +17,6 @@ else:
     kernels = None
 
 
-#: Classes that `keras_resdense.load_model` uses in place of those a file names. Of two for one name, the later wins.
-DROP_INS: dict[str, type] = {}
-
 Kind = TypeVar("Kind", bound=type)
 
 
@@ -32,7 +29,6 @@ def saved_as(name: str) -> Callable[[Kind], Kind]:
 
     def rename(kind: Kind) -> Kind:
         kind.__module__, _, kind.__name__ = name.rpartition(".")
-        DROP_INS[kind.__name__] = kind
         return kind
 
     return rename
@@ -102,6 +98,8 @@ class RandomNormal(keras.initializers.RandomNormal):
         return keras.ops.convert_to_tensor(values, dtype=dtype or keras.config.floatx())
 
 
+#: What drops in for the classes that a file names.
+DROP_INS: dict[str, type] = {kind.__name__: kind for kind in (BatchNormalization, RandomNormal)}
 _QUANTILES = 2**16
 
 

@@ -14,7 +14,8 @@ import numpy as np
 from keras_resdense.data.contract import ImageContract, as_files, attach, attached
 from keras_resdense.data.tfdata import prefetch
 from keras_resdense.files import check_target, staged
-from keras_resdense.networks.drop_ins import DROP_INS, saved_as
+from keras_resdense.networks import dense_layers, drop_ins
+from keras_resdense.networks.drop_ins import saved_as
 
 #: Keras's default size of a batch.
 BATCH = 32
@@ -64,9 +65,18 @@ class Model(keras.Model):
             x, batch_size = _batches(x, batch_size or BATCH), None
         return super().predict(x, batch_size=batch_size, verbose=verbose, steps=steps, callbacks=callbacks)
 
+    @classmethod
+    def from_config(cls, config: dict[str, Any], custom_objects: dict[str, Any] | None = None) -> Model:
+        with keras.saving.custom_object_scope(DROP_INS):
+            return super().from_config(config, custom_objects=custom_objects)
+
     def __reduce__(self) -> tuple[Any, ...]:
         _, file = super().__reduce__()
         return _unpickle, file, {"image_contract": self.image_contract, "class_names": self.class_names}
+
+
+#: What this package makes of the classes that a file names; where two drop in for one, the later does.
+DROP_INS: dict[str, type] = drop_ins.DROP_INS | dense_layers.DROP_INS | {Model.__name__: Model}
 
 
 def load_model(

@@ -114,13 +114,13 @@ def _evaluate(options: argparse.Namespace) -> None:
 def _predict(options: argparse.Namespace) -> None:
     format, output, after = answers.FORMATS[options.format], options.output, None
     if options.resume and not output:
-        raise ValueError("--resume goes on with a file: say --output, too.")
+        raise ValueError("--resume needs the file to resume: add --output.")
     if format.text is None and not output:
         raise ValueError(f"{options.format} is no text: say --output, too.")
     if options.resume:
         after = answers.go_on(output, format)
     elif output and output.exists():
-        raise ValueError(f"{output} exists: choose another file, or go on with it by --resume.")
+        raise ValueError(f"{output} exists: choose another file, or resume it with --resume.")
 
     from keras_resdense import runs
 

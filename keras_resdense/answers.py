@@ -1,4 +1,4 @@
-"""What a model says of many images, written as it comes, so that it can go on after an interruption."""
+"""Writes a model's predictions for many images one by one, so that an interrupted command can resume."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ class Format:
     """A row of `FORMATS`.
 
     Attributes:
-        text: From an answer to what is written of it; None where a file of this format is no text.
-        begin: What comes before the first answer.
-        between: What comes between two answers.
-        end: What comes after the last answer.
-        answered: From the content of a file to the last image whose answer is complete in it, and the number of
-            bytes up to its end; None where a file of this format cannot be gone on with.
+        text: Function that turns an answer into text; None if the format is not text.
+        begin: Text before the first answer.
+        between: Text between two answers.
+        end: Text after the last answer.
+        answered: Function that finds, in the content of a file, the last image with a complete answer and the number
+            of bytes up to its end; None if a file of this format cannot be resumed.
     """
 
     text: Callable[[Answer], str] | None
@@ -44,10 +44,10 @@ def write(answers: Iterable[Answer], format: Format, file: IO[str], begun: bool 
     """Writes answers as they come.
 
     Args:
-        answers: As `keras_resdense.runs.predict` yields them.
+        answers: Answers that `keras_resdense.runs.predict` yields.
         format: A row of `FORMATS`.
-        file: Where they are written.
-        begun: Whether there are answers in it already.
+        file: File to write to.
+        begun: Whether the file already holds answers.
     """
     for answer in answers:
         file.write((format.between if begun else format.begin) + format.text(answer))

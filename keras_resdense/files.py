@@ -13,23 +13,23 @@ from pathlib import Path
 
 @contextlib.contextmanager
 def staged(path: Path) -> Iterator[Path]:
-    """Gives a temporary path to write to, which takes the place of `path` if all goes well."""
+    """Yields a temporary path to write a file or a folder to, which replaces `path` if no error occurs."""
     with contextlib.ExitStack() as stack:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             folder = stack.enter_context(tempfile.TemporaryDirectory(dir=path.parent, prefix=".writing-"))
         except OSError as error:
-            raise ValueError(f"{path} cannot be written: {error}. Choose a path in a folder of yours.") from error
+            raise ValueError(f"{path} cannot be written: {error}. Choose a path that you may write to.") from error
         temporary = Path(folder) / path.name
         yield temporary
         if path.is_dir():
-            # A folder is not replaced in one step: the old one goes where it is removed in the end.
+            # A folder can't be replaced in one step. The old one moves into the temporary folder, which is removed.
             path.rename(Path(folder) / "replaced")
         os.replace(temporary, path)
 
 
 def check_target(path: Path, overwrite: bool) -> None:
-    """Raises a ValueError if there is something at a path that may not be replaced."""
+    """Raises a ValueError if a path exists and may not be replaced."""
     if path.exists() and not overwrite:
         raise ValueError(f"{path} exists: choose another path, or overwrite it (overwrite=True, --overwrite).")
 
@@ -40,14 +40,14 @@ WRITING = ".writing-"
 
 @contextlib.contextmanager
 def replacing(path: Path, size: int = 0) -> Iterator[Path]:
-    """Gives a temporary name to write a file to, which takes the place of `path` once it is on the disk.
+    """Yields a temporary path to write a file to, which replaces `path` once it is synchronised to the disk.
 
     Args:
-        path: Path of the file; its folder is made if it is missing.
-        size: Bytes that the disk must have room for, asked for before libraries write that a full disk crashes.
+        path: Path of the file. Its folder is created if necessary.
+        size: Bytes to reserve on the disk first, for libraries that crash when the disk is full.
 
     Raises:
-        OSError: If it cannot be written. What `path` was before, it still is.
+        OSError: If the file cannot be written. `path` is unchanged then.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -67,7 +67,7 @@ def replacing(path: Path, size: int = 0) -> Iterator[Path]:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Removes what a killed process was writing with `replacing`, anywhere in a folder."""
+    """Removes files that killed processes left half-written, anywhere in a folder."""
     for leftover in list(folder.rglob(f"{WRITING}*")):
         shutil.rmtree(leftover)
 

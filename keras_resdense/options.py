@@ -145,12 +145,12 @@ def _predict(command: argparse.ArgumentParser) -> None:
     formats = f"{', '.join(answers.FORMATS)}; default %(default)s"
     command.add_argument("--format", choices=answers.FORMATS, metavar="FORMAT", default="text", help=formats)
     command.add_argument("--top", type=int, metavar="N", default=5, help="classes to name; default %(default)s")
-    bad = "error, to stop at a file that is no image, or skip, to name it and go on; default %(default)s"
+    bad = "error to stop at a file that is not an image, skip to report it and continue; default %(default)s"
     command.add_argument("--on-bad-image", choices=("error", "skip"), metavar="WHAT", default="error", help=bad)
     command.add_argument(
         "--output", type=Path, metavar="FILE", help="where answers are written as they come; default the terminal"
     )
-    command.add_argument("--resume", action="store_true", help="go on with what is in --output; of csv and jsonl")
+    command.add_argument("--resume", action="store_true", help="resume what is in --output, for csv and jsonl")
 
 
 def _prepare(command: argparse.ArgumentParser) -> None:

@@ -107,7 +107,7 @@ def test_formats_on_standard_output_and_in_a_file_are_alike(model, photos, tmp_p
     assert (tmp_path / "answers").read_text() == printed
     assert len(parsed(format, printed)) == COUNT * (2 if format == "csv" else 1)
     assert main([*command, "--output", str(tmp_path / "answers")]) == 1
-    assert "exists: choose another file, or go on with it by --resume" in capsys.readouterr().err
+    assert "exists: choose another file, or resume it with --resume" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("cut", [0, 3, 40, 700, 2001, 2050, -25, -1, None])
@@ -128,7 +128,7 @@ def test_what_cannot_be_gone_on_with_is_left_as_it_is(model, photos, tmp_path, c
         return capsys.readouterr().err
 
     output = tmp_path / "answers"
-    assert "say --output, too" in failing("--resume")
+    assert "add --output" in failing("--resume")
     output.write_text("a diary\n")
     assert "those of csv, jsonl can" in failing("--resume", "--output", str(output))
     for format in ("csv", "jsonl"):

@@ -47,7 +47,7 @@ def files_endpoint(model: keras.Model, compute: Callable, contract: ImageContrac
         model: With 1 or 3 channels.
         compute: From a batch of images to outputs.
         contract: How an image becomes the model's input.
-        strict: Whether what is no image fails the whole batch; if not, `valid` says which are images.
+        strict: Whether a file that is not an image makes the entire batch fail; if not, `valid` marks such files.
     """
     import tensorflow as tf
 

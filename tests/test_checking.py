@@ -202,3 +202,13 @@ def test_progress_is_a_bar_on_a_terminal(monkeypatch, capsys):
         advance(5)
         advance(15)
     assert "Checking images: 100%" in capsys.readouterr().err
+
+
+def test_the_limit_of_pixels_can_be_raised(monkeypatch):
+    content = io.BytesIO()
+    Image.new("RGB", (8, 9), "red").save(content, "PNG")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 35)
+    with pytest.raises(ValueError, match=r"72 pixels\) exceeds limit of 70 .* set KERAS_RESDENSE_MAX_PIXELS to more"):
+        decode_image(content.getvalue())
+    monkeypatch.setenv("KERAS_RESDENSE_MAX_PIXELS", "72")
+    assert decode_image(content.getvalue()).shape == (9, 8, 3)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import warnings
 
 import numpy as np
@@ -11,6 +12,8 @@ import numpy as np
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
 #: Suffixes of the files that are taken for images; others are left alone.
 SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".jfif"))
+#: Environment variable with the most pixels of an image that is opened.
+MAX_PIXELS = "KERAS_RESDENSE_MAX_PIXELS"
 _ORIENTATION_TAG = 0x0112
 #: Where Pillow finds an orientation besides EXIF; browsers and TensorFlow do not look there.
 _OTHER_ORIENTATIONS = ("xmp", "XML:com.adobe.xmp", "Raw profile type exif")
@@ -26,12 +29,12 @@ def decode_image(encoded: bytes) -> np.ndarray:
         Pixels `(height, width, 3)`, uint8. Transparent ones lie on white. The EXIF orientation is obeyed.
 
     Raises:
-        ValueError: If it is no image of these formats, is damaged, or has more pixels than Pillow opens, which
-            `PIL.Image.MAX_IMAGE_PIXELS` raises.
+        ValueError: If it is no image of these formats, is damaged, or has more than 178,956,970 pixels. The environment
+            variable `KERAS_RESDENSE_MAX_PIXELS` sets another limit.
     """
     from PIL import Image, UnidentifiedImageError
 
-    _ignore_warnings()
+    _set_up_pillow()
     try:
         with Image.open(io.BytesIO(encoded), formats=FORMATS) as image:
             image.load()
@@ -39,7 +42,7 @@ def decode_image(encoded: bytes) -> np.ndarray:
     except UnidentifiedImageError as error:
         raise ValueError("no image") from error
     except Image.DecompressionBombError as error:
-        raise ValueError(f"{error} To open larger ones, raise PIL.Image.MAX_IMAGE_PIXELS.") from error
+        raise ValueError(f"{error} To open larger images, set {MAX_PIXELS} to more pixels.") from error
     # Pillow's decoders raise whatever they stumble over.
     except Exception as error:
         raise ValueError(f"{type(error).__name__}: {error}".replace("\n", " ")) from error
@@ -58,7 +61,7 @@ def is_plain_png(encoded: bytes) -> bool:
 def _is_plain(encoded: bytes, format: str) -> bool:
     from PIL import Image
 
-    _ignore_warnings()
+    _set_up_pillow()
     try:
         with Image.open(io.BytesIO(encoded), formats=[format]) as image:
             modes = image.mode in ("RGB", "L") and not image.has_transparency_data
@@ -68,11 +71,16 @@ def _is_plain(encoded: bytes, format: str) -> bool:
         return False
 
 
-def _ignore_warnings() -> None:
-    """Silences Pillow about what is odd but readable.
+def _set_up_pillow() -> None:
+    """Sets the limit of pixels that the user asks for, and silences Pillow about what is odd but readable.
 
     `warnings.catch_warnings` would do it for a moment, but not in threads, where it silences everything for good.
     """
+    from PIL import Image
+
+    if (limit := os.environ.get(MAX_PIXELS, "")).isdecimal():
+        # Pillow warns beyond its number, and refuses beyond twice its number.
+        Image.MAX_IMAGE_PIXELS = int(limit) // 2
     if not any(rule[0] == "ignore" and rule[3] is not None and rule[3].pattern == _PILLOW for rule in warnings.filters):
         warnings.filterwarnings("ignore", module=_PILLOW)
 

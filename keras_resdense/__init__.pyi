@@ -7,6 +7,7 @@ from .exporting.folding import fold_batch_norm as fold_batch_norm
 from .exporting.formats import EXPORTERS as EXPORTERS
 from .exporting.onnx import ONNX as ONNX
 from .exporting.openvino import OpenVINO as OpenVINO
+from .exporting.quantised_training import quantisation_aware as quantisation_aware
 from .exporting.saved_model import SavedModel as SavedModel
 from .exporting.tflite import TFLite as TFLite
 from .insight.analysis import (

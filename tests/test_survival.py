@@ -80,10 +80,13 @@ def killed(monkeypatch, batches, **options):
             train.train(**options)
 
 
-def test_frozen_phase_survives_too(tmp_path, monkeypatch):
-    recipe = dataclasses.replace(RECIPE, frozen_epochs=1, frozen_learning_rate=0.1)
+PHASES = {"frozen_epochs": 1, "frozen_learning_rate": 0.1, "quantise": "int8", "quantised_epochs": 1}
+
+
+def test_phases_survive_too(tmp_path, monkeypatch):
+    recipe = dataclasses.replace(RECIPE, **PHASES)
     whole = train.train(recipe, folder=str(tmp_path), name="whole")
-    for batches in (7, 6):
+    for batches in (7, 6, 3):
         killed(monkeypatch, batches, recipe=recipe, folder=str(tmp_path), name="killed")
     resumed = train.train(recipe, folder=str(tmp_path), name="killed")
     for expected, found in zip(whole.model.get_weights(), resumed.model.get_weights(), strict=True):

@@ -57,7 +57,8 @@ def install(set_item=operator.setitem, set_attribute=setattr):
     """
     row = dataclasses.replace(zoo.VARIANTS["resnet20"], depths=(1, 1, 1), filters=(4, 8, 8), head_dropout=0.1)
     set_item(zoo.VARIANTS, "tiny", row)
-    set_attribute(train, "FORMATS", ())
+    for formats in ("FORMATS", "QUANTISED_FORMATS"):
+        set_attribute(train, formats, ())
     set_attribute(train, "load_data", lambda *_: small_digits())
 
 

@@ -31,6 +31,7 @@ from keras_resdense.exporting.exporter import (
 )
 from keras_resdense.exporting.folding import in_full_precision
 from keras_resdense.exporting.formats import EXPORTERS
+from keras_resdense.exporting.quantised_training import is_quantisation_aware, settled
 from keras_resdense.files import check_target, staged
 from keras_resdense.graph import is_graph
 
@@ -122,6 +123,8 @@ def export(
     name, exporter = _find_exporter(format)
     exporter.check_packages()
     _check_model(model)
+    if is_quantisation_aware(model):
+        model = settled(in_full_precision(model))
     path = exporter.target(Path(path))
     check_replaceable(path, exporter, overwrite)
     contract = _checked_contract(model)

@@ -141,9 +141,11 @@ class _Graph:
             self._absorb(target, scale, shift)
             self._remove(name)
         elif len(self._input_shape(name)) == 4 and self.reads_floats:
-            if isinstance(self.objects[name], keras.layers.BatchNormalization):
+            norm = isinstance(self.objects[name], keras.layers.BatchNormalization)
+            if norm:
                 self.ranges[name] = _range(self.objects[name])
-            convolution = keras.layers.DepthwiseConv2D(1, name=name)
+            # What was no weight becomes none that learns.
+            convolution = keras.layers.DepthwiseConv2D(1, name=name, trainable=norm and self.objects[name].trainable)
             self._replace(name, convolution, [scale.reshape(1, 1, -1, 1), shift])
 
     def drop_dropout(self, name: str) -> None:
@@ -162,7 +164,7 @@ class _Graph:
             before, after = layer.padding[1]
             strides = self.objects[source].strides
             kernel = np.pad(np.eye(channels), ((0, 0), (before, after)))[None, None]
-            convolution = keras.layers.Conv2D(kernel.shape[-1], 1, strides=strides, use_bias=False, name=name)
+            convolution = keras.layers.Conv2D(kernel.shape[-1], 1, strides=strides, **_FIXED, name=name)
             self._replace(name, convolution, [kernel])
             self._remove(source)
 
@@ -171,7 +173,7 @@ class _Graph:
         layer = self.objects[name]
         if _subsamples(layer):
             channels = self._input_shape(name)[-1]
-            convolution = keras.layers.DepthwiseConv2D(1, strides=layer.strides, use_bias=False, name=name)
+            convolution = keras.layers.DepthwiseConv2D(1, strides=layer.strides, **_FIXED, name=name)
             self._replace(name, convolution, [np.ones((1, 1, channels, 1))])
 
     def pool_first(self, name: str) -> None:
@@ -203,7 +205,7 @@ class _Graph:
         tiles = layer.pool_size == layer.strides and all(side and side % layer.strides[0] == 0 for side in sides)
         if layer.padding == "valid" or tiles:
             size = layer.pool_size
-            convolution = keras.layers.DepthwiseConv2D(size, strides=layer.strides, use_bias=False, name=name)
+            convolution = keras.layers.DepthwiseConv2D(size, strides=layer.strides, **_FIXED, name=name)
             self._replace(name, convolution, [np.full((*size, channels, 1), 1 / np.prod(size))])
 
     def equalise(self, name: str) -> None:
@@ -302,6 +304,8 @@ class _Graph:
 
 #: Layers with a kernel and a bias that can take a scale and a shift.
 _ABSORBING = (keras.layers.Conv2D, keras.layers.DepthwiseConv2D, keras.layers.Dense)
+#: What a convolution is that has no weights to learn.
+_FIXED = {"use_bias": False, "trainable": False}
 #: Layers before which a channel can be scaled and shifted as well as behind.
 _TRANSPARENT = (
     keras.layers.Dropout,

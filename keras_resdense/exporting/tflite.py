@@ -15,7 +15,7 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from keras_resdense.data.contract import CONTRACT_FILE, LABELS_FILE, ImageContract, attached
+from keras_resdense.data.contract import CONTRACT_FILE, LABELS_FILE, attached
 from keras_resdense.exporting import folding, tflite_metadata
 from keras_resdense.exporting.endpoints import pixels_endpoint, write_endpoints
 from keras_resdense.exporting.exporter import (
@@ -25,7 +25,9 @@ from keras_resdense.exporting.exporter import (
     Runner,
     check_images_fit,
 )
+from keras_resdense.exporting.pixels import are_pixels, from_pixels, of_pixels, to_pixels
 from keras_resdense.exporting.quantisation import dequantise, quantise
+from keras_resdense.exporting.quantised_training import is_quantisation_aware
 
 #: What each kind of file takes: numbers as the model does, or bytes.
 _PIXELS = {
@@ -78,7 +80,13 @@ class TFLite(Exporter):
                 f"TFLite needs images of one size; this model takes {model.input_shape}. "
                 "Build it with a fixed input_shape and set its weights."
             )
-        if self.calibrated and extras.calibration is None:
+        aware = is_quantisation_aware(model)
+        if aware and self.kind != "int8":
+            raise ValueError(
+                f"{model.name!r} learned to compute in whole numbers of 8 bits, which {self.kind} does not: export it "
+                "as tflite_int8."
+            )
+        if self.calibrated and not aware and extras.calibration is None:
             raise ValueError(
                 f"{self.kind} needs calibration images, a few hundred of the training data, to find the range of "
                 "every activation: export(…, calibration=images)."
@@ -88,7 +96,7 @@ class TFLite(Exporter):
                 "Files whose input is uint8 take pixels 0–255, and these images are not: build the model with "
                 "include_preprocessing=True, set its image_contract, or export it with another input (pixels=…)."
             )
-        if self.calibrated:
+        if self.calibrated and not aware:
             check_images_fit(extras.calibration, model, "calibration")
             _warn_of_calibration(extras.calibration, model)
 
@@ -96,19 +104,16 @@ class TFLite(Exporter):
         return path.is_file() and path.read_bytes()[4:8] == b"TFL3"
 
     def adapt(self, extras: Extras) -> Extras:
-        contract, images, calibration = extras.contract, extras.images, extras.calibration
-        if not _normalised(contract):
-            return extras
+        contract, calibration = extras.contract, extras.calibration
         return dataclasses.replace(
             extras,
-            images=_to_pixels(images, contract),
-            calibration=None if calibration is None else _to_pixels(calibration, contract),
-            contract=dataclasses.replace(contract, order="rgb", mean=(0.0,), std=(1.0,)),
+            images=to_pixels(extras.images, contract),
+            calibration=None if calibration is None else to_pixels(calibration, contract),
+            contract=of_pixels(contract),
         )
 
     def prepare(self, model: keras.Model) -> keras.Model:
-        contract = getattr(model, "image_contract", None)
-        return folding.rewrite_for_phones(_from_pixels(model, contract) if _normalised(contract) else model)
+        return folding.rewrite_for_phones(from_pixels(model, getattr(model, "image_contract", None)))
 
     def write(self, model: keras.Model, path: Path, extras: Extras) -> None:
         written = self._convert(model, extras.calibration)
@@ -150,11 +155,13 @@ class TFLite(Exporter):
                 converter.optimizations = [tf.lite.Optimize.DEFAULT]
             if self.kind == "float16":
                 converter.target_spec.supported_types = [tf.float16]
-            if self.calibrated:
+            aware = is_quantisation_aware(model)
+            if self.calibrated and not aware:
                 examples = (_spanning(calibration) if self.pixels == "uint8" else calibration).astype(pixels)
                 converter.representative_dataset = lambda: ([image[None]] for image in examples)
             if self.kind == "int8":
-                converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
+                if not aware:
+                    converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
                 converter.inference_input_type = converter.inference_output_type = tf.as_dtype(self.pixels)
             if self.kind == "int16x8":
                 converter.target_spec.supported_ops = [
@@ -199,42 +206,7 @@ def _takes_more(compute: Callable[[np.ndarray], np.ndarray], shape: tuple[int, .
 def _are_known_pixels(extras: Extras) -> bool:
     """Returns whether the artefact takes pixels 0–255, judged by the contract or, without one, by the images."""
     given = [images for images in (extras.images, extras.calibration) if images is not None]
-    return bool(extras.contract) or (extras.real and all(map(_are_pixels, given)))
-
-
-def _normalised(contract: ImageContract | None) -> bool:
-    return contract is not None and not (contract.takes_pixels and contract.order == "rgb")
-
-
-def _to_pixels(images: np.ndarray, contract: ImageContract) -> np.ndarray:
-    """Returns the RGB pixels 0–255 from which a contract made a network's input."""
-    pixels = images * np.array(contract.std) + np.array(contract.mean)
-    pixels = pixels[..., ::-1] if contract.order == "bgr" else pixels
-    if not -0.5 <= pixels.min() <= pixels.max() <= 255.5:
-        raise ValueError(
-            f"By the model's image contract, the images have pixels from {pixels.min():g} to {pixels.max():g}, but "
-            "pixels must be from 0 to 255: prepare the images with keras_resdense.transform(model)."
-        )
-    nearest = pixels.round()
-    # Single precision leaves small errors in what were whole numbers.
-    return np.where(abs(pixels - nearest) < 1e-3, nearest, pixels).clip(0, 255).astype("float32")
-
-
-def _from_pixels(model: keras.Model, contract: ImageContract) -> keras.Model:
-    """Puts a convolution before a model that normalises RGB pixels 0–255 as a contract says."""
-    channels = contract.channels
-    mean, std = (np.broadcast_to(values, channels) for values in (contract.mean, contract.std))
-    order = np.eye(channels)[::-1] if contract.order == "bgr" else np.eye(channels)
-    images = keras.Input(model.input_shape[1:], name="images")
-    normalise = keras.layers.Conv2D(channels, 1, name="normalise", dtype="float32")
-    outputs = model(normalise(images))
-    normalise.set_weights([(order / std)[None, None], -mean / std])
-    return keras.Model(images, outputs, name=model.name)
-
-
-def _are_pixels(images: np.ndarray) -> bool:
-    """Returns whether values are from 0 to 255, not from 0 to 1 or around 0."""
-    return bool(images.min() >= 0 and 1 < images.max() <= 255)
+    return bool(extras.contract) or (extras.real and all(map(are_pixels, given)))
 
 
 def _spanning(images: np.ndarray) -> np.ndarray:

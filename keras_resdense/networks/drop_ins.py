@@ -50,7 +50,7 @@ class BatchNormalization(keras.layers.BatchNormalization):
     """
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:
-        with _averaged_over_replicas():
+        with averaged_over_replicas():
             super().build(input_shape)
 
     def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
@@ -111,7 +111,7 @@ def _normal_quantiles() -> np.ndarray:
 
 
 @contextlib.contextmanager
-def _averaged_over_replicas() -> Iterator[None]:
+def averaged_over_replicas() -> Iterator[None]:
     """Makes replicas share the mean of what they assign to untrained variables that are created in this context."""
     if keras.backend.backend() != "tensorflow":
         yield

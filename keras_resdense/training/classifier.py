@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 import keras
 import numpy as np
 
-from keras_resdense.data.batches import class_counts
+from keras_resdense.data.batches import class_counts, take_images
 from keras_resdense.data.examples import ImageData
-from keras_resdense.data.plan import Plan
+from keras_resdense.data.plan import ExportImages, Plan
+from keras_resdense.exporting.quantised_training import quantisation_aware
 from keras_resdense.networks import zoo
 from keras_resdense.training.recipes import Recipe
 
@@ -60,6 +61,12 @@ def build_classifier(row: Network, plan: Plan, normalisation: Any, channels: int
         classifier_activation="sigmoid" if recipe.loss == "binary" else "softmax",
         name=recipe.model,
     )
+
+
+def quantised(model: keras.Model, data: ImageData, plan: Plan) -> keras.Model:
+    """Makes a classifier one of whole numbers, its ranges measured on the training images that exports calibrate on."""
+    images, _ = take_images(data.train, plan.contract(model.input_shape[-1]), ExportImages.calibration_images)
+    return quantisation_aware(model, images)
 
 
 def plan_of(recipe: Recipe, data: ImageData, row: Network, seed: int) -> Plan:

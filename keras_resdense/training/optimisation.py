@@ -11,6 +11,9 @@ import keras
 from keras_resdense.graph import all_layers
 from keras_resdense.training.recipes import Recipe, Settings
 
+#: Learning rate of the epochs in whole numbers, as a share of the recipe's.
+QUANTISED_SHARE = 0.01
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Phase:
@@ -20,20 +23,22 @@ class Phase:
     first: int
     last: int
     frozen: bool
+    quantised: bool
 
 
 def phases_of(recipe: Recipe) -> list[Phase]:
-    borders = [0, recipe.frozen_epochs, recipe.epochs] if recipe.frozen_epochs else [0, recipe.epochs]
-    spans = itertools.pairwise(borders)
+    floats = recipe.epochs - (recipe.quantised_epochs if recipe.quantise else 0)
+    spans = itertools.pairwise(sorted({0, recipe.frozen_epochs, floats, recipe.epochs}))
     return [
-        Phase(number=number, first=first, last=last, frozen=last == recipe.frozen_epochs)
+        Phase(number=number, first=first, last=last, frozen=last == recipe.frozen_epochs, quantised=first == floats)
         for number, (first, last) in enumerate(spans)
     ]
 
 
 def compile_phase(model: keras.Model, phase: Phase, recipe: Recipe, settings: Settings, steps: int) -> None:
     for layer in all_layers(model):
-        layer.trainable = layer.name == "predictions" if phase.frozen else True
+        if not phase.quantised:
+            layer.trainable = layer.name == "predictions" if phase.frozen else True
         if settings.sync_batch_norm and isinstance(layer, keras.layers.BatchNormalization):
             layer.synchronized = True
     model.compile(
@@ -66,6 +71,8 @@ def schedule(phase: Phase, recipe: Recipe, steps: int) -> Any:
     if phase.frozen:
         return recipe.scaled(recipe.frozen_learning_rate)
     peak, total = recipe.scaled(recipe.learning_rate), (phase.last - phase.first) * steps
+    if phase.quantised:
+        return keras.optimizers.schedules.CosineDecay(peak * QUANTISED_SHARE, total)
     warmup = min(round(recipe.warmup_epochs * steps), total // 2)
     if not recipe.milestones:
         return keras.optimizers.schedules.CosineDecay(

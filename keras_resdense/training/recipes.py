@@ -43,6 +43,10 @@ class OptimisationRecipe:
             weights themselves.
         frozen_epochs: First epochs, in which only the classifier learns.
         frozen_learning_rate: Learning rate of these epochs, for `learning_rate_batch` images.
+        quantise: "int8" to let the network learn, in its last epochs, to compute in whole numbers of 8 bits
+            (1712.05877), see `quantisation_aware`; "" for floats throughout.
+        quantised_epochs: Number of these epochs. Their learning rate falls along a cosine from a hundredth of
+            `learning_rate`, without weight decay, and that of the epochs before has come down by then.
     """
 
     epochs: int = 30
@@ -57,6 +61,8 @@ class OptimisationRecipe:
     ema: float = 0.0
     frozen_epochs: int = 0
     frozen_learning_rate: float = 0.0
+    quantise: str = ""
+    quantised_epochs: int = 2
 
     def __post_init__(self) -> None:
         require_kinds(self)
@@ -65,7 +71,11 @@ class OptimisationRecipe:
         require_positive(self, "learning_rate", "frozen_learning_rate", "warmup_epochs", "weight_decay")
         require_rate(self, "ema", "momentum")
         require_choice(self, "optimizer", ("sgd", "lamb", "adamw"))
-        require(self, "frozen_epochs", self.frozen_epochs < self.epochs, f"less than epochs, {self.epochs}")
+        require_choice(self, "quantise", ("", "int8"))
+        require_whole(self, "quantised_epochs")
+        floats = self.epochs - (self.quantised_epochs if self.quantise else 0)
+        require(self, "quantised_epochs", floats > 0, f"less than epochs, {self.epochs}")
+        require(self, "frozen_epochs", self.frozen_epochs < floats, f"less than the epochs in floats, {floats}")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -54,7 +54,9 @@ class RunCheckpoint(keras.callbacks.Callback):
             ValueError: If other workers have other checkpoints.
         """
         found = checkpoints.restore(self.folder / "checkpoints", self.model, phase.number)
-        begin = dataclasses.replace(self.position, phase=phase.number, step=phase.first * self.steps)
+        # Of a run in whole numbers, the best weights in floats are none.
+        best = -1.0 if phase.quantised else self.position.best
+        begin = dataclasses.replace(self.position, phase=phase.number, step=phase.first * self.steps, best=best)
         self.position = found or begin
         if workers.mean(self.model.distribute_strategy, self.position.step) != self.position.step:
             raise ValueError(

@@ -32,7 +32,7 @@ from keras_resdense.progress import keras_verbosity
 from keras_resdense.training import accumulation, checkpoints, report, workers
 from keras_resdense.training.agreement import check_data, check_workers, naming_changed_files, stopping_together
 from keras_resdense.training.checkpoints import Position
-from keras_resdense.training.classifier import build_classifier, image_size_of, network, plan_of
+from keras_resdense.training.classifier import build_classifier, image_size_of, network, plan_of, quantised
 from keras_resdense.training.devices import precision, strategy
 from keras_resdense.training.evaluation import evaluate
 from keras_resdense.training.optimisation import compile_phase, phases_of
@@ -42,6 +42,8 @@ from keras_resdense.training.run_folder import begin, check_kept, choose_folder,
 
 #: Formats that every run exports.
 FORMATS = ("keras", "saved_model", "tflite")
+#: The same of a run in whole numbers.
+QUANTISED_FORMATS = ("keras", "saved_model", "tflite_int8")
 #: Images held out that exports are compared on, at most.
 COMPARED = 1024
 
@@ -129,15 +131,13 @@ def train(
             normalisation = pixel_statistics(data.train, plan.contract(channels))
             with devices.scope():
                 model = build_classifier(row, plan, normalisation, channels)
-                if recipe.accumulation > 1:
-                    model = accumulation.GradientAccumulation(model, recipe.accumulation)
 
             # The training.
             if chief:
                 begin(target, recipe, settings, data)
             state = RunCheckpoint(target, chief, steps, settings.save_every)
             learned = keep(data.train, plan.size) if recipe.keep else data.train
-            _fit(model, dataclasses.replace(data, train=learned), plan, settings, devices, state)
+            model = _fit(model, dataclasses.replace(data, train=learned), plan, settings, devices, state)
         if not chief:
             return Run(folder=target, model=model, accuracy=state.position.history[-1]["val_accuracy"], exports=[])
 
@@ -145,6 +145,8 @@ def train(
         check_kept(target)
         test_plan = dataclasses.replace(plan, size=image_size_of(recipe, data, row, recipe.test_size))
         final = build_classifier(row, test_plan, normalisation, channels)
+        if recipe.quantise:
+            final = quantised(final, data, test_plan)
         final.set_weights(model.get_weights())
         final.image_contract, final.class_names = test_plan.contract(channels), data.class_names
         checkpoints.save_weights(target / "last.weights.h5", final)
@@ -162,7 +164,7 @@ def train(
         images, labels = take_images(data.test, final.image_contract, COMPARED)
         exports = []
         try:
-            for format in FORMATS:
+            for format in QUANTISED_FORMATS if recipe.quantise else FORMATS:
                 path = target / EXPORTERS[format].file_name
                 exports.append(export(final, path, format, images, labels, overwrite=True))
         finally:
@@ -174,15 +176,14 @@ def train(
 
 
 def _fit(model: keras.Model, data: ImageData, plan: Plan, settings: Settings, devices, state: RunCheckpoint):
-    """Trains a model from its last checkpoint to the end."""
+    """Trains a model from its last checkpoint to the end, and returns the trained model."""
     recipe, steps = plan.recipe, state.steps
     contract = plan.contract(data.image_shape[2])
     test, test_steps = evaluation_batches(data.test, contract, plan.classes, devices, keep=recipe.keep)
     callbacks = [state, *_callbacks(recipe, state)]
-    state.set_model(model)
 
     def fit(first_epoch: int, last_epoch: int, done: int) -> None:
-        model.fit(
+        trained.fit(
             training_batches(data.train, plan, devices, first_epoch * steps + done, settings.same_order),
             initial_epoch=first_epoch,
             epochs=last_epoch,
@@ -200,7 +201,11 @@ def _fit(model: keras.Model, data: ImageData, plan: Plan, settings: Settings, de
     reached = checkpoints.newest(state.folder / "checkpoints") or Position()
     for phase in phases_of(recipe)[reached.phase :]:
         with devices.scope():
-            compile_phase(model, phase, recipe, settings, steps)
+            if phase.quantised:
+                model = quantised(model, data, plan)
+            trained = accumulation.GradientAccumulation(model, recipe.accumulation) if recipe.accumulation > 1 else model
+            compile_phase(trained, phase, recipe, settings, steps)
+        state.set_model(trained)
         epoch, done = divmod(state.restore(phase), steps)
         with stopping_on_request(state):
             if done:
@@ -208,6 +213,7 @@ def _fit(model: keras.Model, data: ImageData, plan: Plan, settings: Settings, de
                 # At the end of every call of `fit`, Keras replaces the weights by their averages.
                 epoch = state.restore(phase) // steps
             fit(epoch, phase.last, 0)
+    return model
 
 
 def _callbacks(recipe: Recipe, state: RunCheckpoint) -> list[keras.callbacks.Callback]:

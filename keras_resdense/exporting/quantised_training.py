@@ -1,0 +1,285 @@
+"""Quantisation-aware training: a network that computes as its file of whole numbers will, and learns to.
+
+The scheme is that of 1712.05877, section 3, on the graph that phones run (`rewrite_for_phones`), whose batch norms are
+folded from the start, their statistics frozen. Values are rounded to steps where LiteRT's kernels round:
+
+* kernels symmetrically, with a step for each output channel, the largest weight of which is the last step;
+* what an operation gives, behind the ReLU that is fused into it, in 256 steps between a smallest and a largest value,
+  which moving averages of the batches' own follow;
+* all that is concatenated, and both sides of an average pooling, in the same steps;
+* pixels in steps of 1, and probabilities and gates in steps of 1/256. As their gradients vanish where they are
+  rounded to 0, these two are rounded at inference only.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_resdense.exporting.exporter import check_images_fit
+from keras_resdense.exporting.folding import rewrite_for_phones
+from keras_resdense.exporting.pixels import are_pixels, from_pixels, of_pixels, to_pixels
+from keras_resdense.exporting.rounding import (
+    PIXELS,
+    SHARES,
+    FakeQuantise,
+    RoundedConv2D,
+    RoundedDense,
+    RoundedDepthwiseConv2D,
+    RoundedKernel,
+)
+from keras_resdense.graph import calls
+from keras_resdense.networks.model import Model
+
+#: What takes the place of each of Keras's layers with kernels.
+_ROUNDED = {
+    keras.layers.Conv2D: RoundedConv2D,
+    keras.layers.DepthwiseConv2D: RoundedDepthwiseConv2D,
+    keras.layers.Dense: RoundedDense,
+}
+#: Layers into which LiteRT fuses a ReLU behind them.
+_FUSING = (*_ROUNDED, keras.layers.Add, keras.layers.Multiply)
+#: Layers whose outputs are rounded to steps of their own.
+_COMPUTING = (*_FUSING, keras.layers.GlobalAveragePooling2D, keras.layers.Activation)
+#: Layers that give their values in the steps that they get them in; those of an average are new ones.
+_AVERAGING = (keras.layers.AveragePooling2D,)
+_PASSING = (
+    *(keras.layers.ZeroPadding2D, keras.layers.MaxPooling2D, keras.layers.GlobalMaxPooling2D),
+    *(keras.layers.Concatenate, keras.layers.Flatten, keras.layers.Reshape, keras.layers.Identity),
+    *_AVERAGING,
+)
+_REGULARIZERS = {kind: "kernel_regularizer" for kind in _ROUNDED.values()} | {
+    RoundedDepthwiseConv2D: "depthwise_regularizer"
+}
+#: Name of Keras's operation that rounds to fixed ranges, a class that Keras does not export.
+_OPERATION = "FakeQuantWithMinMaxVars"
+#: Images that ranges are measured on at once.
+_OBSERVED = 16
+_SHARES_OF_ONE = (keras.activations.softmax, keras.activations.sigmoid)
+
+
+def quantisation_aware(model: keras.Model, images: np.ndarray, *, weight_bits: int = 8) -> keras.Model:
+    """Makes of a trained network one that computes in whole numbers of 8 bits, as its `.tflite` will, and learns to.
+
+    Train it for an epoch or some with `fit`, at about a hundredth of the learning rate that the network was trained
+    with; `export(…, "tflite_int8")` then needs no calibration images. It has no weight decay, dropout or batch norm.
+
+    Args:
+        model: A trained classifier, functional or sequential; it stays as it is.
+        images: Some hundreds of its training images, as it takes them, for the first ranges of activations.
+        weight_bits: Bits of a weight.
+
+    Returns:
+        A functional model from pixels 0–255, in RGB, to the outputs of `model`, with an image contract that says so.
+        Its convolutions compute in the present `keras.config.dtype_policy()`.
+
+    Raises:
+        ValueError: If the model has layers of a kind that is not known here, or takes no pixels, or is one already.
+    """
+    if is_quantisation_aware(model):
+        raise ValueError(f"{model.name!r} is quantisation-aware already: train it on, or export it as tflite_int8.")
+    if weight_bits not in range(2, 9):
+        raise ValueError(f"weight_bits is {weight_bits}; it must be between 2 and 8.")
+    check_images_fit(images, model, "images")
+    contract = getattr(model, "image_contract", None)
+    if contract is None and not are_pixels(images):
+        raise ValueError(
+            f"Networks of whole numbers take pixels 0–255; these images go from {images.min():g} to {images.max():g}. "
+            "Build the model with include_preprocessing=True, or set its image_contract."
+        )
+    plain = _apart(rewrite_for_phones(from_pixels(model, contract)))
+    groups = _groups(plain)
+    aware, quantisers = _rounded(plain, groups, weight_bits)
+    limits = _limits(plain, groups, to_pixels(images, contract))
+    for quantiser, starts in zip(quantisers, limits, strict=True):
+        quantiser.start(starts)
+    aware.image_contract, aware.class_names = of_pixels(contract), getattr(model, "class_names", None)
+    return aware
+
+
+def is_quantisation_aware(model: keras.Model) -> bool:
+    """Says whether `quantisation_aware` made a model, or `settled` of such a one."""
+    operations = getattr(model, "operations", ())
+    return any(
+        isinstance(operation, FakeQuantise) or type(operation).__name__ == _OPERATION for operation in operations
+    )
+
+
+def settled(model: keras.Model) -> keras.Model:
+    """Returns a quantisation-aware model as one of Keras's own layers and operations: rounded kernels, fixed ranges.
+
+    It computes the same, opens without this package, and learns no more.
+    """
+
+    def settle(call: Any, args: tuple, kwargs: dict) -> Any:
+        layer = call.operation
+        if isinstance(layer, FakeQuantise):
+            return keras.quantizers.fake_quant_with_min_max_vars(args[0], *map(float, layer.limits()))
+        if not isinstance(layer, RoundedKernel):
+            return layer(*args, **kwargs)
+        kernel, *bias = layer.weights
+        copy = _copy(layer, type(layer).__mro__[2])
+        outputs = copy(*args, **kwargs)
+        copy.set_weights([layer.rounded(kernel), *bias])
+        return outputs
+
+    return _retraced(model, settle)
+
+
+def _retraced(model: keras.Model, use: Callable[[Any, tuple, dict], Any]) -> keras.Model:
+    """Returns what `use` makes of each call of a model's layers, of nested ones too, as one functional model.
+
+    Args:
+        model: Functional, with one input and one output.
+        use: From a call of a layer, its new positional and its new named arguments to its new output.
+    """
+    images = keras.Input(model.input_shape[1:], name=model.inputs[0].name, dtype=model.inputs[0].dtype)
+    made = Model(images, _follow(model, images, use), name=model.name)
+    for field in ("image_contract", "class_names"):
+        setattr(made, field, getattr(model, field, None))
+    return made
+
+
+def _follow(model: keras.Model, values: Any, use: Callable[[Any, tuple, dict], Any]) -> Any:
+    known = {id(model.inputs[0]): values}
+    for call in calls(model):
+        if call.input_tensors:
+            args, kwargs = call.arguments.fill_in(known)
+            nested = isinstance(call.operation, keras.Model)
+            made = _follow(call.operation, args[0], use) if nested else use(call, args, kwargs)
+            known[id(call.output_tensors[0])] = made
+    return known[id(model.outputs[0])]
+
+
+def _copy(layer: keras.Layer, kind: type[keras.Layer], **changes: Any) -> keras.Layer:
+    config = layer.get_config()
+    return kind.from_config({key: value for key, value in config.items() if key != "weight_bits"} | changes)
+
+
+def _apart(model: keras.Model) -> keras.Model:
+    """Returns the same network, not nested, in which activations are layers of their own.
+
+    Raises:
+        ValueError: If it has layers of a kind that is not known here.
+    """
+
+    def part(call: Any, args: tuple, kwargs: dict) -> Any:
+        layer = call.operation
+        if not isinstance(layer, (*_COMPUTING, *_PASSING)):
+            kinds = ", ".join(sorted({kind.__name__ for kind in (*_COMPUTING, *_PASSING)}))
+            raise ValueError(
+                f"{model.name!r} has {layer.name!r}, a {type(layer).__name__}, behind its folding for phones; known to "
+                f"quantisation-aware training are {kinds}."
+            )
+        if id(layer) not in parts:
+            parts[id(layer)] = _parts(layer, taken)
+        made = parts[id(layer)][0](*args, **kwargs)
+        for activation in parts[id(layer)][1:]:
+            made = activation(made)
+        return made
+
+    parts: dict[int, list[keras.Layer]] = {}
+    taken: set[str] = set()
+    return _retraced(model, part)
+
+
+def _parts(layer: keras.Layer, taken: set[str]) -> list[keras.Layer]:
+    """Returns a copy of a layer, and its activation apart; no name is among those taken."""
+    name = next(name for name in (layer.name, *(f"{layer.name}_{n}" for n in itertools.count(2))) if name not in taken)
+    taken.add(name)
+    if type(layer) not in _ROUNDED or layer.activation is keras.activations.linear:
+        parts = [_copy(layer, type(layer), name=name)]
+    else:
+        activation = keras.layers.Activation(layer.activation, name=f"{name}_activation", dtype="float32")
+        parts = [_copy(layer, type(layer), name=name, activation=None), activation]
+    if layer.weights:
+        parts[0].build(layer._build_shapes_dict["input_shape"])
+        parts[0].set_weights(layer.get_weights())
+    return parts
+
+
+def _groups(model: keras.Model) -> list[list[Any]]:
+    """Returns the tensors of a model that are rounded, those together that share their steps."""
+    readers: dict[int, list[Any]] = {id(model.outputs[0]): [None]}
+    for call in calls(model):
+        for tensor in call.input_tensors:
+            readers.setdefault(id(tensor), []).append(call.operation)
+    groups: dict[int, list[Any]] = {}
+    for call in calls(model):
+        (output,), layer = call.output_tensors, call.operation
+        if isinstance(layer, _PASSING):
+            parts = {id(groups[id(tensor)]): groups[id(tensor)] for tensor in call.input_tensors}
+            joined = [tensor for part in parts.values() for tensor in part]
+            joined += [output] if isinstance(layer, _AVERAGING) else []
+            groups = {key: joined if id(group) in parts else group for key, group in groups.items()}
+            groups[id(output)] = joined
+        else:
+            fused = isinstance(layer, _FUSING) and [*map(_is_relu, readers.get(id(output), []))] == [True]
+            groups[id(output)] = [output] if call.input_tensors and not fused else []
+    return [*{id(group): group for group in groups.values() if group}.values()]
+
+
+def _is_relu(layer: Any) -> bool:
+    return getattr(layer, "activation", None) is keras.activations.relu
+
+
+def _rounded(model: keras.Model, groups: list[list[Any]], weight_bits: int) -> tuple[keras.Model, list[FakeQuantise]]:
+    """Returns a model with rounded kernels and values, and the layer that rounds each group."""
+    quantisers, copies = [], {}
+    for group in groups:
+        makers = [tensor._keras_history.operation for tensor in group]
+        of_one = len(group) == 1 and getattr(makers[0], "activation", None) in _SHARES_OF_ONE
+        span = SHARES if of_one else None
+        quantisers.append(FakeQuantise(len(group), span, name=f"{makers[-1].name}_steps"))
+    places = {
+        id(tensor): (quantiser, part)
+        for quantiser, group in zip(quantisers, groups, strict=True)
+        for part, tensor in enumerate(group)
+    }
+
+    def use(call: Any, args: tuple, kwargs: dict) -> Any:
+        layer, (output,) = call.operation, call.output_tensors
+        if call.input_tensors[0] is model.inputs[0]:
+            args = (pixels(args[0]), *args[1:])
+        if layer.name not in copies:
+            copies[layer.name] = _rounding_copy(layer, weight_bits)
+        made = copies[layer.name](*args, **kwargs)
+        quantiser, part = places.get(id(output), (None, 0))
+        return quantiser(made, part=part) if quantiser else made
+
+    pixels = FakeQuantise(span=PIXELS, name="pixels_steps")
+    aware = _retraced(model, use)
+    for name, copy in copies.items():
+        copy.set_weights(model.get_layer(name).get_weights())
+    return aware, quantisers
+
+
+def _rounding_copy(layer: keras.Layer, weight_bits: int) -> keras.Layer:
+    kind = _ROUNDED.get(type(layer))
+    if kind is None:
+        return _copy(layer, type(layer))
+    # As in `add_head`, the classifier keeps the precision of its weights.
+    policy = keras.config.dtype_policy()
+    dtype = policy.variable_dtype if kind is RoundedDense else policy.name
+    # Behind a folded batch norm, the size of a kernel matters: decay would shrink what the network computes.
+    copy = _copy(layer, kind, dtype=dtype, **{_REGULARIZERS[kind]: None})
+    copy.weight_bits = weight_bits
+    return copy
+
+
+def _limits(model: keras.Model, groups: list[list[Any]], images: np.ndarray) -> list[np.ndarray]:
+    """Measures the smallest and the largest value of all tensors of each group, `(tensors, 2)`, on some images."""
+    tensors = [tensor for group in groups for tensor in group]
+    extremes = [extreme(tensor) for tensor in tensors for extreme in (keras.ops.min, keras.ops.max)]
+    observer = keras.Model(model.inputs[0], extremes)
+    found = [
+        np.stack([keras.ops.convert_to_numpy(value) for value in observer(images[start : start + _OBSERVED])])
+        for start in range(0, len(images), _OBSERVED)
+    ]
+    low, high = np.min(found, axis=0)[::2], np.max(found, axis=0)[1::2]
+    borders = np.cumsum([len(group) for group in groups])[:-1]
+    return np.split(np.stack([low, high], axis=-1), borders)

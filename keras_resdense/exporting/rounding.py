@@ -1,0 +1,145 @@
+"""Layers that round as LiteRT's kernels of whole numbers do, and learn as if they did not.
+
+Gradients pass through the rounding unchanged, and stop where a value is beyond its range.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_resdense.networks.drop_ins import averaged_over_replicas
+
+#: Share of the old range that a step of training keeps.
+MOMENTUM = 0.99
+#: Ranges that LiteRT's kernels fix: of pixels, and of whatever is between 0 and 1 (softmax, sigmoid).
+PIXELS, SHARES = (0.0, 255.0), (0.0, 255 / 256)
+
+_register = keras.saving.register_keras_serializable("keras_resdense")
+
+
+@_register
+class FakeQuantise(keras.layers.Layer):
+    """Rounds values to 256 steps between a smallest and a largest one, of which 0 is one.
+
+    Args:
+        parts: Tensors that share the steps, each rounded by a call of its own.
+        span: Fixed smallest and largest value, rounded to at inference only. None: they follow the values.
+        name: Name of the layer.
+        trainable: Whether the range follows the values in training.
+        dtype: Precision of the values; whatever they come in, they leave in it.
+    """
+
+    def __init__(
+        self,
+        parts: int = 1,
+        span: tuple[float, float] | None = None,
+        name: str | None = None,
+        trainable: bool = True,
+        dtype: Any = "float32",
+    ):
+        super().__init__(name=name, trainable=trainable, dtype=dtype)
+        self.parts: int = parts
+        self.span: tuple[float, float] | None = None if span is None else tuple(span)
+
+    def build(self, input_shape: Any) -> None:
+        if self.span is None:
+            with averaged_over_replicas():
+                self.ranges = [
+                    self.add_weight(shape=(2,), initializer="zeros", trainable=False, name=f"range{part}")
+                    for part in range(self.parts)
+                ]
+
+    def call(self, inputs: Any, part: int = 0, training: bool | None = None) -> Any:
+        if self.span is not None and training:
+            return inputs
+        if self.span is None and training and self.trainable:
+            seen = keras.ops.stack([keras.ops.min(inputs), keras.ops.max(inputs)])
+            self.ranges[part].assign(MOMENTUM * self.ranges[part] + (1 - MOMENTUM) * keras.ops.stop_gradient(seen))
+        return keras.quantizers.fake_quant_with_min_max_vars(inputs, *self.limits())
+
+    def limits(self) -> tuple[Any, Any]:
+        """Returns the smallest and the largest value of all parts and 0."""
+        if self.span is not None:
+            return self.span
+        ranges = keras.ops.stack([*(limits.value for limits in self.ranges), keras.ops.zeros(2)])
+        return keras.ops.min(ranges[:, 0]), keras.ops.max(ranges[:, 1])
+
+    def start(self, ranges: np.ndarray) -> None:
+        """Sets the ranges of all parts, `(parts, 2)`, unless they are fixed."""
+        for variable, limits in zip(self.ranges if self.span is None else (), ranges, strict=self.span is None):
+            variable.assign(limits)
+
+    def get_config(self) -> dict[str, Any]:
+        return super().get_config() | {"parts": self.parts, "span": self.span}
+
+
+class RoundedKernel:
+    """A layer whose kernel is rounded to steps, symmetrically around 0, one step for each output channel.
+
+    Attributes:
+        weight_bits: Bits of a weight.
+    """
+
+    weight_bits: int = 8
+
+    def rounded(self, kernel: Any) -> Any:
+        flat = keras.ops.reshape(kernel, (-1, self._output_channels(kernel.shape)))
+        # A channel of zeros has a step, too.
+        step = keras.ops.maximum(keras.ops.max(keras.ops.abs(flat), axis=0), 1e-30) / (2 ** (self.weight_bits - 1) - 1)
+        steps = keras.ops.reshape(keras.ops.round(flat / step) * step, kernel.shape)
+        return kernel + keras.ops.stop_gradient(steps - kernel)
+
+    def cast(self, *values: Any) -> list[Any]:
+        return [keras.ops.cast(value, self.compute_dtype) for value in values]
+
+    def _output_channels(self, shape: tuple[int, ...]) -> int:
+        return shape[-1]
+
+    def get_config(self) -> dict[str, Any]:
+        return super().get_config() | {"weight_bits": self.weight_bits}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> keras.Layer:
+        config = dict(config)
+        bits = config.pop("weight_bits", cls.weight_bits)
+        layer = super().from_config(config)
+        # Under mixed precision weights are rounded in full precision, and cast then.
+        layer.weight_bits, layer.autocast = bits, False
+        return layer
+
+
+@_register
+class RoundedConv2D(RoundedKernel, keras.layers.Conv2D):
+    """Keras's convolution with a rounded kernel."""
+
+    def convolution_op(self, inputs: Any, kernel: Any) -> Any:
+        return super().convolution_op(*self.cast(inputs, self.rounded(kernel)))
+
+
+@_register
+class RoundedDepthwiseConv2D(RoundedKernel, keras.layers.DepthwiseConv2D):
+    """Keras's depthwise convolution with a rounded kernel."""
+
+    def call(self, inputs: Any) -> Any:
+        outputs = keras.ops.depthwise_conv(
+            *self.cast(inputs, self.rounded(self.kernel)),
+            strides=self.strides,
+            padding=self.padding,
+            dilation_rate=self.dilation_rate,
+        )
+        return outputs + self.bias if self.use_bias else outputs
+
+    def _output_channels(self, shape: tuple[int, ...]) -> int:
+        return shape[-2] * shape[-1]
+
+
+@_register
+class RoundedDense(RoundedKernel, keras.layers.Dense):
+    """Keras's dense layer with a rounded kernel."""
+
+    def call(self, inputs: Any) -> Any:
+        outputs = keras.ops.matmul(*self.cast(inputs, self.rounded(self.kernel)))
+        return outputs + self.bias if self.use_bias else outputs

@@ -1,10 +1,15 @@
-"""What quantisation costs trained networks: accuracy, agreement with float32 and noise by stage.
+"""What quantisation costs trained networks, and what they win back if they learn in 8 bits.
 
     keras-resdense train --recipe fast --data fashion_mnist --name resnet20
     python benchmarks/quantisation.py saved_models/resnet20 [more runs …] [--calibration-images 256]
 
 Each run is exported in float32 and in the four quantised forms and measured on all its images held out. "stages"
 are the signal-to-noise ratios, in decibels, at the end of each stage and at the output.
+
+    python benchmarks/quantisation.py saved_models/resnet20 --learn 100
+
+A line for each number of bits of a weight and of calibration images: accuracy as calibrated, and after so many batches
+of quantisation-aware training. Of 8 bits it exports the file and compares it with the network on all images held out.
 """
 
 import argparse
@@ -15,10 +20,14 @@ import re
 import tempfile
 from pathlib import Path
 
-from keras_resdense import runs
+import keras
+import numpy as np
+
+from keras_resdense import quantisation_aware, runs
 from keras_resdense.data.batches import take_images
 from keras_resdense.data.plan import ExportImages, Plan
 from keras_resdense.data.sources import load_data
+from keras_resdense.exporting.export import export
 from keras_resdense.exporting.formats import EXPORTERS
 from keras_resdense.exporting.quantisation import signal_to_noise
 from keras_resdense.exporting.read import load_keras
@@ -29,6 +38,9 @@ FORMATS = ("tflite", "tflite_float16", "tflite_dynamic", "tflite_int8", "tflite_
 REPORTED = ("tflite_dynamic", "tflite_int8", "tflite_int16x8")
 #: Images that noise is measured on.
 IMAGES = 32
+#: Bits of a weight and calibration images that are learned with, and how.
+CASES = ((8, 256), (8, 4), (4, 256), (3, 256))
+BATCH, RATE = 128, 0.002
 
 
 def stages(decibels: dict[str, float]) -> dict[str, float]:
@@ -61,13 +73,50 @@ def measure(run: Path, calibration_images: int) -> None:
             )
 
 
+def learn(run: Path, batches: int) -> None:
+    recipe, _ = recipes.read(run / recipes.RECIPE_FILE)
+    data, model = load_data(recipe.data), load_keras(run)
+    contract = model.image_contract
+    train, classes = take_images(data.train, contract, batches * BATCH)
+    test, labels = take_images(data.test, contract, data.test.count)
+    floats = accuracy(model, test, labels)
+    print(f"\n{run.name}: {recipe.model}, {floats:.2%} in floats, {batches} batches of {BATCH}\n")
+    print("| bits of a weight | calibrated on | as calibrated | learned | same answer of the file | its steps off |")
+    print("|---:|---:|---:|---:|---:|---|")
+    for bits, images in CASES:
+        aware = quantisation_aware(model, train[:images], weight_bits=bits)
+        before = accuracy(aware, test, labels)
+        rate = keras.optimizers.schedules.CosineDecay(RATE, batches)
+        aware.compile(keras.optimizers.SGD(rate, 0.9, nesterov=True), "sparse_categorical_crossentropy")
+        aware.fit(train, classes, batch_size=BATCH, verbose=0)
+        after, compared = accuracy(aware, test, labels), " | "
+        if bits == 8:
+            with tempfile.TemporaryDirectory() as folder:
+                made = export(aware, Path(folder) / "m.tflite", "tflite_int8", test, labels)
+                outputs = EXPORTERS["tflite_int8"].read(made.path, 2)(test)
+            off = np.abs(outputs - aware.predict(test, verbose=0)).max(axis=-1) * 256
+            shares = ", ".join(f"≤ {most}: {(off <= most).mean():.1%}" for most in (0, 1, 4))
+            compared = f"{made.agreement:.2%} | {shares}, most {off.max():.0f}"
+        print(f"| {bits} | {images} | {before:.2%} | {after:.2%} | {compared} |", flush=True)
+
+
+def accuracy(model: keras.Model, images: np.ndarray, labels: np.ndarray) -> float:
+    return float((model.predict(images, batch_size=BATCH, verbose=0).argmax(-1) == labels).mean())
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("runs", nargs="+", type=Path, help="folders of runs")
     parser.add_argument("--calibration-images", type=int, default=256, help="default %(default)s")
+    parser.add_argument(
+        "--learn", type=int, metavar="BATCHES", help="train for so many batches, and measure that alone"
+    )
     options = parser.parse_args()
     for run in options.runs:
-        measure(run, options.calibration_images)
+        if options.learn:
+            learn(run, options.learn)
+        else:
+            measure(run, options.calibration_images)
 
 
 if __name__ == "__main__":

@@ -177,8 +177,10 @@ def _apart(model: keras.Model) -> keras.Model:
             )
         if id(layer) not in parts:
             parts[id(layer)] = _parts(layer, taken)
-        made = parts[id(layer)][0](*args, **kwargs)
-        for activation in parts[id(layer)][1:]:
+        copy, *activations = parts[id(layer)]
+        made = copy(*args, **kwargs)
+        copy.set_weights(layer.get_weights())
+        for activation in activations:
             made = activation(made)
         return made
 
@@ -189,16 +191,14 @@ def _apart(model: keras.Model) -> keras.Model:
 
 def _parts(layer: keras.Layer, taken: set[str]) -> list[keras.Layer]:
     """Returns a copy of a layer, and its activation apart; no name is among those taken."""
-    name = next(name for name in (layer.name, *(f"{layer.name}_{n}" for n in itertools.count(2))) if name not in taken)
+    names = itertools.chain([layer.name], (f"{layer.name}_{number}" for number in itertools.count(2)))
+    name = next(name for name in names if name not in taken)
     taken.add(name)
     if type(layer) not in _ROUNDED or layer.activation is keras.activations.linear:
         parts = [_copy(layer, type(layer), name=name)]
     else:
         activation = keras.layers.Activation(layer.activation, name=f"{name}_activation", dtype="float32")
         parts = [_copy(layer, type(layer), name=name, activation=None), activation]
-    if layer.weights:
-        parts[0].build(layer._build_shapes_dict["input_shape"])
-        parts[0].set_weights(layer.get_weights())
     return parts
 
 

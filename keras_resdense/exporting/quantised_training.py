@@ -14,7 +14,7 @@ folded from the start, their statistics frozen. Values are rounded to steps wher
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import keras
@@ -155,9 +155,9 @@ def _follow(model: keras.Model, values: Any, use: Callable[[Any, tuple, dict], A
     return known[id(model.outputs[0])]
 
 
-def _copy(layer: keras.Layer, kind: type[keras.Layer], **changes: Any) -> keras.Layer:
-    config = layer.get_config()
-    return kind.from_config({key: value for key, value in config.items() if key != "weight_bits"} | changes)
+def _copy(layer: keras.Layer, kind: type[keras.Layer], changes: Mapping[str, Any] | None = None) -> keras.Layer:
+    config = {key: value for key, value in layer.get_config().items() if key != "weight_bits"}
+    return kind.from_config(config | dict(changes or {}))
 
 
 def _apart(model: keras.Model) -> keras.Model:
@@ -195,10 +195,10 @@ def _parts(layer: keras.Layer, taken: set[str]) -> list[keras.Layer]:
     name = next(name for name in names if name not in taken)
     taken.add(name)
     if type(layer) not in _ROUNDED or layer.activation is keras.activations.linear:
-        parts = [_copy(layer, type(layer), name=name)]
+        parts = [_copy(layer, type(layer), {"name": name})]
     else:
         activation = keras.layers.Activation(layer.activation, name=f"{name}_activation", dtype="float32")
-        parts = [_copy(layer, type(layer), name=name, activation=None), activation]
+        parts = [_copy(layer, type(layer), {"name": name, "activation": None}), activation]
     return parts
 
 
@@ -266,7 +266,7 @@ def _rounding_copy(layer: keras.Layer, weight_bits: int) -> keras.Layer:
     policy = keras.config.dtype_policy()
     dtype = policy.variable_dtype if kind is RoundedDense else policy.name
     # Behind a folded batch norm, the size of a kernel matters: decay would shrink what the network computes.
-    copy = _copy(layer, kind, dtype=dtype, **{_REGULARIZERS[kind]: None})
+    copy = _copy(layer, kind, {"dtype": dtype, _REGULARIZERS[kind]: None})
     copy.weight_bits = weight_bits
     return copy
 

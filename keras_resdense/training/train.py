@@ -203,7 +203,9 @@ def _fit(model: keras.Model, data: ImageData, plan: Plan, settings: Settings, de
         with devices.scope():
             if phase.quantised:
                 model = quantised(model, data, plan)
-            trained = accumulation.GradientAccumulation(model, recipe.accumulation) if recipe.accumulation > 1 else model
+            trained = (
+                accumulation.GradientAccumulation(model, recipe.accumulation) if recipe.accumulation > 1 else model
+            )
             compile_phase(trained, phase, recipe, settings, steps)
         state.set_model(trained)
         epoch, done = divmod(state.restore(phase), steps)

@@ -24,7 +24,7 @@ from keras_resdense.training import checkpoints, train
 from keras_resdense.training.agreement import DATA_FILE
 from keras_resdense.training.recipes import Settings
 from keras_resdense.training.run_checkpoint import Interrupted
-from keras_resdense.training.run_folder import choose_folder, claimed
+from keras_resdense.training.run_folder import choose_folder, claimed, naming_unwritten_events
 from tests.tiny import RECIPE, newest_step, outcome, small_digits, started, tiny, wait_for  # noqa: F401
 
 
@@ -265,6 +265,15 @@ def test_without_room_on_the_disk_the_last_checkpoint_stays(tmp_path, monkeypatc
             train.train(RECIPE, folder=str(tmp_path), name="run")
     assert list((tmp_path / "run" / "checkpoints").iterdir()) == [good]
     assert checkpoints.newest(good.parent).step == 5
+
+
+def test_events_that_cannot_be_written_are_named(tmp_path):
+    full = tf.errors.OutOfRangeError(None, None, "x.v2; File too large\nCould not flush events file.")
+    with pytest.raises(OSError, match=r"TensorBoard's files in .*x.v2; File too large\). .*resumes from it"):
+        with naming_unwritten_events(tmp_path):
+            raise full
+    with pytest.raises(tf.errors.OutOfRangeError, match="mine"), naming_unwritten_events(tmp_path):
+        raise tf.errors.OutOfRangeError(None, None, "mine")
 
 
 def test_weights_are_not_begun_without_room(tmp_path):

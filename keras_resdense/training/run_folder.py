@@ -16,8 +16,10 @@ from keras_resdense.training.recipes import RECIPE_FILE, Recipe, Settings, descr
 
 #: File of a run that lists the training images and the held-out images.
 SPLIT_FILE = "split.json.gz"
+#: A run's folder of events for TensorBoard.
+TENSORBOARD = "tensorboard"
 #: Files that a run writes before its first checkpoint. A folder that holds only these counts as new.
-BEFORE_TRAINING = frozenset((RECIPE_FILE, DATA_FILE, SPLIT_FILE, "tensorboard", "checkpoints"))
+BEFORE_TRAINING = frozenset((RECIPE_FILE, DATA_FILE, SPLIT_FILE, TENSORBOARD, "checkpoints"))
 
 
 def choose_folder(parent: Path, name: str | None, recipe: Recipe, settings: Settings) -> Path:
@@ -90,6 +92,26 @@ def check_kept(folder: Path) -> None:
             f"{folder / RECIPE_FILE} is gone: someone has deleted or emptied the run's folder while it trained, and"
             " what was written before is lost. The same command starts the run from the beginning."
         )
+
+
+@contextlib.contextmanager
+def naming_unwritten_events(folder: Path) -> Iterator[None]:
+    """Turns TensorFlow's error for events that TensorBoard's callback cannot write into one that says what to do.
+
+    Raises:
+        OSError: In its place.
+    """
+    import tensorflow as tf
+
+    try:
+        yield
+    except tf.errors.OpError as error:
+        if "events file" not in str(error):
+            raise
+        raise OSError(
+            f"TensorBoard's files in {folder / TENSORBOARD} cannot be written ({error.message.splitlines()[0]}). The"
+            " last checkpoint is complete: the same command resumes from it once there is room."
+        ) from error
 
 
 def is_untrained(folder: Path) -> bool:

@@ -38,7 +38,16 @@ from keras_resdense.training.evaluation import evaluate
 from keras_resdense.training.optimisation import compile_phase, phases_of
 from keras_resdense.training.recipes import Recipe, Settings
 from keras_resdense.training.run_checkpoint import RunCheckpoint, stopping_on_request
-from keras_resdense.training.run_folder import begin, check_kept, choose_folder, claimed, is_untrained, split_of
+from keras_resdense.training.run_folder import (
+    TENSORBOARD,
+    begin,
+    check_kept,
+    choose_folder,
+    claimed,
+    is_untrained,
+    naming_unwritten_events,
+    split_of,
+)
 
 #: Formats that every run exports.
 FORMATS = ("keras", "saved_model", "tflite")
@@ -123,6 +132,7 @@ def train(
                 check_data(target, data)
         check_workers(devices, recipe, settings, data)
         held.enter_context(naming_changed_files(data))
+        held.enter_context(naming_unwritten_events(target))
 
         # The model.
         plan, channels = plan_of(recipe, data, row, settings.seed), data.image_shape[2]
@@ -221,5 +231,5 @@ def _fit(model: keras.Model, data: ImageData, plan: Plan, settings: Settings, de
 def _callbacks(recipe: Recipe, state: RunCheckpoint) -> list[keras.callbacks.Callback]:
     callbacks = [keras.callbacks.SwapEMAWeights()] if recipe.ema else []
     if state.chief and importlib.util.find_spec("tensorboard"):
-        callbacks.append(keras.callbacks.TensorBoard(state.folder / "tensorboard"))
+        callbacks.append(keras.callbacks.TensorBoard(state.folder / TENSORBOARD))
     return callbacks

@@ -159,6 +159,7 @@ def test_names_of_files_need_not_be_text(model, tmp_path):
         assert output.read_bytes() == whole
 
 
+@pytest.mark.sweep
 def test_a_killed_prediction_goes_on(model, photos, tmp_path):
     output = tmp_path / "answers.jsonl"
     command = [sys.executable, "-m", "keras_resdense", "predict", str(model), str(photos), "--format", "jsonl"]

@@ -62,9 +62,9 @@ def test_channels_of_one_value_stay(name, expected, flat):
 
 def test_rand_augment_happens_as_often_as_timm_s_and_hangs_on_its_key():
     image = tf.constant(PHOTO)
-    found = many(lambda k: rand_augment(image, 7.0, k), 1000)
+    found = many(lambda k: rand_augment(image, 7.0, k), 500)
     # Each of two operations happens half of the time.
-    assert 0.22 < (found == PHOTO).all((1, 2, 3)).mean() < 0.32
+    assert 0.20 < (found == PHOTO).all((1, 2, 3)).mean() < 0.34
     assert (found == found.round()).all() and found.min() >= 0 and found.max() <= 255
     np.testing.assert_array_equal(found[:40], many(lambda k: rand_augment(image, 7.0, k), 40))
 

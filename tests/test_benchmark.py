@@ -128,7 +128,7 @@ def test_contestants_take_turns_and_failed_ones_drop_out(contest):
 
 def test_files_are_compared_with_files(contest):
     names = (contest.OURS, "ours, LiteRT", "keras.applications, LiteRT", "torchvision, compiled", "KerasHub")
-    like = [contest.ours_like(name, names) for name in names]
+    like = [contest.ours_like(name, names, contest.OURS) for name in names]
     assert like == [contest.OURS, contest.OURS, "ours, LiteRT", contest.OURS, contest.OURS]
 
 
@@ -146,6 +146,7 @@ def test_statistics_table_and_chart(contest, tmp_path):
     shares = [measurement([], 0.0) | {"outside_kernels": share} for share in (0.02, 0.04, 0.03)]
     result = {
         "macs": 1e9,
+        "file_mb": {},
         "errors": {"timm": "no memory"},
         "contestants": {
             contest.MATRIX: [measurement([], 0.0, gflops) for gflops in (60, 120, 60)],

@@ -137,6 +137,7 @@ def test_saved_model_serves_pixels_and_files_and_is_a_layer_without_this_package
     np.testing.assert_allclose(np.load(tmp_path / "outputs.npy"), expected, atol=1e-5)
 
 
+@pytest.mark.sweep
 def test_a_frozen_saved_model_holds_its_weights_once_and_as_constants(tmp_path):
     model = keras_resdense.create_model("resnet18", input_shape=(32, 32, 3))
     made = write(model, tmp_path / "frozen", "saved_model_frozen", some_images(4))

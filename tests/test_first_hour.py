@@ -142,6 +142,7 @@ def test_a_missing_extra(advice, monkeypatch):
     assert package in importlib.metadata.packages_distributions()["onnxruntime"]
 
 
+@pytest.mark.sweep
 def test_a_wrong_name_of_a_variant_a_recipe_and_a_set(advice):
     said = advice("train", "--data", "photos", "--model", "resnet2O")
     (closest, *_) = re.findall(r"Closest: (\w+)", said)

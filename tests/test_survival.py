@@ -80,13 +80,17 @@ def killed(monkeypatch, batches, **options):
             train.train(**options)
 
 
-PHASES = {"frozen_epochs": 1, "frozen_learning_rate": 0.1, "quantise": "int8", "quantised_epochs": 1}
+FROZEN = {"frozen_epochs": 1, "frozen_learning_rate": 0.1}
+QUANTISED = {"quantise": "int8", "quantised_epochs": 1}
 
 
-def test_phases_survive_too(tmp_path, monkeypatch):
-    recipe = dataclasses.replace(RECIPE, **PHASES)
+@pytest.mark.parametrize(
+    "phases, stops", [(FROZEN, (7, 6)), pytest.param(FROZEN | QUANTISED, (7, 6, 3), marks=pytest.mark.sweep)]
+)
+def test_phases_survive_too(tmp_path, monkeypatch, phases, stops):
+    recipe = dataclasses.replace(RECIPE, **phases)
     whole = train.train(recipe, folder=str(tmp_path), name="whole")
-    for batches in (7, 6, 3):
+    for batches in stops:
         killed(monkeypatch, batches, recipe=recipe, folder=str(tmp_path), name="killed")
     resumed = train.train(recipe, folder=str(tmp_path), name="killed")
     for expected, found in zip(whole.model.get_weights(), resumed.model.get_weights(), strict=True):
@@ -240,7 +244,7 @@ def test_a_checkpoint_of_another_network_changes_nothing(tmp_path):
     checkpoints.save(tmp_path, compiled(4), checkpoints.Position())
     model = compiled(5)
     before = model.get_weights()
-    with pytest.raises(ValueError, match=r"its array 2 is \(3, 4\), the model's variable there is \(3, 5\)"):
+    with pytest.raises(ValueError, match=r"its array 2 has shape \(3, 4\), the model's variable has \(3, 5\)"):
         checkpoints.restore(tmp_path, model, 0)
     for expected, found in zip(before, model.get_weights(), strict=True):
         np.testing.assert_array_equal(expected, found)

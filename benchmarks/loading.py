@@ -9,7 +9,6 @@ tables into `README.md`.
 import argparse
 import json
 import os
-import platform
 import re
 import statistics
 import subprocess
@@ -21,6 +20,7 @@ from loaders import LOADERS, STEPS
 from photos import make_images
 
 import keras_resdense
+from keras_resdense.insight import stopwatch
 
 HERE = Path(__file__).parent
 #: Whom ours meets: with the same crops and flips, and with the same augmentation.
@@ -44,13 +44,14 @@ def tables(found: dict) -> str:
     lines = ["| | images/s | min–max | processor ms an image | ours over it |", "|---|---:|---:|---:|---:|"]
     for name, rounds in found["loaders"].items():
         speeds = [measured["images_per_second"] for measured in rounds]
-        costs = statistics.median(measured["processor_ms"] for measured in rounds)
+        costs = [measured["processor_ms"] for measured in rounds if "processor_ms" in measured]
+        cost = f"{statistics.median(costs):.2f}" if costs else ""
         ratio = ""
         if name in RIVALS:
             pairs = zip(found["loaders"][RIVALS[name]], speeds, strict=True)
             ratio = f"{statistics.median(mine['images_per_second'] / speed for mine, speed in pairs):.2f}"
         spread = f"{min(speeds):.0f}–{max(speeds):.0f}"
-        lines.append(f"| {name} | {statistics.median(speeds):.0f} | {spread} | {costs:.2f} | {ratio} |")
+        lines.append(f"| {name} | {statistics.median(speeds):.0f} | {spread} | {cost} | {ratio} |")
     lines += ["", "| step | ms | of which waiting | least–most |", "|---|---:|---:|---:|"]
     for name, step in found["steps"].items():
         spread = f"{step['least']:.1%} – {step['most']:.1%}"
@@ -81,11 +82,11 @@ def main() -> None:
         steps = {name: measure(interpreters["ours"], name, folder, options.steps) for name in STEPS}
 
     settings = {name: getattr(options, name) for name in ("images", "rounds", "batches", "steps")}
-    found = {"cores": os.cpu_count(), "processor": platform.processor(), "settings": settings}
+    found = {"cores": os.cpu_count(), "processor": stopwatch.processor(), "settings": settings}
     found |= {"loaders": loaders, "steps": steps}
     (HERE / "loading.json").write_text(json.dumps(found, indent=2) + "\n")
     readme = (HERE / "README.md").read_text(encoding="utf-8")
-    between = r"(<!-- loading.py writes this -->\n).*?(\n<!-- until here -->)"
+    between = r"(<!-- loading.py writes this -->\n).*?(<!-- until here -->)"
     readme = re.sub(between, lambda marks: f"{marks[1]}\n{tables(found)}\n{marks[2]}", readme, flags=re.DOTALL)
     (HERE / "README.md").write_text(readme, encoding="utf-8")
     print(tables(found))

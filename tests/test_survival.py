@@ -98,7 +98,12 @@ def test_phases_survive_too(tmp_path, monkeypatch, phases, stops):
 
 
 @pytest.mark.parametrize(
-    "number, steps", [(signal.SIGTERM, 1), (signal.SIGINT, 1), pytest.param(signal.SIGTERM, 5, marks=pytest.mark.sweep)]
+    "number, steps",
+    [
+        (signal.SIGTERM, 1),
+        pytest.param(signal.SIGINT, 1, marks=pytest.mark.sweep),
+        pytest.param(signal.SIGTERM, 5, marks=pytest.mark.sweep),
+    ],
 )
 def test_sigterm_and_ctrl_c_save_and_the_same_command_goes_on(tmp_path, monkeypatch, number, steps):
     class Terminate(keras.callbacks.Callback):

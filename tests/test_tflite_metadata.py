@@ -92,6 +92,7 @@ def test_metadata_tell_input_output_and_licence(tmp_path):
     write(model, tmp_path / "m.tflite", exporter, class_names=NAMES)
     found = metadata(tmp_path / "m.tflite")
     assert (found.name.decode(), found.license, found.minParserVersion) == (model.name, b"Apache-2.0", b"1.0.0")
+    assert found.description.decode() == f"Classifies images into {model.output_shape[-1]} classes."
     (source,) = found.subgraphMetadata[0].inputTensorMetadata
     (target,) = found.subgraphMetadata[0].outputTensorMetadata
     assert (source.name, target.name) == (b"images", b"outputs")

@@ -174,7 +174,11 @@ class TFLite(Exporter):
         while isinstance(last, keras.Model):
             last = last.layers[-1]
         softmax = getattr(last, "activation", None) is keras.activations.softmax
-        about = {"name": model.name, "license": self.license}
+        about = {
+            "name": model.name,
+            "description": f"Classifies images into {model.output_shape[-1]} classes.",
+            "license": self.license,
+        }
         return tflite_metadata.model_metadata(
             {field: text for field, text in about.items() if text},
             tflite_metadata.image_input(

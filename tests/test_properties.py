@@ -65,6 +65,8 @@ def test_whatever_is_given_makes_a_contract_that_is_kept_and_obeyed_or_a_clear_e
     check()
 
 
+# Keras warns of a softmax over one class.
+@pytest.mark.filterwarnings("ignore::UserWarning")
 @pytest.mark.parametrize("count", [8, pytest.param(1_000, marks=pytest.mark.sweep)])
 def test_whatever_is_given_builds_a_network_of_that_shape_or_a_clear_error(count):
     small = {

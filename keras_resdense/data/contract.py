@@ -35,7 +35,7 @@ class ImageContract:
         order: Order of the colour channels, "rgb" or "bgr".
         resize: "squash" scales both sides alone, so the image loses its proportions. "shorter_side" keeps them and
             scales until the image covers the size divided by `crop`.
-        crop: Share of the resized image's side that the central crop keeps, in (0, 1].
+        crop: Share of the resized image's side that the central crop keeps, in [0.01, 1].
         interpolation: "bilinear" or "bicubic".
         mean: What is subtracted from each channel, in pixels 0–255, in the order of the network's channels.
         std: What each channel is divided by then, in pixels. With mean 0 and std 1 the network takes pixels 0–255.
@@ -59,7 +59,7 @@ class ImageContract:
         require_whole(self, "channels")
         require_choice(self, "order", ("rgb", "bgr"))
         require_choice(self, "resize", ("squash", "shorter_side"))
-        require(self, "crop", 0 < self.crop <= 1, "above 0 and at most 1")
+        require(self, "crop", 0.01 <= self.crop <= 1, "from 0.01 to 1")
         require_choice(self, "interpolation", ("bilinear", "bicubic"))
         for field in ("mean", "std"):
             fits = len(getattr(self, field)) in (1, self.channels)

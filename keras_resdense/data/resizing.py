@@ -84,7 +84,7 @@ def normalise(images: tf.Tensor, contract: ImageContract) -> tf.Tensor:
     if contract.takes_pixels:
         return images
     ordered = tf.reverse(images, [-1]) if contract.order == "bgr" else images
-    return (ordered - tf.constant(contract.mean)) / tf.constant(contract.std)
+    return (ordered - tf.constant(contract.mean, tf.float32)) / tf.constant(contract.std, tf.float32)
 
 
 def resize_and_crop(image: tf.Tensor, contract: ImageContract) -> tf.Tensor:

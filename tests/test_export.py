@@ -23,6 +23,7 @@ from keras_resdense.exporting.exporter import BATCH
 from keras_resdense.exporting.formats import EXPORTERS
 from keras_resdense.exporting.onnx import ONNX
 from keras_resdense.exporting.tflite import TFLite
+from tests.fuzz import GOLDEN
 from tests.test_folding import REPRESENTATIVES, WHOLE, build, shrunk
 from tests.zoo_facts import sweep
 
@@ -483,6 +484,17 @@ def test_damaged_files_are_refused(format, tmp_path):
     path.write_bytes(b"no model at all")
     with pytest.raises(ValueError, match="or it is damaged"):
         EXPORTERS[format].read(path)
+
+
+def test_tflite_that_asks_for_all_memory_is_refused(tmp_path):
+    """LiteRT itself reserves what a file declares: 8 GiB here."""
+    content = (GOLDEN / "runs" / "complete" / "model.tflite").read_bytes()
+    shape = np.array([1, 4, 4, 8], "<i4").tobytes()
+    assert shape in content
+    huge = np.array([2**24, 4, 4, 8], "<i4").tobytes()
+    (tmp_path / "model.tflite").write_bytes(content.replace(shape, huge))
+    with pytest.raises(ValueError, match=r"shape \(16777216, 4, 4, 8\) takes 8,589,934,592 bytes; the largest"):
+        EXPORTERS["tflite"].read(tmp_path / "model.tflite")
 
 
 def test_what_takes_other_inputs_is_refused(tmp_path):

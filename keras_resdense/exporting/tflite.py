@@ -11,6 +11,7 @@ import zipfile
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -29,6 +30,8 @@ from keras_resdense.exporting.pixels import are_pixels, from_pixels, of_pixels, 
 from keras_resdense.exporting.quantisation import dequantise, quantise
 from keras_resdense.exporting.quantised_training import is_quantisation_aware
 
+#: The largest tensor that a file may hold: the limit of the format itself.
+MOST_BYTES = 2**31
 #: What each kind of file takes: numbers as the model does, or bytes.
 _PIXELS = {
     "float32": ("float32", "uint8"),
@@ -124,6 +127,7 @@ class TFLite(Exporter):
         from ai_edge_litert.interpreter import Interpreter
 
         interpreter = Interpreter(model_path=str(path), num_threads=threads or os.cpu_count())
+        _check_sizes(interpreter.get_tensor_details())
         interpreter.allocate_tensors()
         (source,), (target,) = interpreter.get_input_details(), interpreter.get_output_details()
 
@@ -195,6 +199,17 @@ class TFLite(Exporter):
             ),
             {CONTRACT_FILE: "How an image becomes the input."} if extras.contract else {},
         )
+
+
+def _check_sizes(tensors: list[dict[str, Any]]) -> None:
+    """Checks the sizes that a file declares, because LiteRT reserves whatever a damaged one asks for."""
+    for tensor in tensors:
+        size = math.prod(map(int, tensor["shape"])) * np.dtype(tensor["dtype"]).itemsize
+        if size > MOST_BYTES:
+            raise ValueError(
+                f"its tensor {tensor['name']!r} of shape {tuple(tensor['shape'].tolist())} takes {size:,} bytes; "
+                f"the largest that is read takes {MOST_BYTES:,}."
+            )
 
 
 def _takes_more(compute: Callable[[np.ndarray], np.ndarray], shape: tuple[int, ...]) -> bool:

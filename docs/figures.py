@@ -1,4 +1,4 @@
-"""Draws the pictures of the concept pages, which follow a reader's light or dark colours: `python docs/figures.py`.
+"""Draws the pictures of the pages, which follow a reader's light or dark colours: `python docs/figures.py`.
 
 `PYTHONPATH=. python docs/figures.py page` also takes the picture of the web page, after `npm run build` in
 `examples/web`.
@@ -10,20 +10,16 @@ import shutil
 import sys
 from pathlib import Path
 
+import guide_figures
 import matplotlib
+from drawing import BLUE, INK, ORANGE, arrow, bare, box, canvas, column, plus, write
 from matplotlib.figure import Figure
-from matplotlib.patches import Circle, FancyBboxPatch, Polygon, Rectangle
+from matplotlib.patches import Polygon, Rectangle
 
 from keras_resdense import ORDERS, VARIANTS
 
 FOLDER = Path(__file__).parent / "figures"
 WEB = Path(__file__).parent.parent / "examples" / "web"
-#: Stands for the colour of the text around a picture, which the browser puts in.
-INK = "#010203"
-#: Okabe and Ito's colours, told apart without red or green, as bright as shows on white and on black.
-BLUE, ORANGE, GREEN, PURPLE = "#2b8cc4", "#d9830f", "#0f9f78", "#b8699a"
-COLOURS = {"conv": BLUE, "bn": GREEN, "relu": PURPLE}
-LABELS = {"conv": "conv 3×3", "bn": "batch norm", "relu": "ReLU"}
 STYLE = "<style>:root{color:#24292f}@media(prefers-color-scheme:dark){:root{color:#dfe2e9}}</style>"
 #: 1603.05027, tables 1 and 2: error of ResNet-110 on CIFAR-10, in percent.
 ERRORS = {
@@ -33,66 +29,6 @@ ERRORS = {
     "relu_only_preactivation": 6.71,
     "full_preactivation": 6.37,
 }
-
-
-def canvas(width: int, height: int):
-    """Returns axes without frame, a hundred units to the inch."""
-    axes = Figure(figsize=(width / 100, height / 100)).add_axes((0, 0, 1, 1))
-    axes.set(xlim=(0, width), ylim=(0, height), aspect="equal")
-    axes.axis("off")
-    return axes
-
-
-def write(axes, x, y, text, size=9, **options):
-    options = {"ha": "center", "va": "center", "color": INK} | options
-    axes.text(x, y, text, size=size, **options)
-
-
-def box(axes, x, y, text, colour, width=104, height=26):
-    """Draws a layer around its centre."""
-    corner = (x - width / 2, y - height / 2)
-    style = {"boxstyle": "round,pad=0,rounding_size=5", "linewidth": 1.2}
-    axes.add_patch(FancyBboxPatch(corner, width, height, facecolor=(colour, 0.18), edgecolor=colour, **style))
-    write(axes, x, y - 1, text)
-
-
-def plus(axes, x, y):
-    axes.add_patch(Circle((x, y), 10, facecolor=(ORANGE, 0.18), edgecolor=ORANGE, linewidth=1.4))
-    write(axes, x, y - 0.5, "+", size=12)
-
-
-def arrow(axes, *points, colour=INK, width=1.2):
-    """Draws a line through points, with a head at the last."""
-    axes.plot(*zip(*points[:-1], strict=True), color=colour, linewidth=width, solid_joinstyle="round")
-    shape = {"arrowstyle": "-|>,head_length=.35,head_width=.18", "color": colour, "linewidth": width}
-    axes.annotate("", points[-1], points[-2], arrowprops=shape | {"shrinkA": 0, "shrinkB": 0})
-
-
-def column(axes, x, steps, top, shortcut=None, gap=40):
-    """Draws steps from top to bottom, "+" among them, with the shortcut on the right; returns where they end.
-
-    Args:
-        axes: To draw on.
-        x: Of the column's centre.
-        steps: "conv", "bn", "relu" or "+".
-        top: Of the column.
-        shortcut: What stands on the way around; "" for nothing, None for no such way.
-        gap: Between two steps.
-    """
-    y = top - 12
-    arrow(axes, (x, top), (x, y - 14))
-    for step in steps:
-        y -= gap
-        if step == "+":
-            plus(axes, x, y + 13)
-            around = x + (108 if shortcut else 74)
-            arrow(axes, (x, top - 8), (around, top - 8), (around, y + 13), (x + 10, y + 13), colour=ORANGE, width=1.8)
-            if shortcut:
-                box(axes, around, (top - 8 + y + 13) / 2, shortcut, ORANGE, width=90, height=52)
-        else:
-            box(axes, x, y + 13, LABELS[step], COLOURS[step])
-        arrow(axes, (x, y + (3 if step == "+" else 0)), (x, y - 14))
-    return y - 14
 
 
 def residual_block():
@@ -219,11 +155,7 @@ def channels():
     axes.step(range(1, len(wide) + 1), wide, where="mid", color=ORANGE, label="ResNet-50: bottleneck blocks")
     axes.set_xlabel("layers or blocks", color=INK)
     axes.set_ylabel("channels handed on", color=INK)
-    axes.tick_params(colors=INK)
-    for side, spine in axes.spines.items():
-        spine.set(color=INK, visible=side in ("left", "bottom"))
-    axes.grid(color=INK, alpha=0.15)
-    axes.legend(frameon=False, labelcolor=INK)
+    bare(axes)
     return axes
 
 
@@ -237,7 +169,17 @@ def logo():
     return axes
 
 
-PICTURES = (residual_block, shortcuts, gradient_paths, bottleneck, orders, dense_block, channels, logo)
+PICTURES = (
+    residual_block,
+    shortcuts,
+    gradient_paths,
+    bottleneck,
+    orders,
+    dense_block,
+    channels,
+    logo,
+    *guide_figures.PICTURES,
+)
 
 
 def draw(folder: Path) -> None:

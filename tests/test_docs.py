@@ -2,7 +2,7 @@
 
 import contextlib
 import html
-import importlib.util
+import importlib
 import io
 import os
 import posixpath
@@ -35,10 +35,10 @@ CODE_WIDTH = 80
 
 
 def script(name):
-    spec = importlib.util.spec_from_file_location(name, DOCS / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    """Returns a script of `docs/`, whose neighbours are on the path as when it is run."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(DOCS)
+        return importlib.import_module(name)
 
 
 @pytest.fixture

@@ -6,6 +6,8 @@ import io
 import json
 import multiprocessing
 import os
+import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -151,6 +153,37 @@ def test_what_was_stopped_goes_on_where_it_was(folder, tmp_path, monkeypatch, er
     found = contents(made)
     assert found.keys() == expected.keys()
     assert all(found[name] == expected[name] for name in found if ".tfrecord-" in name)
+
+
+FULL_DISK = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (12_000, 12_000))"
+#: Kills itself after five files, as the system does where memory runs out.
+KILLED = """
+import os, signal
+from keras_resdense.data import prepare as module
+write_shard, written = module.write_shard, []
+def killing(shard):
+    if len(written) == 5:
+        os.kill(os.getpid(), signal.SIGKILL)
+    written.append(write_shard(shard))
+    return written[-1]
+module.write_shard = killing
+"""
+
+
+@pytest.mark.parametrize(("trouble", "code"), [(FULL_DISK, 1), pytest.param(KILLED, -9, marks=pytest.mark.sweep)])
+def test_a_preparation_survives_a_full_disk_and_sigkill(trouble, code, folder, tmp_path):
+    expected, given = contents(prepare(folder, tmp_path / "expected")), contents(folder)
+    command = f"import sys; from keras_resdense.__main__ import main\n{trouble}\nsys.exit(main(sys.argv[1:]))"
+    arguments = ["prepare", str(folder), "--to", str(tmp_path / "made")]
+    done = subprocess.run([sys.executable, "-c", command, *arguments], capture_output=True, text=True)
+    assert done.returncode == code, done.stderr[-2000:]
+    assert not (tmp_path / "made").exists() and contents(folder) == given
+    if code == 1:
+        assert re.search(r"made.* cannot be written", done.stderr) and "Traceback" not in done.stderr
+    main(arguments)
+    made = contents(tmp_path / "made")
+    assert made.keys() == expected.keys()
+    assert all(made[name] == expected[name] for name in made if ".tfrecord-" in name)
 
 
 def test_other_images_or_options_begin_anew(folder, tmp_path, monkeypatch):

@@ -170,7 +170,7 @@ def write_shard(shard: Shard) -> int:
             written = temporary.stat().st_size
     except tf.errors.OpError as error:  # such as a full disk
         raise OSError(
-            f"{shard.path} cannot be written ({error.message}). The same command goes on from here."
+            f"{shard.path} cannot be written ({error.message}). The same command resumes from here."
         ) from error
     with replacing(shard.done) as temporary:
         temporary.write_text(json.dumps({"bytes": written, "sha256": digest.hexdigest()}))
@@ -178,11 +178,15 @@ def write_shard(shard: Shard) -> int:
 
 
 def _record(shard: Shard, path: str, size: int, label: int, plain: bool) -> bytes:
+    import tensorflow as tf
+
     encoded = read_file(path)
     if len(encoded) != size:
         raise ValueError(f"{path} has changed since it was checked: start again.")
     image = io.BytesIO(_encoded(encoded, plain, shard.image_size))
-    return _features(shard.class_names).serialize_example({"image": image, "label": label})
+    record = _features(shard.class_names).serialize_example({"image": image, "label": label})
+    # Protocol buffers order their fields differently in each process; sorted ones make the files reproducible.
+    return tf.train.Example.FromString(record).SerializeToString(deterministic=True)
 
 
 def _encoded(encoded: bytes, plain: bool, image_size: int) -> bytes:

@@ -1,4 +1,4 @@
-"""What `keras.applications.densenet` has beside its networks: `preprocess_input` and `decode_predictions`."""
+"""The counterpart of `keras.applications.densenet`'s `preprocess_input` and `decode_predictions`."""
 
 from __future__ import annotations
 
@@ -9,20 +9,10 @@ from keras_resdense.pretrained.preprocessing import decode_predictions as decode
 
 
 def preprocess_input(images: Any, data_format: Literal["channels_last", "channels_first"] | None = None) -> Any:
-    """Turns pixels into the input of `keras.applications.densenet`: less ImageNet's mean, over its deviation.
+    """Turns pixels into the input of `keras.applications.densenet`.
 
-    This is `keras_resdense.preprocess_input` with the mode "torch". It is for `weights="keras"` of
-    DenseNet121, DenseNet169 and DenseNet201. Any other set, such as one of timm, was trained on
-    images that were prepared differently: `keras_resdense.transform(model)` prepares them, and resizes them, too.
-
-    Args:
-        images: As `keras_resdense.preprocess_input` takes them.
-        data_format: Likewise.
-
-    Returns:
-        Of the shape of `images`, float32: an array for an array, a tensor for a tensor.
-
-    Raises:
-        ValueError: If there is no such format, or the channels are not three.
+    This is `keras_resdense.preprocess_input` with the mode "torch", for `weights="keras"` of DenseNet121,
+    DenseNet169 and DenseNet201: ImageNet's mean is subtracted, then the result is divided by its standard
+    deviation. For any other set of weights, use `keras_resdense.transform(model)`.
     """
     return preprocessing.preprocess_input(images, "torch", data_format)

@@ -4,50 +4,27 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-
-
-@contextlib.contextmanager
-def staged(path: Path) -> Iterator[Path]:
-    """Yields a temporary path to write a file or a folder to, which replaces `path` if no error occurs."""
-    with contextlib.ExitStack() as stack:
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            folder = stack.enter_context(tempfile.TemporaryDirectory(dir=path.parent, prefix=".writing-"))
-        except OSError as error:
-            raise ValueError(f"{path} cannot be written: {error}. Choose a path that you may write to.") from error
-        temporary = Path(folder) / path.name
-        yield temporary
-        if path.is_dir():
-            # A folder can't be replaced in one step. The old one moves into the temporary folder, which is removed.
-            path.rename(Path(folder) / "replaced")
-        os.replace(temporary, path)
-
-
-def check_target(path: Path, overwrite: bool) -> None:
-    """Raises a ValueError if a path exists and may not be replaced."""
-    if path.exists() and not overwrite:
-        raise ValueError(f"{path} exists: choose another path, or overwrite it (overwrite=True, --overwrite).")
-
 
 #: Beginning of the names of folders in which files are written.
 WRITING = ".writing-"
 
 
 @contextlib.contextmanager
-def replacing(path: Path, size: int = 0) -> Iterator[Path]:
-    """Yields a temporary path to write a file to, which replaces `path` once it is synchronised to the disk.
+def staged(path: Path, size: int = 0) -> Iterator[Path]:
+    """Yields a temporary path to write a file or a folder to, which replaces `path` once it is on the disk.
 
     Args:
-        path: Path of the file. Its folder is created if necessary.
+        path: Path of the file or folder. Its parents are created if necessary.
         size: Bytes to reserve on the disk first, for libraries that crash when the disk is full.
 
     Raises:
-        OSError: If the file cannot be written. `path` is unchanged then.
+        OSError: If it cannot be written. `path` is unchanged then.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -57,13 +34,28 @@ def replacing(path: Path, size: int = 0) -> Iterator[Path]:
                 with tempfile.TemporaryFile(dir=folder) as file:
                     os.posix_fallocate(file.fileno(), 0, size)
             yield temporary
-            with open(temporary, "rb") as file:
-                os.fsync(file.fileno())
+            for written in _files(temporary):
+                with open(written, "rb") as file:
+                    os.fsync(file.fileno())
+            if path.is_dir():
+                # A folder can't be replaced in one step. The old one moves into the temporary folder, which is removed.
+                path.rename(Path(folder) / "replaced")
             os.replace(temporary, path)
     except OSError as error:
         raise OSError(
-            f"{path} cannot be written ({error}). What was written before is intact: the same command resumes from it."
+            f"{path} cannot be written ({error}). What was there before is unchanged. Make room, or choose a path that "
+            "you may write to; the same command resumes a run."
         ) from error
+
+
+def _files(path: Path) -> list[Path]:
+    return sorted(file for file in (path, *path.rglob("*")) if file.is_file())
+
+
+def check_target(path: Path, overwrite: bool) -> None:
+    """Raises a ValueError if a path exists and may not be replaced."""
+    if path.exists() and not overwrite:
+        raise ValueError(f"{path} exists: choose another path, or overwrite it (overwrite=True, --overwrite).")
 
 
 def remove_leftovers(folder: Path) -> None:
@@ -111,28 +103,50 @@ def digest_of(path: Path, algorithm: str) -> str:
     return digest.hexdigest()
 
 
+def digests(path: Path) -> dict[str, str]:
+    """Maps the path of each file of a file or folder, relative to the folder it is in, to its SHA-256."""
+    return {file.relative_to(path.parent).as_posix(): sha256(file) for file in _files(path)}
+
+
+def description_of(path: Path) -> Path:
+    """Returns the path of an artefact's description, which holds its measurements and digests."""
+    return path.with_name(f"{path.name}.json")
+
+
 def write_digest(path: Path) -> None:
     """Writes a file's SHA-256 beside it, as `sha256sum --check` reads it."""
-    with replacing(_digest_file(path)) as temporary:
+    with staged(_digest_file(path)) as temporary:
         temporary.write_text(f"{sha256(path)}  {path.name}\n", encoding="utf-8")
 
 
 def remove_digest(path: Path) -> None:
-    """Removes the SHA-256 beside a file, before that is written anew."""
+    """Removes the SHA-256 beside a file, before the file is written again."""
     _digest_file(path).unlink(missing_ok=True)
 
 
-def check_digest(path: Path) -> None:
-    """Raises a ValueError if a file does not have the SHA-256 that is written beside it, if there is one."""
+def check_digests(path: Path, found: Mapping[str, str] | None = None) -> None:
+    """Raises a ValueError if the SHA-256 recorded beside a file or folder differ from those that it has.
+
+    Args:
+        path: The file or folder. `{path}.sha256` and `{path}.json` may record digests. Nothing is checked without them.
+        found: Its `digests`, if they are known already.
+    """
+    for record in (_digest_file(path), description_of(path)):
+        expected = _recorded(record, path.name)
+        if expected is not None and path.exists() and (found or digests(path)) != expected:
+            raise ValueError(
+                f"{path} is damaged, or was replaced: its SHA-256 is not that in {record.name}. "
+                "Write it again, or remove that file if the replacement is intended."
+            )
+
+
+def _recorded(record: Path, name: str) -> Mapping[str, str] | None:
     try:
-        expected = _digest_file(path).read_text(encoding="utf-8").split()[0]
-    except (OSError, UnicodeDecodeError, IndexError):
-        return
-    if sha256(path) != expected:
-        raise ValueError(
-            f"{path} is damaged, or was replaced: its SHA-256 is not that in {_digest_file(path).name}. "
-            "Remove that file if the replacement is meant."
-        )
+        text = record.read_text(encoding="utf-8")
+        return json.loads(text)["sha256"] if record.suffix == ".json" else {name: text.split()[0]}
+    except (OSError, ValueError, KeyError, TypeError, IndexError):
+        # Records are optional, and descriptions of earlier versions have no digests.
+        return None
 
 
 def _digest_file(path: Path) -> Path:

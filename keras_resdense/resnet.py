@@ -1,4 +1,4 @@
-"""What `keras.applications.resnet` has beside its networks: `preprocess_input` and `decode_predictions`."""
+"""The counterpart of `keras.applications.resnet`'s `preprocess_input` and `decode_predictions`."""
 
 from __future__ import annotations
 
@@ -9,20 +9,10 @@ from keras_resdense.pretrained.preprocessing import decode_predictions as decode
 
 
 def preprocess_input(images: Any, data_format: Literal["channels_last", "channels_first"] | None = None) -> Any:
-    """Turns pixels into the input of `keras.applications.resnet`: blue, green, red, less ImageNet's mean.
+    """Turns pixels into the input of `keras.applications.resnet`.
 
-    This is `keras_resdense.preprocess_input` with the mode "caffe". It is for `weights="keras"` of
-    ResNet50V1, ResNet101V1 and ResNet152V1. Any other set, such as one of timm, was trained on
-    images that were prepared differently: `keras_resdense.transform(model)` prepares them, and resizes them, too.
-
-    Args:
-        images: As `keras_resdense.preprocess_input` takes them.
-        data_format: Likewise.
-
-    Returns:
-        Of the shape of `images`, float32: an array for an array, a tensor for a tensor.
-
-    Raises:
-        ValueError: If there is no such format, or the channels are not three.
+    This is `keras_resdense.preprocess_input` with the mode "caffe", for `weights="keras"` of ResNet50V1,
+    ResNet101V1 and ResNet152V1: the channels become blue, green, red, and ImageNet's mean is subtracted. For any
+    other set of weights, use `keras_resdense.transform(model)`.
     """
     return preprocessing.preprocess_input(images, "caffe", data_format)

@@ -391,7 +391,7 @@ for format in sys.argv[2:]:
         keras_resdense.export(model, path, format)
         sys.exit(f"{format}: no error")
     except OSError as error:
-        assert f"{path} cannot be written: " in str(error), (format, error)
+        assert f"{path} cannot be written (" in str(error), (format, error)
 """
 
 
@@ -468,7 +468,7 @@ def test_a_contract_of_another_model_is_refused(tmp_path):
 
 def test_an_unwritable_target_is_said_before_any_work(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(ValueError, match="cannot be written: .* Choose a path that you may write to"):
+    with pytest.raises(OSError, match=r"cannot be written \(.* choose a path that you may write to"):
         export(tiny(), tmp_path / "file" / "m.tflite", "tflite", some_images(2))
 
 

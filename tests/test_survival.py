@@ -304,7 +304,9 @@ def test_weights_whose_bits_flipped_are_refused(tmp_path):
     create_model("tiny", input_shape=(8, 8, 1), weights=str(path))
     with h5py.File(path, "r+") as file:
         file["layers/conv2d/vars/0"][0, 0, 0, 0] += 1
-    with pytest.raises(ValueError, match=r"best.weights.h5 is damaged, .*Remove that file if the replacement is meant"):
+    with pytest.raises(
+        ValueError, match=r"best.weights.h5 is damaged, .*remove that file if the replacement is intended"
+    ):
         create_model("tiny", input_shape=(8, 8, 1), weights=str(path))
     (tmp_path / "best.weights.h5.sha256").unlink()
     create_model("tiny", input_shape=(8, 8, 1), weights=str(path))

@@ -335,7 +335,7 @@ def test_a_hash_pins_the_contents(resnet18):
     weights.load(model, f"{resnet18}#sha256={found}")
     with pytest.raises(ValueError, match=f"has the SHA-256 {found}, not 0000"):
         weights.load(model, f"{resnet18}#sha256={'0' * 64}")
-    with pytest.raises(ValueError, match="'12' is no SHA-256"):
+    with pytest.raises(ValueError, match="'12' is not a SHA-256"):
         weights.load(model, f"{resnet18}#sha256=12")
     with pytest.raises(FileNotFoundError, match="There is no file"):
         weights.load(model, f"{resnet18}x")

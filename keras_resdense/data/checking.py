@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from keras_resdense.data.decoding import decode_image, is_plain_jpeg
-from keras_resdense.files import replacing
+from keras_resdense.files import staged
 from keras_resdense.progress import progress
 
 #: Files that are given to the threads at once.
@@ -159,7 +159,7 @@ def _remembered(memory: Path) -> dict[bytes, tuple[int, int, int]]:
 def _remember(memory: Path, names: list[bytes], rows: np.ndarray, good: list[int]) -> None:
     joined = np.frombuffer(b"\0".join(names[number] for number in good), "uint8")
     try:
-        with replacing(memory) as temporary, open(temporary, "wb") as file:
+        with staged(memory) as temporary, open(temporary, "wb") as file:
             np.savez(file, rules=RULES, names=joined, rows=rows[good])
     except OSError as error:
         print(f"The check will be made again at the next start: {error}")

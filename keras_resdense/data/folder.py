@@ -25,7 +25,7 @@ from keras_resdense.data.checking import check_images
 from keras_resdense.data.decoding import SUFFIXES, decode_image
 from keras_resdense.data.encoded import open_encoded
 from keras_resdense.data.examples import Examples, ImageData, in_memory, split_stratified
-from keras_resdense.files import replacing
+from keras_resdense.files import staged
 
 #: Names of the folder of images held out, in the order in which they are looked for.
 TEST_FOLDERS = ("val", "valid", "validation", "test")
@@ -148,7 +148,7 @@ def _write_split(path: Path, root: Path, found: ImageFolder) -> None:
         ]
         for use, files in (("train", found.train), ("test", found.test))
     }
-    with replacing(path) as temporary, gzip.open(temporary, "wt", encoding="ascii") as file:
+    with staged(path) as temporary, gzip.open(temporary, "wt", encoding="ascii") as file:
         json.dump({"class_names": found.class_names} | parts, file)
 
 

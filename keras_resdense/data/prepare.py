@@ -24,7 +24,7 @@ from keras_resdense.checks import require_whole
 from keras_resdense.data.checking import decode_fast, read_file
 from keras_resdense.data.decoding import is_plain_png
 from keras_resdense.data.folder import Files, find_images
-from keras_resdense.files import locked, remove_leftovers, replacing
+from keras_resdense.files import locked, remove_leftovers, staged
 from keras_resdense.progress import progress
 
 #: File of a prepared data set that says what it was made of, and size and SHA-256 of each of its files.
@@ -120,7 +120,7 @@ def prepare(
             "bad_images": found.faults,
             "files": _fingerprints(staging, shards),
         }
-        with replacing(staging / MANIFEST_FILE) as temporary:
+        with staged(staging / MANIFEST_FILE) as temporary:
             temporary.write_text(json.dumps(manifest, indent=2), encoding="utf-8")
         for leftover in (staging / _PLAN_FILE, *staging.glob("done-*.json")):
             leftover.unlink()
@@ -160,7 +160,7 @@ def write_shard(shard: Shard) -> int:
         return len(shard.files)
     digest = hashlib.sha256()
     try:
-        with replacing(Path(shard.path)) as temporary:
+        with staged(Path(shard.path)) as temporary:
             with tf.io.TFRecordWriter(str(temporary)) as writer:
                 for path, size, label, plain in shard.files:
                     writer.write(_record(shard, path, size, label, plain))
@@ -172,7 +172,7 @@ def write_shard(shard: Shard) -> int:
         raise OSError(
             f"{shard.path} cannot be written ({error.message}). The same command resumes from here."
         ) from error
-    with replacing(shard.done) as temporary:
+    with staged(shard.done) as temporary:
         temporary.write_text(json.dumps({"bytes": written, "sha256": digest.hexdigest()}))
     return len(shard.files)
 
@@ -246,7 +246,7 @@ def _keep_what_fits(staging: Path, shards: list[Shard]) -> None:
         return
     for old in staging.iterdir():
         old.unlink() if old.is_file() else shutil.rmtree(old)
-    with replacing(path) as temporary:
+    with staged(path) as temporary:
         temporary.write_text(plan)
 
 

@@ -25,14 +25,12 @@ from keras_resdense.exporting.exporter import (
     Extras,
     Runner,
     check_images_fit,
-    described,
-    digests,
     relative_noise,
 )
 from keras_resdense.exporting.folding import in_full_precision
 from keras_resdense.exporting.formats import EXPORTERS
 from keras_resdense.exporting.quantised_training import is_quantisation_aware, settled
-from keras_resdense.files import check_target, staged
+from keras_resdense.files import check_target, description_of, digests, staged
 from keras_resdense.graph import is_graph
 
 if TYPE_CHECKING:
@@ -144,11 +142,11 @@ def export(
     adapted = exporter.adapt(extras)
     with staged(path) as temporary:
         expected = in_full_precision(model).predict(extras.images, batch_size=BATCH, verbose=0).astype("float32")
-        _write(exporter, exporter.prepare(model), temporary, adapted, path)
+        _write(exporter, exporter.prepare(model), temporary, adapted)
         made = dataclasses.replace(_compare(name, exporter, temporary, adapted, expected, labels), path=path)
         # The old description must not stand beside the new artefact, not even for a moment.
-        described(path).unlink(missing_ok=True)
-    _write_text(described(path), _as_json(made, model))
+        description_of(path).unlink(missing_ok=True)
+    _write_text(description_of(path), _as_json(made, model))
     if extras.class_names:
         _write_text(path.with_name(LABELS_FILE), extras.files()[LABELS_FILE])
     return made
@@ -239,13 +237,13 @@ def _checked_names(names: Sequence[str], model: keras.Model) -> tuple[str, ...]:
     return checked_names(names)
 
 
-def _write(exporter: Exporter, model: keras.Model, temporary: Path, extras: Extras, path: Path) -> None:
+def _write(exporter: Exporter, model: keras.Model, path: Path, extras: Extras) -> None:
     import tensorflow as tf
 
     try:
-        exporter.write(model, temporary, extras)
-    except (OSError, tf.errors.OpError) as error:
-        raise OSError(f"{path} cannot be written: {error}. Nothing was left behind.") from error
+        exporter.write(model, path, extras)
+    except tf.errors.OpError as error:
+        raise OSError(error.message) from error
 
 
 def _compare(

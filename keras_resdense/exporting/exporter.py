@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import ClassVar
@@ -14,7 +13,7 @@ import numpy as np
 
 from keras_resdense.data.contract import ImageContract, as_files
 from keras_resdense.exporting import folding
-from keras_resdense.files import sha256
+from keras_resdense.files import check_digests
 
 #: Images in a batch, for runtimes that take more than one.
 BATCH = 64
@@ -184,28 +183,3 @@ def check_images_fit(images: np.ndarray, model: keras.Model, name: str) -> None:
     fits = len(shape) == 4 and all(side in (None, got) for side, got in zip(allowed, shape[1:], strict=True))
     if not fits or not len(images):
         raise ValueError(f"{name} has shape {shape}; the model takes (images, *{allowed}), at least one image.")
-
-
-def digests(path: Path) -> dict[str, str]:
-    """Maps the path of each of an artefact's files, relative to its folder, to its SHA-256 in hexadecimal digits."""
-    files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
-    return {file.relative_to(path.parent).as_posix(): sha256(file) for file in files}
-
-
-def described(path: Path) -> Path:
-    """Returns the path of an artefact's description, which holds its measurements and digests."""
-    return path.with_name(f"{path.name}.json")
-
-
-def check_digests(path: Path) -> None:
-    """Raises a ValueError if an artefact's digests differ from those in its description."""
-    try:
-        expected = json.loads(described(path).read_text(encoding="utf-8"))["sha256"]
-    except (OSError, ValueError, KeyError, TypeError):
-        # An artefact works without its description, and descriptions of earlier versions have no digests.
-        return
-    if path.exists() and digests(path) != expected:
-        raise ValueError(
-            f"{path} is damaged, or was replaced: its SHA-256 is not that in {described(path).name}. "
-            "Export it again, or remove that file if the replacement is meant."
-        )

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import keras
 
-from keras_resdense.exporting.exporter import Runner, check_digests
+from keras_resdense.exporting.exporter import Runner
 from keras_resdense.exporting.formats import EXPORTERS
+from keras_resdense.files import check_digests
 from keras_resdense.networks.model import load_model
 
 #: The file that is read from a run's folder.

@@ -124,7 +124,7 @@ def write_parts(parts: Sequence[Part], path: Path | str) -> None:
     """Writes parts as CSV, one per row, with shapes such as 56×56×256.
 
     Raises:
-        ValueError: If the file cannot be written.
+        OSError: If the file cannot be written.
     """
     with staged(Path(path)) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, [field.name for field in dataclasses.fields(Part)])

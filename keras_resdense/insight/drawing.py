@@ -52,7 +52,8 @@ def save_figure(figure: Figure, path: Path | str) -> None:
     """Writes a figure as PNG or SVG, by the file's suffix.
 
     Raises:
-        ValueError: If the suffix is neither, or the file cannot be written.
+        ValueError: If the suffix is neither.
+        OSError: If the file cannot be written.
     """
     check_suffix(path)
     with staged(Path(path)) as temporary:

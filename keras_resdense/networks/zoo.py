@@ -22,7 +22,7 @@ from keras_resdense.networks.model import Model
 from keras_resdense.pretrained.catalogue import WeightSet, find_weights, set_of_file
 from keras_resdense.pretrained.downloads import download, origin_of
 from keras_resdense.pretrained.preprocessing import PREPROCESSINGS, add_preprocessing, imagenet_classes
-from keras_resdense.pretrained.weights import checked_path, load
+from keras_resdense.pretrained.weights import checked, load_checked
 
 _KNOBS_BESIDE_WEIGHTS = (
     "output_stride",
@@ -156,7 +156,7 @@ def create_model(
     if input_shape is None:
         side = row.stem.image_size if include_top else None
         input_shape = (side, side, 3) if input_tensor is None else tuple(input_tensor.shape[1:])
-    file, published = _find_weights(variant, weights, include_top)
+    file, sha256, published = _find_weights(variant, weights, include_top)
     preprocessing = _preprocessing_of(include_preprocessing, file, published)
     images = x = _images(input_tensor, input_shape, row, layer_prefix)
 
@@ -173,8 +173,8 @@ def create_model(
     inputs = sources[0] if len(sources) == 1 else sources
     model = Model(inputs, x, name=name)
     if file:
-        load(model, file, layer_prefix)
-        model.weights_origin = origin_of(file)
+        load_checked(model, file, layer_prefix)
+        model.weights_origin = origin_of(file, sha256)
     if published and input_tensor is None and input_shape[2] in (1, 3):
         size = None if None in input_shape[:2] else tuple(input_shape[:2])
         contract = published.contract(size, input_shape[2])
@@ -187,19 +187,20 @@ def create_model(
     return model
 
 
-def _find_weights(variant, weights: str | Path | None, include_top: bool) -> tuple[Path | None, WeightSet | None]:
-    """Returns the file to load, downloaded if it must be, and the published set that it is, where that is known."""
+def _find_weights(variant, weights: str | Path | None, include_top: bool) -> tuple[Path | None, str, WeightSet | None]:
+    """Returns the file to load, downloaded if necessary, its SHA-256, and the published set that it is, if known."""
     if weights is None:
-        return None, None
+        return None, "", None
     name, separator, digest = str(weights).partition("#")
-    if not Path(name).is_file():
+    if Path(name).is_file():
+        published = set_of_file(Path(name))
+    else:
         published = find_weights(variant if isinstance(variant, str) else _variant_of(variant), name)
-        return checked_path(f"{download(published, include_top)}{separator}{digest}"), published
-    path = checked_path(weights)
-    published = set_of_file(path)
-    if published:
+        weights = f"{download(published, include_top)}{separator}{digest}"
+    path, sha256 = checked(weights)
+    if published and Path(name).is_file():
         print(f"{path} is taken for {published.publisher}'s {published.variant} {published.name}, by its name.")
-    return path, published
+    return path, sha256, published
 
 
 def _preprocessing_of(wanted: bool | str, file: Path | None, published: WeightSet | None) -> str | None:

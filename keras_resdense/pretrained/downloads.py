@@ -11,7 +11,7 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
-from keras_resdense.files import digest_of, replacing, sha256
+from keras_resdense.files import digest_of, staged
 from keras_resdense.pretrained.catalogue import WeightSet
 from keras_resdense.progress import progress
 from keras_resdense.servers import find_silent
@@ -44,9 +44,9 @@ def download(found: WeightSet, include_top: bool = True) -> Path:
     return _from_keras(found.location if include_top else found.no_top_location)
 
 
-def origin_of(path: Path) -> dict[str, str]:
-    """Says what was taken: a file's name and SHA-256, and its revision where the cache of the hub tells it."""
-    origin = {"file": path.name, "sha256": sha256(path)}
+def origin_of(path: Path, sha256: str) -> dict[str, str]:
+    """Describes a file by its name, its SHA-256 and, in the cache of the Hugging Face hub, repository and revision."""
+    origin = {"file": path.name, "sha256": sha256}
     if path.parent.parent.name == "snapshots":
         origin |= {"repository": path.parts[-4].removeprefix("models--").replace("--", "/")}
         origin |= {"revision": path.parent.name}
@@ -114,7 +114,7 @@ def _from_keras(location: str) -> Path:
 
 def _fetch(url: str, path: Path, md5: str) -> None:
     """Downloads a file; half of one is never seen under its name."""
-    with urllib.request.urlopen(url, timeout=TIMEOUT) as answer, replacing(path) as temporary:
+    with urllib.request.urlopen(url, timeout=TIMEOUT) as answer, staged(path) as temporary:
         size = int(answer.headers.get("Content-Length", 0))
         print(f"Downloading {url}, {size / 1e6:.0f} MB.", file=sys.stderr, flush=True)
         with open(temporary, "wb") as file, progress(path.name, size) as advance:

@@ -22,53 +22,58 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from keras_resdense.files import check_digest, sha256
+from keras_resdense.files import check_digests, sha256
 from keras_resdense.graph import placed_layers
 from keras_resdense.pretrained.layouts import KERAS_EPSILON, own_variables, peer_head, peer_names
 from keras_resdense.pretrained.readers import READERS, fault_of
 
 
-def checked_path(weights: str | Path) -> Path:
-    """Returns the path of `"path"` or `"path#sha256=…"`, whose contents fit the hash given or written beside it.
+def checked(weights: str | Path) -> tuple[Path, str]:
+    """Returns path and SHA-256 of `"path"` or `"path#sha256=…"`, after comparing it with the given or recorded one.
 
     Args:
-        weights: The path of a file, and the SHA-256 that its contents must have, in 64 hexadecimal digits.
+        weights: The path of a file and, optionally, the SHA-256 that it must have, in 64 hexadecimal digits.
 
     Raises:
-        ValueError: If the contents have another hash, or the hash is none.
+        ValueError: If the file has another SHA-256, or the given one is not a SHA-256.
         OSError: If there is no such file.
     """
     name, separator, expected = str(weights).partition("#sha256=")
     path = Path(name)
     if separator and not re.fullmatch("[0-9a-fA-F]{64}", expected):
-        raise ValueError(f"{weights}: {expected!r} is no SHA-256, which has 64 hexadecimal digits.")
+        raise ValueError(f"{weights}: {expected!r} is not a SHA-256, which has 64 hexadecimal digits.")
     if not path.is_file():
         raise FileNotFoundError(f"There is no file {path}.")
-    if separator and (found := sha256(path)) != expected.lower():
+    found = sha256(path)
+    if separator and found != expected.lower():
         raise ValueError(f"{path} has the SHA-256 {found}, not {expected}: it is damaged or another file.")
     if not separator:
-        check_digest(path)
-    return path
+        check_digests(path, {path.name: found})
+    return path, found
 
 
 def load(model: keras.Model, path: str | Path, prefix: str = "") -> None:
     """Loads a file of weights into a model, all of it or nothing.
 
     Args:
-        model: One of this package's.
+        model: A model of this package.
         path: `.safetensors`, `.pth`, `.pt` or `.bin` of timm or torchvision; `.h5`, `.keras` or `.weights.h5` of
             keras.applications; `.keras` or `.weights.h5` of this package. `"path#sha256=…"` checks its contents.
         prefix: The `layer_prefix` the model was built with.
 
     Raises:
-        ValueError: If the file is damaged, of no known kind, or does not fit, or if its weights are no finite floats;
-            the model is as it was then.
+        ValueError: If the file is damaged, of an unknown kind, or does not fit, or if a weight is not a finite float.
+            The model is unchanged then.
         OSError: If there is no such file.
     """
-    path = checked_path(path)
+    load_checked(model, checked(path)[0], prefix)
+
+
+def load_checked(model: keras.Model, path: Path, prefix: str = "") -> None:
+    """Loads a file of weights as `load` does, without comparing its SHA-256."""
     kind = next((suffix for suffix in READERS if path.name.endswith(suffix)), None)
     if kind is None:
-        raise ValueError(f"{path} is of no known kind: it must be one of {', '.join(READERS)}.")
+        raise ValueError(f"{path} is of an unknown kind: it must be one of {', '.join(READERS)}.")
     try:
         layout, tensors = READERS[kind](path)
     except ImportError:

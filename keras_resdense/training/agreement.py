@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from keras_resdense.data.examples import ImageData
-from keras_resdense.files import replacing
+from keras_resdense.files import staged
 from keras_resdense.training import workers
 from keras_resdense.training.recipes import Recipe, Settings
 
@@ -92,7 +92,7 @@ def check_data(folder: Path, data: ImageData) -> None:
 
 def write_data(folder: Path, data: ImageData) -> None:
     """Writes down what the data of a run hold, for `check_data`."""
-    with replacing(folder / DATA_FILE) as temporary:
+    with staged(folder / DATA_FILE) as temporary:
         temporary.write_text(json.dumps(dict(data.contents), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from keras_resdense.data.contract import LABELS_FILE
 from keras_resdense.data.plan import Plan
-from keras_resdense.files import replacing
+from keras_resdense.files import staged
 from keras_resdense.training import recipes
 from keras_resdense.training.recipes import RECIPE_FILE, Recipe, Settings
 
@@ -84,7 +84,7 @@ def write_card(folder: Path, results: Mapping[str, Any]) -> None:
         known=json.loads((folder / "environment.json").read_text()),
         recipe_file=RECIPE_FILE,
     )
-    with replacing(folder / "README.md") as temporary:
+    with staged(folder / "README.md") as temporary:
         # Jinja leaves out the last line break.
         temporary.write_text(f"{card}\n", encoding="utf-8")
 

@@ -20,7 +20,7 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from keras_resdense.files import remove_digest, replacing, write_digest
+from keras_resdense.files import remove_digest, staged, write_digest
 
 #: Checkpoints kept: the newest, and one to fall back to.
 KEPT = 2
@@ -69,7 +69,7 @@ def save(folder: Path, model: keras.Model, position: Position, write: bool = Tru
     if not write:
         return
     path = folder / f"step-{position.step:09}.npz"
-    with replacing(path) as temporary, open(temporary, "wb") as file:
+    with staged(path) as temporary, open(temporary, "wb") as file:
         np.savez(file, position=json.dumps(dataclasses.asdict(position)), **arrays)
     others = [other for other in _newest_first(folder) if other != path]
     for old in others[KEPT - 1 :]:
@@ -140,7 +140,7 @@ def save_weights(path: Path, model: keras.Model) -> None:
         OSError: If they cannot be written. What the file was before, it still is.
     """
     size = sum(weight.value.dtype.size * math.prod(weight.shape) for weight in model.weights)
-    with replacing(path, size + _HDF5_OVERHEAD * len(model.weights)) as temporary:
+    with staged(path, size + _HDF5_OVERHEAD * len(model.weights)) as temporary:
         model.save_weights(temporary)
         # From here on, the hash beside the file belongs to the file before.
         remove_digest(path)

@@ -16,7 +16,7 @@ import numpy as np
 
 import keras_resdense
 from keras_resdense.data.contract import LABELS_FILE, as_files
-from keras_resdense.files import replacing
+from keras_resdense.files import staged
 from keras_resdense.training import card
 from keras_resdense.training.recipes import Recipe, Settings
 
@@ -55,7 +55,7 @@ class Results:
 
 def write_history(path: Path, history: Sequence[Mapping[str, float]]) -> None:
     """Writes a row for each epoch."""
-    with replacing(path) as temporary, open(temporary, "w", newline="") as file:
+    with staged(path) as temporary, open(temporary, "w", newline="") as file:
         writer = csv.DictWriter(file, list(history[0]))
         writer.writeheader()
         writer.writerows(history)
@@ -72,7 +72,7 @@ def write(folder: Path, results: Results) -> None:
     }
     numbers["confusion"] = results.confusion.tolist()
     card.write_card(folder, numbers)
-    with replacing(folder / RESULTS_FILE) as temporary:
+    with staged(folder / RESULTS_FILE) as temporary:
         temporary.write_text(json.dumps(numbers) + "\n")
 
 

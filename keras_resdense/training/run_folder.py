@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from keras_resdense.data.examples import ImageData
-from keras_resdense.files import WRITING, locked, remove_leftovers, replacing
+from keras_resdense.files import WRITING, locked, remove_leftovers, staged
 from keras_resdense.training import report
 from keras_resdense.training.agreement import DATA_FILE, write_data
 from keras_resdense.training.recipes import RECIPE_FILE, Recipe, Settings, describe, read
@@ -72,7 +72,7 @@ def begin(folder: Path, recipe: Recipe, settings: Settings, data: ImageData) -> 
     write_data(folder, data)
     if data.write_split:
         data.write_split(folder / SPLIT_FILE)
-    with replacing(folder / RECIPE_FILE) as temporary:
+    with staged(folder / RECIPE_FILE) as temporary:
         temporary.write_text(describe(recipe, settings))
 
 

@@ -200,7 +200,7 @@ def test_own_weights_of_another_variant_are_refused(tmp_path):
         keras_resdense.ResNet20(weights=str(tmp_path / "other.weights.h5"))
 
 
-@pytest.mark.parametrize("name, message", [("model.txt", "of no known kind"), ("model.pth", "torch")])
+@pytest.mark.parametrize("name, message", [("model.txt", "of an unknown kind"), ("model.pth", "torch")])
 def test_other_kinds_are_refused(name, message, tmp_path, monkeypatch):
     (tmp_path / name).write_bytes(b"")
     monkeypatch.setitem(sys.modules, "torch", None)

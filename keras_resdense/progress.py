@@ -9,40 +9,64 @@ from collections.abc import Callable, Iterator
 
 #: Seconds between two lines where there is no terminal.
 EVERY = 30.0
+#: Numbers from here on are shortened, 12.3k.
+READABLE = 10_000
 
 
 def keras_verbosity() -> int:
-    """Returns Keras's `verbose`: 1, a bar, on a terminal or in a notebook; 2, a line for each epoch, elsewhere."""
+    """Returns Keras's `verbose` for a training that also shows its `progress`.
+
+    0, nothing, where both write to a terminal: two bars would overwrite each other. 1, a bar for each epoch, where only
+    Keras does, and in a notebook. 2, a line for each epoch, elsewhere.
+    """
+    if sys.stdout.isatty() and sys.stderr.isatty():
+        return 0
     return 1 if sys.stdout.isatty() or "ipykernel" in sys.modules else 2
 
 
+def write_above(line: str) -> None:
+    """Writes a line on standard output, above a bar that is shown."""
+    from tqdm import tqdm
+
+    tqdm.write(line)
+
+
 @contextlib.contextmanager
-def progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
-    """Tells on standard error how far some work is, and how long the rest will take.
+def progress(what: str, total: int, done: int = 0) -> Iterator[Callable[..., None]]:
+    """Tells on standard error how far some work is, and how long the rest will take at the average speed so far.
 
     Args:
         what: What is done, such as "Checking images".
         total: Number of things to do it to.
+        done: Number of things that were done before.
 
     Yields:
-        A function to call with the number of things that are done, each time some are.
+        A function to call with the number of things that are done, each time some are, and optionally with a remark on
+        the place in the work, such as "epoch 3 of 20".
     """
     if sys.stderr.isatty():
         from tqdm import tqdm
 
-        with tqdm(total=total, desc=what, unit="", unit_scale=True, dynamic_ncols=True) as bar:
-            yield bar.update
+        look = {"desc": what, "unit": "", "unit_scale": total >= READABLE, "dynamic_ncols": True}
+        with tqdm(total=total, initial=done, smoothing=0, **look) as bar:
+
+            def show(count: int, place: str = "") -> None:
+                bar.set_postfix_str(place, refresh=False)
+                bar.update(count)
+
+            yield show
         return
     start = told = time.monotonic()
-    done = 0
+    before = done
 
-    def advance(count: int) -> None:
+    def advance(count: int, place: str = "") -> None:
         nonlocal done, told
         done, now = done + count, time.monotonic()
-        if now - told >= EVERY and done:
+        if now - told >= EVERY and done > before:
             told = now
-            left = (now - start) / done * (total - done)
-            print(f"{what}: {done:,} of {total:,}, about {_duration(left)} left", file=sys.stderr, flush=True)
+            left = _duration((now - start) / (done - before) * (total - done))
+            where = f"{place}, " if place else ""
+            print(f"{what}: {done:,} of {total:,}, {where}about {left} left", file=sys.stderr, flush=True)
 
     yield advance
 

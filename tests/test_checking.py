@@ -196,6 +196,14 @@ def test_progress_is_a_line_now_and_then_where_there_is_no_terminal(monkeypatch,
     ]
 
 
+def test_what_was_done_before_does_not_count_as_fast(monkeypatch, capsys):
+    moments = iter([0, 60])
+    monkeypatch.setattr(progress.time, "monotonic", lambda: next(moments))
+    with progress.progress("Training", 100, done=50) as advance:
+        advance(10, "epoch 3 of 5")
+    assert capsys.readouterr().err == "Training: 60 of 100, epoch 3 of 5, about 4 min left\n"
+
+
 def test_progress_is_a_bar_on_a_terminal(monkeypatch, capsys):
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     with progress.progress("Checking images", 20) as advance:

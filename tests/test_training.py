@@ -1,17 +1,28 @@
 """From a recipe to a run in a folder of its own."""
 
+import contextlib
 import csv
 import dataclasses
+import fcntl
 import json
+import os
+import re
+import struct
+import sys
+import termios
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import tensorflow as tf
 from PIL import Image
 
-from keras_resdense import runs
+from keras_resdense import progress, runs
+from keras_resdense.progress import keras_verbosity
 from keras_resdense.training import card, train
+from keras_resdense.training.checkpoints import Position
 from keras_resdense.training.recipes import Settings
+from keras_resdense.training.run_progress import RunProgress
 from tests.tiny import RECIPE, install, tiny  # noqa: F401
 
 
@@ -55,7 +66,8 @@ def test_a_run_s_folder(run):
     assert f"{run.accuracy:.2%}" in text and card.command(RECIPE, Settings()) in text
 
 
-def test_a_run_is_never_overwritten(run, capsys):
+def test_a_run_is_never_overwritten(run, capsys, monkeypatch):
+    monkeypatch.setattr(progress, "EVERY", 0)
     folder = str(run.folder.parent)
     with pytest.raises(ValueError, match="choose another name"):
         train.train(RECIPE, folder=folder, name=run.folder.name)
@@ -63,8 +75,31 @@ def test_a_run_is_never_overwritten(run, capsys):
     assert second.folder.name == "tiny_digits_2"
     for expected, found in zip(weights_of(run), weights_of(second), strict=True):
         np.testing.assert_array_equal(expected, found)
-    said = capsys.readouterr().out
-    assert "Epoch 3/3" in said and not set(said) & set("\b\r\x1b"), "bars are for terminals"
+    said, told = capsys.readouterr()
+    assert "Epoch 3/3" in said and not set(said + told) & set("\b\r\x1b"), "bars are for terminals"
+    assert re.search(r"^Training: 12 of 15, epoch 3 of 3, loss [\d.]+, about \d+ s left$", told, re.MULTILINE)
+
+
+def test_a_terminal_shows_how_far_the_whole_training_is(monkeypatch):
+    """A resumed one, too: of 4 epochs of 5 steps, 6 steps were made before."""
+    ours, theirs = os.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("4H", 30, 100, 0, 0))
+    with open(theirs, "w") as terminal, monkeypatch.context() as patch:
+        patch.setattr(sys, "stdout", terminal)
+        patch.setattr(sys, "stderr", terminal)
+        assert keras_verbosity() == 0, "a bar of Keras's would be written over"
+        state = SimpleNamespace(chief=True, steps=5)
+        with contextlib.closing(RunProgress(state, epochs=4)) as told:
+            told.on_epoch_begin(1)
+            for step in range(7, 11):
+                state.position = Position(step=step)
+                told.on_train_batch_end(step - 7, {"loss": 0.25})
+            told.on_epoch_end(1, {"loss": 0.25, "val_accuracy": 0.5})
+    seen = os.read(ours, 65536).decode()
+    os.close(ours)
+    assert "Epoch 2/4: loss 0.2500, val_accuracy 0.5000\r\n" in seen
+    last = seen.strip().rpartition("\r")[2]
+    assert re.search(r"^Training:  50%.* 10/20 \[\d\d:\d\d<\d\d:\d\d, .*epoch 2 of 4, loss 0.25\]$", last), last
 
 
 def test_a_format_that_fails_costs_neither_the_others_nor_the_card(tmp_path, monkeypatch):

@@ -48,6 +48,7 @@ from keras_resdense.training.run_folder import (
     naming_unwritten_events,
     split_of,
 )
+from keras_resdense.training.run_progress import RunProgress
 
 #: Formats that every run exports.
 FORMATS = ("keras", "saved_model", "tflite")
@@ -147,7 +148,8 @@ def train(
                 begin(target, recipe, settings, data)
             state = RunCheckpoint(target, chief, steps, settings.save_every)
             learned = keep(data.train, plan.size) if recipe.keep else data.train
-            model = _fit(model, dataclasses.replace(data, train=learned), plan, settings, devices, state)
+            with contextlib.closing(RunProgress(state, recipe.epochs)) as told:
+                model = _fit(model, dataclasses.replace(data, train=learned), plan, settings, devices, state, told)
         if not chief:
             return Run(folder=target, model=model, accuracy=state.position.history[-1]["val_accuracy"], exports=[])
 
@@ -185,12 +187,20 @@ def train(
         return Run(folder=target, model=final, accuracy=results.accuracy, exports=exports)
 
 
-def _fit(model: keras.Model, data: ImageData, plan: Plan, settings: Settings, devices, state: RunCheckpoint):
+def _fit(
+    model: keras.Model,
+    data: ImageData,
+    plan: Plan,
+    settings: Settings,
+    devices,
+    state: RunCheckpoint,
+    told: RunProgress,
+) -> keras.Model:
     """Trains a model from its last checkpoint to the end, and returns the trained model."""
     recipe, steps = plan.recipe, state.steps
     contract = plan.contract(data.image_shape[2])
     test, test_steps = evaluation_batches(data.test, contract, plan.classes, devices, keep=recipe.keep)
-    callbacks = [state, *_callbacks(recipe, state)]
+    callbacks = [state, told, *_callbacks(recipe, state)]
 
     def fit(first_epoch: int, last_epoch: int, done: int) -> None:
         trained.fit(

@@ -44,6 +44,8 @@ from keras_resdense.training.choosing import choose
 from keras_resdense.training.recipes import Settings
 
 FOLDER = Path(__file__).parent
+#: Pages with the table.
+PAGES = (FOLDER / "README.md", FOLDER.parent / "docs" / "train.md")
 SEEDS = (0, 1, 2)
 OURS, PLAIN, SAME = "chosen", "plain ResNet-18", "plain, same network"
 #: Images of Fashion-MNIST that are measured on.
@@ -250,7 +252,8 @@ def main() -> None:
                 rows = [other for other in rows if (other["data"], other["seed"]) != (name, seed)] + [row]
                 rows.sort(key=lambda row: (list(DATA).index(row["data"]), row["seed"]))
                 options.json.write_text(json.dumps(rows, indent=2) + "\n")
-    write_table(rows, FOLDER / "README.md")
+    for page in PAGES:
+        write_table(rows, page)
 
 
 if __name__ == "__main__":

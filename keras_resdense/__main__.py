@@ -75,7 +75,9 @@ def _recipe(options: argparse.Namespace) -> tuple[Recipe, Settings, ImageData | 
     else:
         recipe, settings = recipes.get_recipe(options.recipe or "digits"), Settings()
     settings, data = overridden(settings, options), None
-    if not options.recipe and "data" in options and Path(options.data).is_dir():
+    # The name of the embedded data set means no folder.
+    named = not options.recipe and "data" in options and options.data != recipe.data
+    if named and Path(options.data).is_dir():
         from keras_resdense.data.sources import load_data
         from keras_resdense.training.choosing import choose, explain
 

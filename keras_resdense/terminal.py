@@ -3,36 +3,56 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import re
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 #: The beginnings of lines that report no failure: information and warnings of Abseil's log, in both of its formats, the
-#: errors that TensorFlow logs where there is no GPU, and what its TFLite converter and runtime print without a log.
+#: errors that TensorFlow logs where there is no GPU or it takes another kernel, and what its TFLite converter and
+#: runtime print without a log.
 ROUTINE = re.compile(
     rb"[IW]\d{4} |\d{4}-\d\d-\d\d [\d:.]+: [IW] "
-    rb"|E\d{4} .*(failed call to cuInit|Unable to register cu)"
+    rb"|E\d{4} .*(failed call to cuInit|Unable to register cu|oneDNN supports .* Falling back)"
     rb"|WARNING: All log messages before absl::InitializeLog|WARNING:absl:"
     rb"|To enable the following instructions:|fully_quantize: |INFO: "
 )
+#: What TensorFlow's Python code warns of when a model meets batches of several sizes, as an evaluation's last one.
+RETRACING = "triggered tf.function retracing"
 #: What the filter reads when the command has come to its end.
 _END = b"\0the end\n"
 
 
 @contextlib.contextmanager
 def native_log_held_back() -> Iterator[None]:
-    """Keeps routine messages that C++ code writes to standard error from the terminal.
+    """Keeps routine messages that TensorFlow writes to standard error from the terminal.
 
-    Only a process of its own can do that without losing the last words of one that crashes: a child reads what is
-    written to file descriptor 2, and passes on all but `ROUTINE`. If this process dies in C++ code, the child
-    writes the messages that it has held back, too. `sys.stderr` writes to the terminal as before.
-    Where there is no `os.fork`, as on Windows, nothing is held back.
+    Most come from C++ code. Only a process of its own can keep them without losing the last words of one that crashes:
+    a child reads what is written to file descriptor 2, and passes on all but `ROUTINE`. If this process dies in C++
+    code, the child writes the messages that it has held back, too. `sys.stderr` writes to the terminal as before.
+    Where there is no `os.fork`, as on Windows, the messages of C++ code are not held back.
     """
-    if not hasattr(os, "fork"):
+    with _filtered(logging.getLogger("tensorflow"), lambda record: RETRACING not in record.getMessage()):
+        if not hasattr(os, "fork"):
+            yield
+            return
+        with _descriptor_held_back():
+            yield
+
+
+@contextlib.contextmanager
+def _filtered(logger: logging.Logger, wanted: Callable[[logging.LogRecord], bool]) -> Iterator[None]:
+    logger.addFilter(wanted)
+    try:
         yield
-        return
+    finally:
+        logger.removeFilter(wanted)
+
+
+@contextlib.contextmanager
+def _descriptor_held_back() -> Iterator[None]:
     sys.stderr.flush()
     reading, writing = os.pipe()
     terminal, python_stderr = os.dup(2), sys.stderr

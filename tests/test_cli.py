@@ -368,13 +368,15 @@ def test_the_installed_program_fails_with_nothing_but_its_message():
 
 
 HELD_BACK = """
-import os, sys
+import logging, os, sys
 from keras_resdense import terminal
 with terminal.native_log_held_back():
     os.write(2, b"I0000 00:00:1795520473.899620   32054 port.cc:153] routine\\n")
     os.write(2, b"2026-01-01 00:00:00.000000: I tensorflow/core/platform.cc:1] routine\\n")
     os.write(2, b"E0000 00:00:1795520473.899620   32054 gpu.cc:1] out of memory\\nsaid by C\\n")
     print("said by Python", file=sys.stderr)
+    logging.getLogger("tensorflow").warning("5 of 9 calls triggered tf.function retracing")
+    logging.getLogger("tensorflow").warning("warned by Python")
     if sys.argv[1] == "crash":
         os.abort()
     if sys.argv[1] == "fail":
@@ -388,6 +390,9 @@ os.write(2, b"I0000 afterwards\\n")
 def test_routine_messages_are_held_back_until_something_crashes(end):
     done = subprocess.run([sys.executable, "-c", HELD_BACK, end], capture_output=True, text=True)
     assert ("routine" in done.stderr) == (end == "crash")
-    assert all(text in done.stderr for text in ("out of memory\n", "said by C\n", "said by Python\n"))
+    assert all(
+        text in done.stderr for text in ("out of memory\n", "said by C\n", "said by Python\n", "warned by Python\n")
+    )
+    assert "retracing" not in done.stderr
     assert ("ValueError: an error" in done.stderr) == (end == "fail")
     assert ("I0000 afterwards\n" in done.stderr) == (end == "well")

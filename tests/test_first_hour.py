@@ -77,6 +77,14 @@ def test_a_wrong_folder(advice):
     assert begins(*train("--data", closest))
 
 
+def test_a_folder_named_as_the_embedded_data_set(capsys):
+    photograph("digits/zero", "digits/one")
+    assert begins(*train("--data", "digits", "--name", "embedded"))
+    (folder,) = re.findall(r"For the folder of that name, give (\S+) instead", capsys.readouterr().out)
+    assert begins(*train("--data", folder, "--name", "own"))
+    assert "Found 9 images to train on" in capsys.readouterr().out
+
+
 def test_the_folder_of_one_class_in_place_of_all(advice):
     (meant,) = re.findall(r"did you mean (.+)\?", advice(*train("--data", "photos/cat")))
     assert begins(*train("--data", meant))

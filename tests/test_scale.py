@@ -31,6 +31,7 @@ from keras_resdense.training.optimisation import compile_phase, phases_of
 from keras_resdense.training.recipes import Settings
 from keras_resdense.training.run_checkpoint import RunCheckpoint
 from keras_resdense.training.run_folder import begin
+from keras_resdense.training.run_progress import RunProgress
 from tests.tiny import (  # noqa: F401
     RECIPE,
     ROOT,
@@ -398,7 +399,7 @@ def work(folder: Path, kind: str) -> None:
         if workers.is_chief(devices):
             begin(folder / "run", WORKER_RECIPE, WORKER_SETTINGS, data)
         state = RunCheckpoint(folder / "run", workers.is_chief(devices), steps, WORKER_SETTINGS.save_every)
-        train._fit(model, data, plan, WORKER_SETTINGS, devices, state)
+        train._fit(model, data, plan, WORKER_SETTINGS, devices, state, RunProgress(state, WORKER_RECIPE.epochs))
         names = ("loss", "accuracy", "val_loss", "val_accuracy")
         metrics = [row[name] for row in state.position.history for name in names]
         batches, test_steps = evaluation_batches(data.test, plan.contract(1), 10, devices)

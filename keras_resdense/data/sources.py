@@ -55,6 +55,8 @@ def load_data(
     if on_bad_image not in ("error", "skip"):
         raise ValueError(f"on_bad_image is {on_bad_image!r}; it must be 'error' or 'skip'.")
     if name == "digits":
+        if Path(name).is_dir():
+            print(f"{name} is scikit-learn's data set. For the folder of that name, give ./{name} instead.")
         return _digits()
     if (Path(name) / _TFDS_FILE).is_file():
         return _prepared(Path(name))

@@ -86,12 +86,12 @@ def _found(counts: np.ndarray, side: int, data: ImageData) -> str:
 def explain(recipe: Recipe) -> str:
     """Says in plain words what a chosen recipe, and what was changed in it, will do."""
     start = f"from the weights {recipe.weights!r}" if recipe.weights else "from scratch"
-    size = f" of {recipe.image_size}×{recipe.image_size} pixels" if recipe.image_size else ""
+    size = f" of {recipe.image_size}×{recipe.image_size} pixels" if recipe.image_size else " as they are"
     lines = [
         f"Chosen: {recipe.model} {start}, images{size}, batches of {recipe.batch_size}, {recipe.epochs} epochs.",
         "The network sees a random part of each image."
         if recipe.crop != "none"
-        else f"The network sees whole images, moved by up to {recipe.padding} pixels.",
+        else f"The network sees whole images, moved by up to {recipe.padding} pixel{'s' * (recipe.padding > 1)}.",
         "It also sees mirror images (--no-flip where left and right matter)."
         if recipe.flip
         else "It sees no mirror images (--flip where left and right do not matter).",

@@ -53,15 +53,14 @@ def check_images(paths: Sequence[str], root: Path) -> Checked:
     """
     names = [os.fsencode(path) for path in paths]
     memory = _memory(root)
-    known = _remembered(memory)
-    rows = np.zeros((len(names), 3), "int64")
-    faults, new = {}, []
-    for number, name in enumerate(names):
-        if (row := known.get(name)) and _is_unchanged(name, row):
-            rows[number] = row
-        else:
-            new.append(number)
-    good = set(range(len(names))) - set(new)
+    known, remembered = _remembered(memory)
+    # Row -1 stands for files that are not known, and equals no stamp.
+    rows = np.concatenate([remembered, [(-1, -1, 0)]])[np.array([known.get(name, -1) for name in names], int)]
+    stamps = np.array([_stamp_if_any(name) for name in names], "int64").reshape(-1, 2)
+    unchanged = (rows[:, :2] == stamps).all(axis=1)
+    rows[~unchanged] = 0
+    faults, new = {}, np.flatnonzero(~unchanged).tolist()
+    good = set(np.flatnonzero(unchanged).tolist())
     try:
         if new:
             with progress("Checking images", len(new)) as advance, concurrent.futures.ThreadPoolExecutor() as pool:
@@ -133,11 +132,11 @@ def _stamp(name: bytes) -> tuple[int, int]:
     return found.st_size, found.st_mtime_ns
 
 
-def _is_unchanged(name: bytes, row: tuple[int, int, int]) -> bool:
+def _stamp_if_any(name: bytes) -> tuple[int, int]:
     try:
-        return row[:2] == _stamp(name)
+        return _stamp(name)
     except OSError:  # deleted since the folder was listed
-        return False
+        return -2, -2
 
 
 def _memory(root: Path) -> Path:
@@ -145,15 +144,16 @@ def _memory(root: Path) -> Path:
     return home / "keras_resdense" / "checked" / f"{hashlib.sha256(os.fsencode(root.resolve())).hexdigest()[:16]}.npz"
 
 
-def _remembered(memory: Path) -> dict[bytes, tuple[int, int, int]]:
+def _remembered(memory: Path) -> tuple[dict[bytes, int], np.ndarray]:
+    """Returns the row of each file that was found good, and the rows `(files, 3)`: size, time of change, plainness."""
     try:
         with np.load(memory) as found:
-            if found["rules"] != RULES:
-                return {}
-            names = found["names"].tobytes().split(b"\0")
-            return dict(zip(names, map(tuple, found["rows"].tolist()), strict=True))
+            names, rows = found["names"].tobytes().split(b"\0"), found["rows"]
+            if found["rules"] == RULES and rows.shape == (len(names), 3):
+                return {name: row for row, name in enumerate(names)}, rows.astype("int64")
     except (OSError, ValueError, KeyError, zipfile.BadZipFile):
-        return {}
+        pass
+    return {}, np.zeros((0, 3), "int64")
 
 
 def _remember(memory: Path, names: list[bytes], rows: np.ndarray, good: list[int]) -> None:

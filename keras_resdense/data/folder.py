@@ -7,7 +7,6 @@ orientation turned upright, and of animations the first frame is taken.
 
 from __future__ import annotations
 
-import collections
 import dataclasses
 import functools
 import gzip
@@ -29,6 +28,8 @@ from keras_resdense.files import staged
 
 #: Names of the folder of images held out, in the order in which they are looked for.
 TEST_FOLDERS = ("val", "valid", "validation", "test")
+#: Endings of the names of images.
+_ENDINGS = tuple(SUFFIXES)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -240,18 +241,17 @@ def _contents(root: Path, found: ImageFolder) -> dict[str, str]:
 
     @functools.cache
     def inside(place: str) -> str:
-        return os.path.relpath(place, root)
+        return os.path.join(os.path.relpath(place, root), "")
 
     for use, files in (("to train on", found.train), ("held out", found.test)):
-        counts, volumes = collections.Counter(), collections.Counter()
-        for path, label, size in zip(files.paths, files.labels, files.sizes, strict=True):
-            name = found.class_names[label]
-            counts[name] += 1
-            volumes[name] += int(size)
-            place, file = os.path.split(path)
-            listed.update(f"\0{use}\0{name}\0{size}\0".encode() + os.fsencode(os.path.join(inside(place), file)))
-        for name in counts:
-            contents[f"{name}, {use}"] = f"{counts[name]} images of {volumes[name]} bytes"
+        for path, label, size in zip(files.paths, files.labels.tolist(), files.sizes.tolist(), strict=True):
+            place, _, file = path.rpartition(os.sep)
+            entry = f"\0{use}\0{found.class_names[label]}\0{size}\0".encode()
+            listed.update(entry + os.fsencode(f"{inside(place)}{file}"))
+        counts, volumes = np.bincount(files.labels), np.bincount(files.labels, files.sizes)
+        for label in np.flatnonzero(counts):
+            described = f"{counts[label]} images of {volumes[label]:.0f} bytes"
+            contents[f"{found.class_names[label]}, {use}"] = described
     return contents | {"list of files": listed.hexdigest()}
 
 
@@ -287,7 +287,7 @@ def _walk(folder: str, faults: dict[str, str], above: tuple[str, ...] = ()) -> I
             linked = entry.is_symlink()
             if os.path.isdir(entry.path) if linked else entry.is_dir():
                 yield from _walk(entry.path, faults, (*above, place))
-            elif os.path.splitext(entry.name)[1].lower() in SUFFIXES:
+            elif entry.name.lower().endswith(_ENDINGS):
                 if os.path.isfile(entry.path) if linked else entry.is_file():
                     yield entry.path
                 else:

@@ -152,10 +152,16 @@ def _prepare(options: argparse.Namespace) -> None:
 
 def _export(options: argparse.Namespace) -> None:
     from keras_resdense import runs
+    from keras_resdense.exporting.device_report import device_report
     from keras_resdense.exporting.export import format_table
     from keras_resdense.exporting.formats import EXPORTERS
 
     rows = [EXPORTERS[name] for name in options.format]
+    if options.report and not any(row.file_name.endswith(".tflite") for row in rows):
+        raise ValueError(
+            f"--report describes .tflite files, and {', '.join(options.format)} writes none: add a format such as "
+            "tflite, or leave it out."
+        )
     for field in vars(options).keys() & {"batch", "pixels", "license", "opset", "version"}:
         if not any(hasattr(row, field) for row in rows):
             raise ValueError(f"{field} can be chosen for other formats, not for {', '.join(options.format)}.")
@@ -169,6 +175,9 @@ def _export(options: argparse.Namespace) -> None:
         # Where a later format fails, the earlier ones are written all the same.
         if made:
             print(format_table(made))
+        for written in made if options.report else ():
+            if written.path.suffix == ".tflite":
+                print(f"\n{device_report(written.path)}")
 
 
 def _list(options: argparse.Namespace) -> None:

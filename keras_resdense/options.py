@@ -171,6 +171,9 @@ def _export(command: argparse.ArgumentParser) -> None:
     )
     command.add_argument("--folder", type=Path, help="where the files go; default the run's folder")
     command.add_argument("--overwrite", action="store_true", help="replace files of the same names")
+    command.add_argument(
+        "--report", action="store_true", help="say of each .tflite what CPU and GPU take of it, its memory and MACs"
+    )
     # What is not given leaves no trace, so that the format's own value stands.
     rows = functools.partial(command.add_argument, default=argparse.SUPPRESS)
     constant = {"action": "store_const", "dest": "pixels"}

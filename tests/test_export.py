@@ -1,6 +1,5 @@
 """Exports: read back by the runtimes themselves, not only by the exporter that wrote them."""
 
-import collections
 import dataclasses
 import functools
 import json
@@ -18,6 +17,7 @@ from ai_edge_litert.interpreter import Interpreter
 import keras_resdense
 from keras_resdense.data.contract import ImageContract
 from keras_resdense.exporting import tflite
+from keras_resdense.exporting.device_report import device_report
 from keras_resdense.exporting.export import export, format_table
 from keras_resdense.exporting.exporter import BATCH
 from keras_resdense.exporting.formats import EXPORTERS
@@ -56,19 +56,6 @@ def write(model, path, format, images=None, **options):
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "The model predicts")
         return export(model, path, format, images, calibration=images, **options)
-
-
-def operations(path):
-    """Returns a TFLite file's operations, counted, and whether one delegate takes all of them."""
-    interpreter = Interpreter(model_path=str(path))
-    interpreter.allocate_tensors()
-    details = interpreter._get_ops_details()
-    delegates = [operation for operation in details if operation["op_name"] == "DELEGATE"]
-    (source,), (target,) = interpreter.get_input_details(), interpreter.get_output_details()
-    whole = (
-        len(delegates) == 1 and source["index"] in delegates[0]["inputs"] and target["index"] in delegates[0]["outputs"]
-    )
-    return collections.Counter(operation["op_name"] for operation in details) - collections.Counter(["DELEGATE"]), whole
 
 
 @pytest.fixture(scope="module")
@@ -244,27 +231,30 @@ def test_onnx_runs_alone_with_one_batch_axis_and_tells_the_names(opset, tmp_path
 def test_a_phone_runs_every_network_in_one_piece(variant, tmp_path):
     model = build(variant)
     write(model, tmp_path / "m.tflite", "tflite", some_images(2))
-    kinds, whole = operations(tmp_path / "m.tflite")
-    assert whole
+    report = device_report(tmp_path / "m.tflite")
+    assert (report.partitions, report.outside, report.outside_gpu) == (1, {}, {})
     gates = any(isinstance(layer, keras.layers.Multiply) for layer in model.layers)
     allowed = {"CONV_2D", "DEPTHWISE_CONV_2D", "PAD", "ADD", "CONCATENATION", "MAX_POOL_2D", "MEAN"}
     # A mean over a single pixel is a new shape and nothing more.
     allowed |= {"FULLY_CONNECTED", "RESHAPE"} | ({"MUL", "LOGISTIC"} if gates else set())
-    assert set(kinds) <= allowed
+    assert set(report.operators) <= allowed
 
 
 @pytest.mark.parametrize("name", ["resnet50v2", "densenetbc100_12"])
 def test_bytes_run_in_one_piece_and_are_never_requantised(name, tmp_path):
     exporter = dataclasses.replace(EXPORTERS["tflite_int8"], tolerance=1, pixels="int8")
     write(build(shrunk(name)), tmp_path / "m.tflite", exporter)
-    kinds, whole = operations(tmp_path / "m.tflite")
-    assert whole and "QUANTIZE" not in kinds
+    report = device_report(tmp_path / "m.tflite")
+    assert (report.partitions, report.outside, report.outside_gpu) == (1, {}, {})
+    assert "QUANTIZE" not in report.operators
 
 
 @pytest.mark.parametrize("variant", WHOLE)
-def test_every_variant_converts_to_int8(variant, tmp_path):
-    exporter = dataclasses.replace(EXPORTERS["tflite_int8"], tolerance=np.inf)
+def test_every_variant_in_int8_runs_in_one_piece(variant, tmp_path):
+    exporter = dataclasses.replace(EXPORTERS["tflite_int8"], tolerance=np.inf, pixels="int8")
     write(build(variant), tmp_path / "m.tflite", exporter, some_images(2))
+    report = device_report(tmp_path / "m.tflite")
+    assert (report.partitions, report.outside, report.outside_gpu) == (1, {}, {})
 
 
 @pytest.mark.parametrize(

@@ -46,6 +46,16 @@ def test_formats_in_one_table(run, capsys):
     assert "exists: choose another path, or overwrite it" in capsys.readouterr().err
 
 
+def test_reports_what_a_phone_makes_of_the_files(run, capsys):
+    assert export(run, "--report", "--format", "tflite", "keras", "--folder", run / "made") == 0
+    shown = capsys.readouterr().out
+    assert shown.endswith(f"\n\n{keras_resdense.device_report(run / 'made/model.tflite')}\n")
+    assert "1 partition, all operators inside" in shown
+    assert export(run, "--report", "--format", "onnx") == 1
+    assert "--report describes .tflite files, and onnx writes none" in capsys.readouterr().err
+    assert not (run / "model.onnx").exists()
+
+
 def test_into_another_folder_with_the_card(run, tmp_path):
     (run / "README.md").write_text("# digits")
     folder = tmp_path / "phone"

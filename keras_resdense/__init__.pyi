@@ -11,6 +11,7 @@ from .exporting.openvino import OpenVINO as OpenVINO
 from .exporting.quantised_training import quantisation_aware as quantisation_aware
 from .exporting.saved_model import SavedModel as SavedModel
 from .exporting.tflite import TFLite as TFLite
+from .exporting.trainable import TrainableTFLite as TrainableTFLite
 from .insight.analysis import (
     count_macs as count_macs,
     count_parameters as count_parameters,

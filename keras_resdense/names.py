@@ -75,6 +75,7 @@ FORMATS = (
     "tflite_dynamic",
     "tflite_int8",
     "tflite_int16x8",
+    "tflite_trainable",
     "onnx",
     "openvino",
 )

@@ -10,6 +10,7 @@ from keras_resdense.exporting.onnx import ONNX
 from keras_resdense.exporting.openvino import OpenVINO
 from keras_resdense.exporting.saved_model import SavedModel
 from keras_resdense.exporting.tflite import TFLite
+from keras_resdense.exporting.trainable import TrainableTFLite
 
 _tflite_quantised = partial(TFLite, measure=relative_noise)
 
@@ -22,6 +23,7 @@ EXPORTERS: dict[str, Exporter] = {
     "tflite_dynamic": _tflite_quantised(file_name="model_dynamic.tflite", kind="dynamic", tolerance=0.2),
     "tflite_int8": _tflite_quantised(file_name="model_int8.tflite", kind="int8", pixels="uint8", tolerance=0.3),
     "tflite_int16x8": _tflite_quantised(file_name="model_int16x8.tflite", kind="int16x8", tolerance=0.1),
+    "tflite_trainable": TrainableTFLite(file_name="model_trainable.tflite"),
     "onnx": ONNX(file_name="model.onnx"),
     "openvino": OpenVINO(file_name="openvino_model"),
 }

@@ -14,7 +14,7 @@ folded from the start, their statistics frozen. Values are rounded to steps wher
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import keras
@@ -23,6 +23,7 @@ import numpy as np
 from keras_resdense.exporting.exporter import check_images_fit
 from keras_resdense.exporting.folding import rewrite_for_phones
 from keras_resdense.exporting.pixels import are_pixels, from_pixels, of_pixels, to_pixels
+from keras_resdense.exporting.retracing import retraced
 from keras_resdense.exporting.rounding import (
     PIXELS,
     SHARES,
@@ -33,7 +34,6 @@ from keras_resdense.exporting.rounding import (
     RoundedKernel,
 )
 from keras_resdense.graph import calls
-from keras_resdense.networks.model import Model
 
 #: What takes the place of each of Keras's layers with kernels.
 _ROUNDED = {
@@ -127,32 +127,7 @@ def settled(model: keras.Model) -> keras.Model:
         copy.set_weights([layer.rounded(kernel), *bias])
         return outputs
 
-    return _retraced(model, settle)
-
-
-def _retraced(model: keras.Model, use: Callable[[Any, tuple, dict], Any]) -> keras.Model:
-    """Returns what `use` makes of each call of a model's layers, of nested ones too, as one functional model.
-
-    Args:
-        model: Functional, with one input and one output.
-        use: From a call of a layer, its new positional and its new named arguments to its new output.
-    """
-    images = keras.Input(model.input_shape[1:], name=model.inputs[0].name, dtype=model.inputs[0].dtype)
-    made = Model(images, _follow(model, images, use), name=model.name)
-    for field in ("image_contract", "class_names"):
-        setattr(made, field, getattr(model, field, None))
-    return made
-
-
-def _follow(model: keras.Model, values: Any, use: Callable[[Any, tuple, dict], Any]) -> Any:
-    known = {id(model.inputs[0]): values}
-    for call in calls(model):
-        if call.input_tensors:
-            args, kwargs = call.arguments.fill_in(known)
-            nested = isinstance(call.operation, keras.Model)
-            made = _follow(call.operation, args[0], use) if nested else use(call, args, kwargs)
-            known[id(call.output_tensors[0])] = made
-    return known[id(model.outputs[0])]
+    return retraced(model, settle)
 
 
 def _copy(layer: keras.Layer, kind: type[keras.Layer], changes: Mapping[str, Any] | None = None) -> keras.Layer:
@@ -186,7 +161,7 @@ def _apart(model: keras.Model) -> keras.Model:
 
     parts: dict[int, list[keras.Layer]] = {}
     taken: set[str] = set()
-    return _retraced(model, part)
+    return retraced(model, part)
 
 
 def _parts(layer: keras.Layer, taken: set[str]) -> list[keras.Layer]:
@@ -252,7 +227,7 @@ def _rounded(model: keras.Model, groups: list[list[Any]], weight_bits: int) -> t
         return quantiser(made, part=part) if quantiser else made
 
     pixels = FakeQuantise(span=PIXELS, name="pixels_steps")
-    aware = _retraced(model, use)
+    aware = retraced(model, use)
     for name, copy in copies.items():
         copy.set_weights(model.get_layer(name).get_weights())
     return aware, quantisers

@@ -119,7 +119,7 @@ class TFLite(Exporter):
         return folding.rewrite_for_phones(from_pixels(model, getattr(model, "image_contract", None)))
 
     def write(self, model: keras.Model, path: Path, extras: Extras) -> None:
-        written = self._convert(model, extras.calibration)
+        written = self._convert(model, extras)
         metadata = self._metadata(model, extras)
         path.write_bytes(tflite_metadata.describe(written, ("images", "outputs"), metadata, extras.files()))
 
@@ -146,7 +146,7 @@ class TFLite(Exporter):
             batch = -1
         return Runner(compute, shape, BATCH if batch == -1 else batch, *known)
 
-    def _convert(self, model: keras.Model, calibration: np.ndarray | None) -> bytes:
+    def _convert(self, model: keras.Model, extras: Extras) -> bytes:
         import tensorflow as tf
 
         # Full integer models take their bytes by quantisation, the others by a cast.
@@ -161,7 +161,8 @@ class TFLite(Exporter):
                 converter.target_spec.supported_types = [tf.float16]
             aware = is_quantisation_aware(model)
             if self.calibrated and not aware:
-                examples = (_spanning(calibration) if self.pixels == "uint8" else calibration).astype(pixels)
+                examples = _spanning(extras.calibration) if self.pixels == "uint8" else extras.calibration
+                examples = examples.astype(pixels)
                 converter.representative_dataset = lambda: ([image[None]] for image in examples)
             if self.kind == "int8":
                 if not aware:

@@ -98,7 +98,7 @@ def describe(model: bytes, names: tuple[str, str], metadata: Table, files: Mappi
     """Adds metadata to a model.
 
     Args:
-        model: A `.tflite` with one input and one output.
+        model: A `.tflite` whose first graph has one input and one output.
         names: What these two are called in the file from now on.
         metadata: As `model_metadata` returns it.
         files: Names and texts of the associated files.
@@ -106,7 +106,7 @@ def describe(model: bytes, names: tuple[str, str], metadata: Table, files: Mappi
     from ai_edge_litert import schema_py_generated as schema
 
     network = schema.ModelT.InitFromPackedBuf(model, 0)
-    (graph,) = network.subgraphs
+    graph = network.subgraphs[0]
     for tensor, name in zip([*graph.inputs, *graph.outputs], names, strict=True):
         graph.tensors[tensor].name = name
     buffer, entry = schema.BufferT(), schema.MetadataT()

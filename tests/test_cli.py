@@ -201,6 +201,11 @@ def test_summary_of_a_variant_and_of_a_run(run, capsys, failing):
     assert "resnet50" in failing("summary", "resnet5")
 
 
+def as_a_shell_reads(command):
+    done = subprocess.run(["sh", "-c", f"printf '%s\\0' {command}"], capture_output=True, text=True, check=True)
+    return done.stdout.split("\0")[:-1]
+
+
 def test_a_run_s_file_and_the_card_s_command_make_it_again(run, monkeypatch, capsys):
     asked = []
 
@@ -213,11 +218,13 @@ def test_a_run_s_file_and_the_card_s_command_make_it_again(run, monkeypatch, cap
     assert asked.pop() == recipes.read(run / "recipe.json")
     for row in RECIPES.values():
         settings = Settings(seed=3, deterministic=True, data_dir="my data")
-        program, *words = shlex.split(card.command(row.recipe, settings))
+        written = card.in_lines(card.command(row.recipe, settings))
+        assert max(map(len, written.splitlines())) <= 80
+        program, *words = as_a_shell_reads(written)
         assert program == "keras-resdense" and main(words) == 0
         assert asked.pop() == (row.recipe, settings)
     photos = dataclasses.replace(RECIPES["fast"].recipe, data=str(run))
-    program, *words = shlex.split(card.command(photos, Settings()))
+    program, *words = card.command(photos, Settings())
     assert main(words) == 0 and asked.pop() == (photos, Settings())
 
 

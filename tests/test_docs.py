@@ -150,8 +150,9 @@ def test_no_link_of_the_site_is_dead(site):
 
 def test_code_fits_its_column():
     """A column of the site, and of a README on GitHub, holds some 85 characters."""
-    texts = {name: (ROOT / name).read_text() for name in TEXTS} | {f"docs/{page}": text for page, text in PAGES.items()}
-    for name, text in texts.items():
+    cards = [path.relative_to(ROOT).as_posix() for path in ROOT.glob("saved_models/*/README.md")]
+    texts = {name: (ROOT / name).read_text() for name in [*TEXTS, *cards]}
+    for name, text in (texts | {f"docs/{page}": text for page, text in PAGES.items()}).items():
         for code in re.findall(r"^``` ?\w.*?\n(.*?)^```", text, flags=re.DOTALL | re.MULTILINE):
             long = [line for line in code.splitlines() if len(line) > CODE_WIDTH]
             assert not long, (name, long)

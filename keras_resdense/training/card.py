@@ -21,6 +21,10 @@ from keras_resdense.training.recipes import RECIPE_FILE, Recipe, Settings
 
 #: Classes up to which they are named in card and confusion matrix.
 LABELLED_CLASSES = 30
+#: Characters of a line of code.
+CODE_WIDTH = 80
+#: The words that every training's command begins with.
+PROGRAM = ("keras-resdense", "train")
 #: A loss beyond this multiple of the median is drawn at the edge: it would flatten all others.
 OUTLIER = 100
 
@@ -76,9 +80,8 @@ def write_card(folder: Path, results: Mapping[str, Any]) -> None:
         loss=results["loss"],
         tested=sum(map(sum, results["confusion"])),
         exports=exports,
-        command=f"{command(recipe, settings)} --folder . --name {shlex.quote(name)}",
-        again=f"keras-resdense train --recipe {shlex.quote(f'{name}/{RECIPE_FILE}')} --folder . "
-        f"--name {shlex.quote(f'{name}_again')}",
+        command=in_lines([*command(recipe, settings), "--folder", ".", "--name", name]),
+        again=in_lines([*PROGRAM, "--recipe", f"{name}/{RECIPE_FILE}", "--folder", ".", "--name", f"{name}_again"]),
         minutes=sum(float(row["seconds"]) for row in history) / 60,
         epochs=len(history),
         known=json.loads((folder / "environment.json").read_text()),
@@ -89,9 +92,9 @@ def write_card(folder: Path, results: Mapping[str, Any]) -> None:
         temporary.write_text(f"{card}\n", encoding="utf-8")
 
 
-def command(recipe: Recipe, settings: Settings) -> str:
-    """Writes the command that makes a run, with what differs from the defaults."""
-    words = ["keras-resdense", "train"]
+def command(recipe: Recipe, settings: Settings) -> list[str]:
+    """Returns the words of the command that makes a run, with what differs from the defaults."""
+    words = list(PROGRAM)
     # Without a recipe, a folder would get one that suits it.
     words += ["--recipe", "digits"] if Path(recipe.data).is_dir() else []
     for row in (recipe, settings):
@@ -99,7 +102,24 @@ def command(recipe: Recipe, settings: Settings) -> str:
             value = getattr(row, field.name)
             if value != field.default:
                 words += _words(field.name.replace("_", "-"), value)
-    return shlex.join(words)
+    return words
+
+
+def in_lines(words: Sequence[str]) -> str:
+    """Writes a command as a shell reads it, in lines that fit the column of a page, broken before options."""
+    options: list[list[str]] = [[]]
+    for word in words:
+        if word.startswith("--"):
+            options.append([])
+        options[-1].append(word)
+    first, *rest = map(shlex.join, options)
+    lines = [first]
+    for option in rest:
+        if len(f"{lines[-1]} {option} \\") <= CODE_WIDTH:
+            lines[-1] += f" {option}"
+        else:
+            lines.append(f"    {option}")
+    return " \\\n".join(lines)
 
 
 def _words(option: str, value: Any) -> list[str]:

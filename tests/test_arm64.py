@@ -23,6 +23,7 @@ def test_the_committed_network_gives_the_same_answers_on_arm64():
     assert float(re.search(r"apart (\S+)", exact)[1]) < 1e-5
 
 
+@pytest.mark.sweep
 def test_without_qemu_it_says_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     done = subprocess.run([*ARM64, "committed"], cwd=ROOT, capture_output=True, text=True)

@@ -39,7 +39,12 @@ def main(arguments: list[str] | None = None) -> int:
     Returns:
         The exit code: 0, 1 with a message where something went wrong, 130 or 143 if stopped.
     """
-    options = make_parser(COMMANDS).parse_args(arguments)
+    parser = make_parser(COMMANDS)
+    options, unknown = parser.parse_known_args(arguments)
+    if unknown:
+        folder = next((word for word in unknown if options.command == "train" and Path(word).is_dir()), None)
+        meant = f". To train on a folder of images, write --data {shlex.quote(folder)}" if folder else ""
+        parser.error(f"unrecognized arguments: {' '.join(unknown)}{meant}")
     held_back = arguments is None and not options.debug
     try:
         with terminal.native_log_held_back() if held_back else contextlib.nullcontext():

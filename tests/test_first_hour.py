@@ -41,11 +41,11 @@ def here(tmp_path, monkeypatch):
     return tmp_path
 
 
-def photograph(*folders, shape=(16, 16, 3)):
-    """Writes six photos into each folder."""
+def photograph(*folders, shape=(16, 16, 3), count=6):
+    """Writes photos into each folder."""
     for folder in map(Path, folders):
         folder.mkdir(parents=True)
-        for number in range(6):
+        for number in range(count):
             Image.fromarray(np.full(shape, 40 * number, "uint8")).save(folder / f"{number}.png")
 
 
@@ -88,6 +88,36 @@ def test_a_folder_named_as_the_embedded_data_set(capsys):
 def test_the_folder_of_one_class_in_place_of_all(advice):
     (meant,) = re.findall(r"did you mean (.+)\?", advice(*train("--data", "photos/cat")))
     assert begins(*train("--data", meant))
+
+
+def test_an_image_in_place_of_the_folder(advice):
+    (folder,) = re.findall(r"that it is in: (\S+)", advice(*train("--data", "photos/cat/0.png")))
+    (meant,) = re.findall(r"did you mean (.+)\?", advice(*train("--data", folder)))
+    assert begins(*train("--data", meant))
+
+
+def test_the_folder_without_its_option(capsys):
+    with pytest.raises(SystemExit):
+        main(list(train("photos")))
+    (option,) = re.findall(r"write (.+)", capsys.readouterr().err)
+    assert begins(*train(*option.split()))
+
+
+def test_an_image_that_is_none(advice):
+    Path("photos/cat/notes.jpg").write_text("nothing to see")
+    said = advice(*train("--data", "photos"))
+    assert "photos/cat/notes.jpg: no image" in said
+    (option,) = re.findall(r"leave them out with (.+)\.", said)
+    assert begins(*train("--data", "photos", *option.split()))
+
+
+def test_classes_of_one_image(advice):
+    photograph("few/sofa", "few/chair", count=1)
+    said = advice(*train("--data", "few"))
+    assert "few/sofa/0.png: the only image of its class; two are needed" in said
+    for path in re.findall(r"(\S+): the only image", said):
+        shutil.copy(path, Path(path).with_name("another.png"))
+    assert begins(*train("--data", "few"))
 
 
 @pytest.mark.parametrize("folders", [["mine/sofa"], ["mine"]], ids=["one class", "no class"])

@@ -126,18 +126,21 @@ def split_stratified(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         labels: Classes `(examples,)`.
 
     Returns:
-        Numbers of the examples to train on, and of the `HELD_OUT` share to test on.
+        Numbers of the examples to train on, and of the `HELD_OUT` share to test on, or of one example of each class
+        where that is more.
 
     Raises:
-        ValueError: If a class has fewer than two examples, or there are fewer to hold out than classes.
+        ValueError: If a class has fewer than two examples.
     """
     from sklearn.model_selection import train_test_split
 
+    classes = len(np.unique(labels))
+    held_out = HELD_OUT if HELD_OUT * len(labels) >= classes else classes
     try:
-        train, test = train_test_split(np.arange(len(labels)), test_size=HELD_OUT, stratify=labels, random_state=0)
+        train, test = train_test_split(np.arange(len(labels)), test_size=held_out, stratify=labels, random_state=0)
     except ValueError as error:
         raise ValueError(
-            f"{len(labels)} images of {len(np.unique(labels))} classes cannot be split into training and test images "
+            f"{len(labels)} images of {classes} classes cannot be split into training and test images "
             f"({error}): give every class more images, or name the two splits yourself."
         ) from error
     return np.sort(train), np.sort(test)

@@ -111,7 +111,8 @@ def find_images(root: Path, on_bad_image: str = "error") -> ImageFolder:
         bad |= _alone(train, paths, bad)
     faults = (*faults, *more, *(f"{_printable(paths[n])}: {bad[n]}" for n in sorted(bad)))
     if faults:
-        report = f"{len(faults)} bad files or folders in {root}:\n  " + "\n  ".join(faults)
+        plural = "s" * (len(faults) > 1)
+        report = f"{len(faults)} bad file{plural} or folder{plural} in {root}:\n  " + "\n  ".join(faults)
         if on_bad_image == "error":
             raise ValueError(f"{report}\nMend or remove them, or leave them out with --on-bad-image skip.")
         print(report)

@@ -145,6 +145,9 @@ def _unknown(name: str) -> str:
     import tensorflow_datasets as tfds
 
     path = Path(name)
+    if path.is_file():
+        # In its place, a folder of one class says which one was meant.
+        return f"{name!r} is a file. Give the folder of images that it is in: {path.parent}/"
     near = difflib.get_close_matches(name, ["digits", *tfds.list_builders(with_community_datasets=False)], cutoff=0.7)
     if path.parent.is_dir():
         beside = {folder.name: f"{folder}/" for folder in path.parent.iterdir() if folder.is_dir()}

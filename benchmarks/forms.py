@@ -1,15 +1,17 @@
-"""Training steps in several forms that compute the same: their times, or where these go.
+"""Times training steps in several forms that compute the same, or shows which operations take the time.
 
     python benchmarks/forms.py [networks …] [--forms fused plain …] [--side 32] [--batch 32] [--rounds 5] [--steps 4]
+    python benchmarks/forms.py --forms shared calls XLA both --steps 10 [networks …]
     python benchmarks/forms.py --operations [networks …]
 
-"plain" is Keras's own layers; "fused" has batch norm on TensorFlow's fused kernels; "shared" computes the statistics of
-a channel once, and gives the kernels widths that suit them, as the package does for dense networks; "memory-efficient"
-computes what convolutions of dense networks read again for their gradients.
+"plain" uses Keras's own layers. "fused" has batch norm on TensorFlow's fused kernels. "shared" is the package's
+default: dense networks compute the statistics of a channel once, and give the kernels suitable widths.
+"memory-efficient" dense networks recompute the inputs of convolutions for the gradients. The other forms are compiled
+differently: "calls" makes all steps of a round in one call of TensorFlow, "XLA" compiles the step with XLA, and "both"
+does both.
 
 The forms take turns, and each ratio is the median of its time over that of the first form. With `--operations`,
-TensorFlow's profile of a step says by kind of operation how many milliseconds it takes, summed over TensorFlow's
-threads, of which two work at once on two cores.
+TensorFlow's profile of a step shows the milliseconds of each kind of operation, summed over TensorFlow's threads.
 """
 
 import argparse
@@ -23,11 +25,11 @@ from pathlib import Path
 from unittest import mock
 
 import keras
-import numpy as np
 import tensorflow as tf
 from tensorflow.tsl.profiler.protobuf import xplane_pb2
 
 import keras_resdense
+from keras_resdense.data.tfdata import prefetch
 from keras_resdense.insight import stopwatch
 from keras_resdense.networks import dense_layers, drop_ins, layers
 
@@ -40,31 +42,44 @@ PLAIN = [
 FUSED = [mock.patch.object(keras_resdense.DenseStyle, "batch_norm_layer", drop_ins.BatchNormalization)]
 FRUGAL = "memory-efficient"
 FORMS = {"fused": FUSED, "plain": PLAIN, "shared": [], FRUGAL: []}
+#: Forms that are compiled differently: whether by XLA, and whether all steps are one call.
+COMPILED = {"calls": (False, True), "XLA": (True, False), "both": (True, True)}
 
 #: An operation in a trace: its name in the graph and its kind, maybe of oneDNN.
 OPERATION = re.compile(r"[^:]+:(?:_MklNative|_Mkl)?(?P<kind>[A-Z]\w*)")
 
 
-def trained(network: str, form: str, images: np.ndarray, labels: np.ndarray) -> keras.Model:
+def trained(network: str, form: str, batches: tf.data.Dataset, steps: int) -> keras.Model:
     """Returns a network that has made its first steps in one of the forms, and stays in it."""
+    images, _ = batches.element_spec
+    xla, together = COMPILED.get(form, (False, False))
     row = keras_resdense.VARIANTS[network]
     if form == FRUGAL:
         row = dataclasses.replace(row, memory_efficient=True)
     with contextlib.ExitStack() as stack:
-        for patch in FORMS[form]:
+        for patch in FORMS.get(form, ()):
             stack.enter_context(patch)
-        model = keras_resdense.create_model(row, input_shape=images.shape[1:])
+        model = keras_resdense.create_model(row, input_shape=tuple(images.shape[1:]))
         stopwatch.compile_model(model)
-        stopwatch.fit_seconds(model, images, labels, 1)
+        model.jit_compile, model.steps_per_execution = xla, steps if together else 1
+        first = seconds(model, batches, steps)
+    print(f"  {form:18}first call {first:.1f} s", flush=True)
     return model
 
 
-def print_times(models: dict[str, keras.Model], images: np.ndarray, labels: np.ndarray, options) -> None:
+def seconds(model: keras.Model, batches: tf.data.Dataset, steps: int) -> float:
+    """Returns the seconds of a call of `fit`."""
+    return sum(
+        stopwatch.seconds(lambda: model.fit(batches, steps_per_epoch=steps, shuffle=False, verbose=0), 1, warm_up=0)
+    )
+
+
+def print_times(models: dict[str, keras.Model], batches: tf.data.Dataset, options) -> None:
     """Lets the forms of a network take turns and prints how long their steps take."""
     times = {form: [] for form in models}
     for _ in range(options.rounds):
         for form, model in models.items():
-            times[form].append(statistics.median(stopwatch.fit_seconds(model, images, labels, options.steps)))
+            times[form].append(seconds(model, batches, options.steps) / options.steps)
     first = next(iter(times.values()))
     for form, found in times.items():
         ratios = [own / base for own, base in zip(found, first, strict=True)]
@@ -83,17 +98,17 @@ def operations(folder: Path) -> collections.Counter[str]:
     return found
 
 
-def profile(model: keras.Model, images: np.ndarray, labels: np.ndarray, steps: int) -> dict[str, float]:
+def profile(model: keras.Model, batches: tf.data.Dataset, steps: int) -> dict[str, float]:
     """Returns the milliseconds that each kind of operation takes in a step."""
     with tempfile.TemporaryDirectory() as folder:
         with tf.profiler.experimental.Profile(folder):
-            stopwatch.fit_seconds(model, images, labels, max(1, steps - stopwatch.WARM_UP))
+            seconds(model, batches, steps)
         return {kind: time / steps for kind, time in operations(Path(folder)).items()}
 
 
-def print_operations(models: dict[str, keras.Model], images: np.ndarray, labels: np.ndarray, options) -> None:
+def print_operations(models: dict[str, keras.Model], batches: tf.data.Dataset, options) -> None:
     """Prints a table of the kinds of operations that take most time in any of the forms."""
-    found = {form: profile(model, images, labels, options.steps) for form, model in models.items()}
+    found = {form: profile(model, batches, options.steps) for form, model in models.items()}
     most = collections.Counter()
     for kinds in found.values():
         most |= collections.Counter(kinds)
@@ -107,7 +122,7 @@ def print_operations(models: dict[str, keras.Model], images: np.ndarray, labels:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("networks", nargs="*", default=["densenetbc40_12", "densenetbc100_12"])
-    parser.add_argument("--forms", nargs="+", choices=FORMS, help="default all that a network has")
+    parser.add_argument("--forms", nargs="+", choices=[*FORMS, *COMPILED], help="default the first four")
     parser.add_argument("--operations", action="store_true", help="profile the kinds of operations")
     parser.add_argument("--side", type=int, default=32, help="of the images, in pixels; default %(default)s")
     for name, default in (("batch", 32), ("rounds", 5), ("steps", 4), ("kinds", 16)):
@@ -121,11 +136,12 @@ def main() -> None:
             parser.error(f"{network} is not a dense network, and only dense networks have the form {FRUGAL}")
 
     images, labels = stopwatch.random_batch(options.batch, options.side, classes=10)
+    batches = prefetch(tf.data.Dataset.from_tensors((images, labels)).repeat())
     for network in options.networks:
         forms = options.forms or [form for form in FORMS if network in dense or form != FRUGAL]
-        models = {form: trained(network, form, images, labels) for form in forms}
         print(f"\n{network}, {options.side} × {options.side}, batch {options.batch}")
-        (print_operations if options.operations else print_times)(models, images, labels, options)
+        models = {form: trained(network, form, batches, options.steps) for form in forms}
+        (print_operations if options.operations else print_times)(models, batches, options)
 
 
 if __name__ == "__main__":

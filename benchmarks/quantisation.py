@@ -3,7 +3,7 @@
     keras-resdense train --recipe fast --data fashion_mnist --name resnet20
     python benchmarks/quantisation.py saved_models/resnet20 [more runs …] [--calibration-images 256]
 
-Each run is exported in float32 and in the four quantised forms and measured on all its images held out. "stages"
+Each run is exported in float32 and in the four quantised forms and measured on all its held-out images. "stages"
 are the signal-to-noise ratios, in decibels, at the end of each stage and at the output.
 
     python benchmarks/quantisation.py saved_models/resnet20 --learn 100

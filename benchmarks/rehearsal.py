@@ -95,8 +95,8 @@ def start_training(data_name: str) -> dict:
     workers, worker = devices.num_replicas_in_sync, 0
     if workers > 1:
         worker = devices.cluster_resolver.task_id
-    key, begun, streamed = tf.constant([0, 0], tf.int64), time.perf_counter(), data.train.part is not None
-    handles = data.train.part(key, worker, workers) if streamed else data.train.order(key)
+    key, begun, streamed = tf.constant([0, 0], tf.int64), time.perf_counter(), data.train.worker_handles is not None
+    handles = data.train.worker_handles(key, worker, workers) if streamed else data.train.handles(key)
     seen = total = 0
     for part in handles.batch(1024).as_numpy_iterator():
         numbers = [zlib.crc32(record) for record in part] if streamed else part.tolist()

@@ -1,6 +1,6 @@
 """What the experiments share: images, trainings over several seeds, and figures.
 
-Results stand as JSON beside their figure, and an experiment that was interrupted goes on after the last training
+Results stand as JSON beside their figure, and an interrupted experiment resumes after the last training
 that it completed.
 """
 
@@ -26,7 +26,7 @@ from PIL import Image
 import keras_resdense
 from keras_resdense.data.examples import Examples
 from keras_resdense.data.tfdata import prefetch
-from keras_resdense.files import staged
+from keras_resdense.files import staged, write_text
 from keras_resdense.networks.layers import Network
 
 #: Those of Okabe and Ito's colours, which colour-blind readers tell apart, that are dark enough for a line, and greys.
@@ -79,11 +79,11 @@ class Experiment:
         return ((train - mean) / deviation, labels), ((test - mean) / deviation, test_labels)
 
     def train(self, rows: dict[str, Network], look: Callable[[keras.Model], Any] = lambda model: None) -> dict:
-        """Trains every network with every seed, but for those that have been.
+        """Trains every network with every seed, except those that are done.
 
         Args:
             rows: Of the networks, by the names they have in the figure.
-            look: From a network to what is worth keeping of it, as JSON can hold it; called before and after.
+            look: Function that returns measurements of a network for JSON; called before and after training.
 
         Returns:
             Of each network: "parameters", "macs" and "runs", of which each has "train_error" and "test_error" after
@@ -207,8 +207,7 @@ def read(path: Path) -> dict:
 
 def write(path: Path, results: dict) -> None:
     """Writes results as JSON."""
-    with staged(path) as temporary:
-        temporary.write_text(json.dumps(results, indent=1) + "\n")
+    write_text(path, json.dumps(results, indent=1) + "\n")
 
 
 def save(figure: Figure, path: Path) -> None:
@@ -252,7 +251,7 @@ def draw_spread(axis, runs: list[list[float]], style: int, label: str, line: str
 
 
 def draw_points(axis, points: list[tuple[float, float, str]], style: int, label: str) -> None:
-    """Joins points by a line, and writes beside each what it is.
+    """Connects points by a line and labels each of them.
 
     Args:
         axis: Panel of a figure.

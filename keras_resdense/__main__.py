@@ -23,9 +23,9 @@ from keras_resdense.training.recipes import Recipe, Settings
 if TYPE_CHECKING:
     from keras_resdense.data.examples import ImageData
 
-#: What a process returns that was asked to terminate: 128 and the number of SIGTERM.
+#: Exit code after SIGTERM: 128 plus its number.
 INTERRUPTED = 143
-#: What it returns after Ctrl-C: 128 and the number of SIGINT.
+#: Exit code after Ctrl-C: 128 plus the number of SIGINT.
 STOPPED = 130
 
 
@@ -33,11 +33,11 @@ def main(arguments: list[str] | None = None) -> int:
     """Runs a command.
 
     Args:
-        arguments: Its words; default those that this process was started with. Only then TensorFlow's routine messages
-            are held back, unless `--debug` asks for them.
+        arguments: Arguments of the command; default those of this process. Only then, and without `--debug`,
+            TensorFlow's routine messages are held back.
 
     Returns:
-        The exit code: 0, 1 with a message where something went wrong, 130 or 143 if stopped.
+        The exit code: 0, 1 after an error, 130 after Ctrl-C or 143 after SIGTERM.
     """
     parser = make_parser(COMMANDS)
     options, unknown = parser.parse_known_args(arguments)
@@ -50,7 +50,7 @@ def main(arguments: list[str] | None = None) -> int:
         with terminal.native_log_held_back() if held_back else contextlib.nullcontext():
             return options.run(options) or 0
     except workers.WorkerLost as lost:
-        print(f"\nkeras-resdense: {lost} Starting again, to wait for it.", file=sys.stderr)
+        print(f"\nkeras-resdense: {lost} Restarting, to wait for it.", file=sys.stderr)
         workers.start_again()
     except KeyboardInterrupt:
         resumes = " The same command resumes the run." if options.command == "train" else ""
@@ -64,16 +64,16 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _explain(error: Exception) -> str:
-    """Says in words what went wrong; whatever nobody foresaw keeps its name."""
+    """Returns the message of an error. Unexpected kinds of errors keep their names."""
     if isinstance(error, (ValueError, RuntimeError, OSError, FloatingPointError)):
         return str(error)
     if type(error).__name__ == "ResourceExhaustedError" and "OOM" in str(error):
-        return "Out of memory: try a smaller --batch-size, or --accumulation 4. The last checkpoint is good."
+        return "Out of memory: try a smaller --batch-size, or --accumulation 4. The last checkpoint is intact."
     return f"{type(error).__name__}: {error} (--debug shows where)"
 
 
 def _recipe(options: argparse.Namespace) -> tuple[Recipe, Settings, ImageData | None]:
-    """Returns the recipe that the options name, or one that suits the images where they name none, with these."""
+    """Returns the recipe of the options or, for a folder of images without a recipe, a chosen one."""
     path = Path(options.recipe or "")
     if options.recipe and path.is_file():
         recipe, settings = recipes.read(path)
@@ -123,9 +123,9 @@ def _predict(options: argparse.Namespace) -> None:
     if options.resume and not output:
         raise ValueError("--resume needs the file to resume: add --output.")
     if format.text is None and not output:
-        raise ValueError(f"{options.format} is no text: say --output, too.")
+        raise ValueError(f"{options.format} is not a text format: add --output.")
     if options.resume:
-        after = answers.go_on(output, format)
+        after = answers.resume(output, format)
     elif output and output.exists():
         raise ValueError(f"{output} exists: choose another file, or resume it with --resume.")
 
@@ -177,7 +177,7 @@ def _export(options: argparse.Namespace) -> None:
         chosen = overridden(ExportImages(), options)
         runs.export_run(options.model, rows, chosen, options.folder, options.overwrite, made.append)
     finally:
-        # Where a later format fails, the earlier ones are written all the same.
+        # If a later format fails, the earlier ones are still shown.
         if made:
             print(format_table(made))
         for written in made if options.report else ():
@@ -239,7 +239,7 @@ def _summary(options: argparse.Namespace) -> None:
 
 
 def _benchmark(options: argparse.Namespace) -> None:
-    from keras_resdense.files import staged
+    from keras_resdense.files import write_text
     from keras_resdense.insight import benchmark
 
     measured = benchmark.benchmark(
@@ -251,8 +251,7 @@ def _benchmark(options: argparse.Namespace) -> None:
     )
     print(measured)
     if options.json:
-        with staged(options.json) as temporary:
-            temporary.write_text(json.dumps(dataclasses.asdict(measured), indent=2) + "\n")
+        write_text(options.json, json.dumps(dataclasses.asdict(measured), indent=2) + "\n")
 
 
 #: The function that carries out each command.

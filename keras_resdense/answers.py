@@ -14,9 +14,9 @@ from typing import IO
 
 from keras_resdense.files import staged
 
-#: Images whose answers are written to a Parquet file together.
+#: Number of images in a row group of a Parquet file.
 ROW_GROUP = 4096
-#: An image's file, and its likeliest classes with their probabilities.
+#: The file of an image, and its most probable classes with their probabilities.
 Answer = tuple[Path, list[tuple[str, float]]]
 
 
@@ -58,7 +58,7 @@ def write(answers: Iterable[Answer], format: Format, file: IO[str], begun: bool 
 
 
 def save(answers: Iterable[Answer], format: Format, path: Path, begun: bool = False) -> None:
-    """Writes answers to the end of a file, which is made when the first one comes; of Parquet, when all have come."""
+    """Appends answers to a file, which is created with the first answer. Parquet is written after the last one."""
     if format.text is None:
         return _save_parquet(answers, path)
     answers = iter(answers)
@@ -67,18 +67,18 @@ def save(answers: Iterable[Answer], format: Format, path: Path, begun: bool = Fa
         write(itertools.chain(first, answers), format, file, begun)
 
 
-def go_on(path: Path, format: Format) -> str | None:
-    """Cuts off what an interruption left incomplete at the end of a file of answers.
+def resume(path: Path, format: Format) -> str | None:
+    """Removes an incomplete answer from the end of a file.
 
     Returns:
-        The last image that is answered in it, or None.
+        The last image that the file has an answer for, or None.
 
     Raises:
-        ValueError: If there is something else in it.
+        ValueError: If the file holds something else.
     """
     if format.answered is None:
         able = ", ".join(name for name, row in FORMATS.items() if row.answered)
-        raise ValueError(f"Answers of this format cannot be gone on with; those of {able} can.")
+        raise ValueError(f"A file of this format cannot be resumed: use {able}.")
     if not path.exists():
         return None
     with open(path, "r+b") as file:
@@ -123,7 +123,7 @@ def _save_parquet(answers: Iterable[Answer], path: Path) -> None:
     answers = iter(answers)
     with staged(path) as temporary, parquet.ParquetWriter(temporary, schema) as file:
         while part := list(itertools.islice(answers, ROW_GROUP)):
-            # Parquet's text is Unicode, names of files need not be.
+            # Parquet needs Unicode, which file names need not be.
             names = (os.fsencode(image).decode("utf-8", "backslashreplace") for image, _ in part)
             rows = [
                 (name, rank, label, share)
@@ -134,7 +134,7 @@ def _save_parquet(answers: Iterable[Answer], path: Path) -> None:
 
 
 def _answered_csv(file: IO[bytes]) -> tuple[str | None, int]:
-    """The last image may lack some of its rows, so it counts as not answered."""
+    """Returns the last image but one, because the last may lack some of its rows."""
     size = 0
 
     def lines():

@@ -1,4 +1,4 @@
-"""Checks of arguments, whose errors say what was received, what is allowed and how to fix it."""
+"""Checks of arguments. Their errors say what was received, what is allowed and how to fix it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def require_kinds(row: Any) -> None:
         if isinstance(default, bool):
             require(row, field.name, isinstance(value, bool), "True or False")
         elif isinstance(default, str):
-            require(row, field.name, isinstance(value, str), "a text")
+            require(row, field.name, isinstance(value, str), "a string")
         elif isinstance(default, float):
             require(row, field.name, _is_finite(value), "a finite number")
             object.__setattr__(row, field.name, _plain(value))
@@ -36,7 +36,7 @@ def require_kinds(row: Any) -> None:
 
 
 def _plain(number: Any) -> int | float:
-    """Returns a number of NumPy as one of Python's, which JSON can hold."""
+    """Converts a NumPy number to a Python number, which JSON can hold."""
     return int(number) if isinstance(number, numbers.Integral) else float(number)
 
 
@@ -45,16 +45,16 @@ def _is_finite(value: object) -> bool:
 
 
 def require_whole(row: object, *fields: str, least: int = 1) -> None:
-    """Raises a ValueError unless the fields are whole numbers of at least `least`; NumPy's become Python's."""
+    """Raises a ValueError unless the fields are whole numbers of at least `least`, and makes them Python integers."""
     for field in fields:
         value = whole(getattr(row, field), least)
         require(row, field, value is not None, f"a whole number of at least {least}")
-        # Rows are frozen, and JSON knows no numbers of NumPy.
+        # Rows are frozen, and JSON cannot hold NumPy numbers.
         object.__setattr__(row, field, value)
 
 
 def whole(value: object, least: int = 1) -> int | None:
-    """Returns a whole number of at least `least`, NumPy's, too, as Python's; None where it is none."""
+    """Returns a Python integer for a Python or NumPy integer of at least `least`, and None for anything else."""
     number = isinstance(value, numbers.Integral) and not isinstance(value, bool)
     return int(value) if number and value >= least else None
 
@@ -92,9 +92,9 @@ def pick(table: Mapping[str, Row], name: str, kind: str, where: str = "") -> Row
 
     Args:
         table: The rows by name, in lower case.
-        name: The wanted one, in any case.
+        name: Name of the row to return, in any case.
         kind: What a row is, such as "recipe".
-        where: Which command or function lists all of them; default the error lists them itself.
+        where: Sentence that says where all names are listed; by default the error lists them.
 
     Raises:
         ValueError: If there is no such row. The error names the closest ones.

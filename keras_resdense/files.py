@@ -48,6 +48,12 @@ def staged(path: Path, size: int = 0) -> Iterator[Path]:
         ) from error
 
 
+def write_text(path: Path, text: str) -> None:
+    """Writes a text file in UTF-8 as `staged` does."""
+    with staged(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
 def _files(path: Path) -> list[Path]:
     return sorted(file for file in (path, *path.rglob("*")) if file.is_file())
 
@@ -115,8 +121,7 @@ def description_of(path: Path) -> Path:
 
 def write_digest(path: Path) -> None:
     """Writes a file's SHA-256 beside it, as `sha256sum --check` reads it."""
-    with staged(_digest_file(path)) as temporary:
-        temporary.write_text(f"{sha256(path)}  {path.name}\n", encoding="utf-8")
+    write_text(_digest_file(path), f"{sha256(path)}  {path.name}\n")
 
 
 def remove_digest(path: Path) -> None:

@@ -1,4 +1,4 @@
-"""What the command line understands. Nothing here loads Keras or TensorFlow, so that help comes at once."""
+"""The options of the command line. Nothing here loads Keras or TensorFlow, so help is fast."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from keras_resdense.training.recipes import OptimisationRecipe, Recipe, Settings
 Command = Callable[[argparse.Namespace], int | None]
 
 _MODELS = "a run's folder, a .keras, a SavedModel, a .tflite or an .onnx file"
-_WEIGHTS = "published weights of a variant, such as imagenet; the model is the variant's name then"
+_WEIGHTS = "published weights, such as imagenet; the model must then be a variant's name"
 _TRAIN_EXAMPLES = """examples:
   keras-resdense train
       ResNet-20 on the embedded digits
@@ -75,7 +75,7 @@ _BENCHMARK_EXAMPLES = """examples:
   keras-resdense benchmark resnet20 --image-size 28
   keras-resdense benchmark resnet50 --batch-size 16 \\
       --precision mixed_bfloat16 --json resnet50.json"""
-#: What stands for a value in the help, by its type.
+#: Placeholder of a value in the help, by its type.
 _METAVARS = {int: "N", float: "X", str: "NAME", tuple: "X"}
 
 
@@ -109,7 +109,7 @@ def overridden(row: Any, options: argparse.Namespace) -> Any:
 
 
 def field_texts(kind: type) -> dict[str, str]:
-    """Returns what the docstring of a dataclass says of each field that it documents."""
+    """Returns the text of each field in the docstring of a dataclass."""
     _, _, attributes = (inspect.getdoc(kind) or "").partition("Attributes:\n")
     _, *parts = re.split(r"^ {4}(\w+): ", attributes, flags=re.MULTILINE)
     return {name: " ".join(text.split()) for name, text in zip(parts[::2], parts[1::2], strict=True)}
@@ -117,14 +117,14 @@ def field_texts(kind: type) -> dict[str, str]:
 
 def _train(command: argparse.ArgumentParser) -> None:
     command.usage = "keras-resdense train [options]"
-    default = "default digits or, for a folder of images, one that suits it"
+    default = "default digits, or chosen for a folder of images"
     command.add_argument("--recipe", help=f"a name or a run's recipe.json; {default}")
     command.add_argument("--folder", default="saved_models", help="where the run's folder is made; default %(default)s")
-    command.add_argument("--name", help="of the run's folder; default MODEL_DATA")
-    _add_fields(command.add_argument_group("network and data, in place of the recipe's"), Recipe)
-    _add_fields(command.add_argument_group("images, in place of the recipe's"), ImageRecipe)
-    _add_fields(command.add_argument_group("optimisation, in place of the recipe's"), OptimisationRecipe)
-    _add_fields(command.add_argument_group("how the recipe is carried out"), Settings)
+    command.add_argument("--name", help="name of the run's folder; default MODEL_DATA")
+    _add_fields(command.add_argument_group("network and data (override the recipe's)"), Recipe)
+    _add_fields(command.add_argument_group("images (override the recipe's)"), ImageRecipe)
+    _add_fields(command.add_argument_group("optimisation (override the recipe's)"), OptimisationRecipe)
+    _add_fields(command.add_argument_group("settings of the training"), Settings)
 
 
 def _evaluate(command: argparse.ArgumentParser) -> None:
@@ -140,28 +140,28 @@ def _predict(command: argparse.ArgumentParser) -> None:
     command.add_argument("--weights", metavar="SET", help=_WEIGHTS)
     command.add_argument("images", type=Path, nargs="+", help="files, or folders of them")
     command.add_argument(
-        "--labels", type=Path, metavar="FILE", help="class names, one a line; default labels.txt beside it"
+        "--labels", type=Path, metavar="FILE", help="class names, one per line; default labels.txt beside the model"
     )
     formats = f"{', '.join(answers.FORMATS)}; default %(default)s"
     command.add_argument("--format", choices=answers.FORMATS, metavar="FORMAT", default="text", help=formats)
     command.add_argument("--top", type=int, metavar="N", default=5, help="classes to name; default %(default)s")
     bad = "error to stop at a file that is not an image, skip to report it and continue; default %(default)s"
     command.add_argument("--on-bad-image", choices=("error", "skip"), metavar="WHAT", default="error", help=bad)
-    command.add_argument(
-        "--output", type=Path, metavar="FILE", help="where answers are written as they come; default the terminal"
-    )
-    command.add_argument("--resume", action="store_true", help="resume what is in --output, for csv and jsonl")
+    command.add_argument("--output", type=Path, metavar="FILE", help="file for the answers; default the terminal")
+    command.add_argument("--resume", action="store_true", help="resume the file of --output (csv and jsonl)")
 
 
 def _prepare(command: argparse.ArgumentParser) -> None:
     command.add_argument("folder", type=Path, help="images, one folder for each class")
-    command.add_argument("--to", type=Path, metavar="FOLDER", required=True, help="where the data set is made")
+    command.add_argument("--to", type=Path, metavar="FOLDER", required=True, help="folder of the new data set")
     command.add_argument(
         "--image-size", type=int, metavar="N", default=0, help="shrink larger images to this shorter side, in pixels"
     )
-    bad = "error, to list them all and stop, or skip; default %(default)s"
+    bad = "error to list all bad images and stop, or skip; default %(default)s"
     command.add_argument("--on-bad-image", choices=("error", "skip"), metavar="WHAT", default="error", help=bad)
-    command.add_argument("--beam", metavar="OPTIONS", help='of Apache Beam: --beam="--runner=…"; default no Beam')
+    command.add_argument(
+        "--beam", metavar="OPTIONS", help='options of Apache Beam: --beam="--runner=…"; default no Beam'
+    )
 
 
 def _export(command: argparse.ArgumentParser) -> None:
@@ -172,9 +172,9 @@ def _export(command: argparse.ArgumentParser) -> None:
     command.add_argument("--folder", type=Path, help="where the files go; default the run's folder")
     command.add_argument("--overwrite", action="store_true", help="replace files of the same names")
     command.add_argument(
-        "--report", action="store_true", help="say of each .tflite what CPU and GPU take of it, its memory and MACs"
+        "--report", action="store_true", help="report what CPU and GPU run of each .tflite, its memory and MACs"
     )
-    # What is not given leaves no trace, so that the format's own value stands.
+    # An option that is not given is left out of the result, so that the format's own value applies.
     rows = functools.partial(command.add_argument, default=argparse.SUPPRESS)
     constant = {"action": "store_const", "dest": "pixels"}
     rows(
@@ -182,21 +182,25 @@ def _export(command: argparse.ArgumentParser) -> None:
         action="store_const",
         dest="batch",
         const=None,
-        help="TFLite: any number of images at once, not one",
+        help="TFLite: take any number of images, not one",
     )
-    rows("--uint8-pixels", **constant, const="uint8", help="TFLite: bytes in, as cameras give them")
-    rows("--int8-pixels", **constant, const="int8", help="tflite_int8: signed bytes in and out, not unsigned")
+    rows("--uint8-pixels", **constant, const="uint8", help="TFLite: take uint8 pixels, as from a camera")
+    rows("--int8-pixels", **constant, const="int8", help="tflite_int8: int8 input and output, not uint8")
     rows("--license", metavar="NAME", help="TFLite: the model's licence, such as Apache-2.0")
     rows("--opset", type=int, metavar="N", help="ONNX: version of the operators")
-    rows("--serving-version", dest="version", type=int, metavar="N", help="SavedModel: into a folder of this number")
+    rows(
+        "--serving-version",
+        dest="version",
+        type=int,
+        metavar="N",
+        help="SavedModel: write to a subfolder of this number",
+    )
     _add_fields(command, ExportImages)
 
 
 def _list(command: argparse.ArgumentParser) -> None:
     command.add_argument("pattern", nargs="?", default="*", help="such as 'resnet*d'; default all")
-    command.add_argument(
-        "--recipes", action="store_true", help="list recipes, what they reached and where they are from"
-    )
+    command.add_argument("--recipes", action="store_true", help="list recipes with their results and sources")
 
 
 def _weights(command: argparse.ArgumentParser) -> None:
@@ -209,47 +213,47 @@ def _summary(command: argparse.ArgumentParser) -> None:
     finer.add_argument("--blocks", dest="per", action="store_const", const="block", help="a row for each block")
     finer.add_argument("--layers", dest="per", action="store_const", const="layer", help="Keras's own summary")
     command.add_argument(
-        "--csv", type=Path, metavar="FILE", help="write the rows to it; with --layers one for each layer"
+        "--csv", type=Path, metavar="FILE", help="write the rows to a file; with --layers one for each layer"
     )
-    command.add_argument("--picture", type=Path, metavar="FILE", help="draw the network to it, .svg or .png")
+    command.add_argument("--picture", type=Path, metavar="FILE", help="draw the network to a file, .svg or .png")
 
 
 def _benchmark(command: argparse.ArgumentParser) -> None:
-    command.add_argument("variant", help="its name")
+    command.add_argument("variant", help="name of the variant")
+    command.add_argument("--image-size", type=int, metavar="N", help="side in pixels; default the published size")
     command.add_argument(
-        "--image-size", type=int, metavar="N", help="side in pixels; default what it was published for"
+        "--batch-size", type=int, metavar="N", default=32, help="images in a batch; default %(default)s"
     )
-    command.add_argument("--batch-size", type=int, metavar="N", default=32, help="images at once; default %(default)s")
-    command.add_argument("--steps", type=int, metavar="N", default=10, help="to time of each; default %(default)s")
+    command.add_argument("--steps", type=int, metavar="N", default=10, help="steps to time; default %(default)s")
     command.add_argument(
         "--precision",
         metavar="NAME",
         default="float32",
         help="or mixed_bfloat16, mixed_float16; default %(default)s",
     )
-    command.add_argument("--json", type=Path, metavar="FILE", help="write all measurements to it")
+    command.add_argument("--json", type=Path, metavar="FILE", help="write all measurements to a file")
 
 
-#: What a command does, examples of it, and the function that adds its options.
+#: The description of each command, its examples, and the function that adds its options.
 _COMMANDS = {
     "train": ("train on images, evaluate, save and export", _TRAIN_EXAMPLES, _train),
-    "evaluate": ("measure a model on the images held out", _EVALUATE_EXAMPLES, _evaluate),
+    "evaluate": ("measure a model on held-out images", _EVALUATE_EXAMPLES, _evaluate),
     "predict": ("classify images", _PREDICT_EXAMPLES, _predict),
     "prepare": ("write a folder of images as a data set", _PREPARE_EXAMPLES, _prepare),
     "export": ("write a run's model in more formats", _EXPORT_EXAMPLES, _export),
     "list": ("list variants or recipes", _LIST_EXAMPLES, _list),
     "weights": ("list published weights, the most accurate first", _WEIGHTS_EXAMPLES, _weights),
-    "summary": ("show what a network's stages cost and see", _SUMMARY_EXAMPLES, _summary),
+    "summary": ("show cost and receptive field of a network's stages", _SUMMARY_EXAMPLES, _summary),
     "benchmark": ("time the training and inference of a variant", _BENCHMARK_EXAMPLES, _benchmark),
 }
 
 
 def _add_fields(parser: Any, kind: type) -> None:
-    """Adds an option for each field; one that is not given leaves no trace, so that the row's own value stands."""
+    """Adds an option for each field. An option that is not given is left out of the result."""
     fields = {field.name: field for field in dataclasses.fields(kind)}
     for name, text in field_texts(kind).items():
         flag, default = _flag(name), fields[name].default
-        # Names of other fields become those of their options.
+        # Names of other fields are replaced by those of their options.
         said = re.sub(r"`(\w+)`", lambda found: _flag(found[1]) if found[1] in fields else found[1], text)
         said = said.replace("`", "").replace("%", "%%")
         if isinstance(default, bool):

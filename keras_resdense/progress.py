@@ -1,4 +1,4 @@
-"""How far a long piece of work is: a bar on a terminal, a line now and then elsewhere."""
+"""Progress of long work: a bar on a terminal, and a line every half minute elsewhere."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 
-#: Seconds between two lines where there is no terminal.
+#: Seconds between two lines without a terminal.
 EVERY = 30.0
 #: Numbers from here on are shortened, 12.3k.
 READABLE = 10_000
@@ -33,16 +33,16 @@ def write_above(line: str) -> None:
 
 @contextlib.contextmanager
 def progress(what: str, total: int, done: int = 0) -> Iterator[Callable[..., None]]:
-    """Tells on standard error how far some work is, and how long the rest will take at the average speed so far.
+    """Shows on standard error how much of some work is done, and how long the rest takes at the average speed so far.
 
     Args:
-        what: What is done, such as "Checking images".
-        total: Number of things to do it to.
-        done: Number of things that were done before.
+        what: Name of the work, such as "Checking images".
+        total: Number of items.
+        done: Number of items that were done before.
 
     Yields:
-        A function to call with the number of things that are done, each time some are, and optionally with a remark on
-        the place in the work, such as "epoch 3 of 20".
+        A function to call with the number of items that were just done and, optionally, with the position in the work,
+        such as "epoch 3 of 20".
     """
     if sys.stderr.isatty():
         from tqdm import tqdm

@@ -138,29 +138,29 @@ def evaluate(
     on_bad_image: str | None = None,
     weights: str | None = None,
 ) -> dict[str, float]:
-    """Measures a model on the images held out of a data set.
+    """Measures a model on the held-out images of a data set.
 
     Args:
         model: A run's folder, a file, or with `weights` the name of a variant.
-        data: As `load_data` takes it; default what its run was trained on.
+        data: Name or folder for `load_data`; default the data of its run.
         data_dir: Folder where TFDS keeps its data sets; default that of its run.
-        on_bad_image: As `load_data` takes it; default that of its run, or "error".
-        weights: Published weights of a variant, as `create_model` takes them. With the data set they were published
-            for, such as "imagenet2012", this verifies their accuracy.
+        on_bad_image: See `load_data`; default that of its run, or "error".
+        weights: Published weights of a variant, as in `create_model`. On the data set they were published for, such
+            as "imagenet2012", this verifies their accuracy.
 
     Returns:
-        "accuracy", "loss" and "images", their number.
+        A dictionary with "accuracy", "loss" and "images", the number of images.
 
     Raises:
-        ValueError: If no data set is named, and there is no run to look it up, or the data do not fit the model.
+        ValueError: If there is neither `data` nor a run, or the data do not fit the model.
     """
     run, path = _open(Path(model), weights)
     recipe, settings = _described(path)
     if data is None and recipe is None:
-        raise ValueError(f"{path} is no part of a run that names its data: say --data.")
+        raise ValueError(f"{path} is not part of a run, which would name its data: add --data.")
     name = data or recipe.data
     own = recipe is not None and Path(name).resolve() == Path(recipe.data).resolve()
-    # What the run was trained on is not taken for held out, even where images have come since.
+    # Images that the run was trained on must not be held out, even if images were added since.
     split = split_of(path.parent) if own else None
     loaded = load_data(name, data_dir or settings.data_dir or None, on_bad_image or settings.on_bad_image, split)
     classes = len(loaded.class_names)
@@ -172,7 +172,7 @@ def evaluate(
 
 
 def _open(model: Path, weights: str | None) -> tuple[Runner, Path]:
-    """Opens a run or a file or, with weights, builds a variant for the size that their accuracy was published for."""
+    """Opens a run or a file. With weights, builds a variant for the size that their accuracy was published for."""
     if weights is None:
         if str(model).lower() in VARIANTS and not model.exists():
             raise ValueError(f"{model} is a variant without weights: name some, such as --weights imagenet.")
@@ -191,13 +191,13 @@ def _open(model: Path, weights: str | None) -> tuple[Runner, Path]:
 
 
 def _described(path: Path) -> tuple[Recipe | None, Settings]:
-    """Returns recipe and settings of the run that a file is part of, if it is."""
+    """Returns recipe and settings of the run that a file is part of, if any."""
     described = path.parent / RECIPE_FILE
     return recipes.read(described) if described.is_file() else (None, Settings())
 
 
 def _contract_of(run: Runner, path: Path) -> ImageContract:
-    """Returns the contract that a file carries, or that its run's recipe tells; says so where neither does."""
+    """Returns the contract in a file or from its run's recipe. Without either, warns and squashes images."""
     if run.contract:
         return run.contract
     height, width, channels = run.shape
@@ -227,16 +227,16 @@ def _files(given: str | Path) -> list[str]:
 
 
 def _place_of(file: str | Path, files: list[str]) -> int:
-    """Returns the number of a file that must be among others just once."""
+    """Returns the index of a file that must occur exactly once in a list."""
     if files.count(os.fspath(file)) != 1:
         raise ValueError(
-            f"{file} is {files.count(os.fspath(file))} times among the images, so it is not known where to go on: "
-            "name the same images as before, each once."
+            f"{file} occurs {files.count(os.fspath(file))} times among the images, so the place to resume is unknown: "
+            "pass the same images as before, each once."
         )
     return files.index(os.fspath(file))
 
 
-#: What of a run's card goes where artefacts of it go, and under which name; a README.md may be there already.
+#: Files of a run's card and their names in a folder of exports, which may have a README.md of its own.
 CARD = {"README.md": "card.md", "curves.png": "curves.png", "confusion.png": "confusion.png"}
 
 
@@ -251,18 +251,18 @@ def export_run(
     """Exports the model of a run.
 
     Args:
-        run: Its folder.
-        exporters: Rows of `EXPORTERS`, or others made of them.
+        run: Folder of the run.
+        exporters: Rows of `EXPORTERS`, or modified ones.
         chosen: Images to use; default `ExportImages()`.
-        folder: Where the artefacts are written, and the run's card beside them; default the run's.
+        folder: Folder for the artefacts and a copy of the card; default that of the run.
         overwrite: Whether artefacts of the same names and formats may be replaced.
-        on_export: Called with what was measured as soon as each is written: a later one may fail.
+        on_export: Function that is called with each artefact once it is written, because a later one may fail.
 
     Returns:
-        What was measured.
+        The artefacts and their measurements.
 
     Raises:
-        ValueError: If there is no such run, or as `keras_resdense.export`.
+        ValueError: If there is no such run, or as in `keras_resdense.export`.
     """
     chosen = chosen or ExportImages()
     if not (run / RECIPE_FILE).is_file():
@@ -301,7 +301,7 @@ def export_run(
             exports.append(made)
             on_export(made)
     finally:
-        # A format that fails does not keep the others out of the card.
+        # If a format fails, the others are still in the card.
         if (run / RESULTS_FILE).is_file():
             write_card(run, json.loads((run / RESULTS_FILE).read_text()))
         if folder and folder.resolve() != run.resolve():

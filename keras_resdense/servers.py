@@ -1,4 +1,4 @@
-"""Whether servers can be reached: asked before libraries that would try for minutes."""
+"""Checks whether servers can be reached, before libraries try for minutes."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ import threading
 from collections.abc import Iterable
 from urllib.parse import urlsplit
 
-#: Seconds that all servers together may take to answer, name look-up included.
+#: Seconds for all servers together to answer, including name look-up.
 PATIENCE = 10.0
 
 
 def find_silent(urls: Iterable[str]) -> str | None:
-    """Asks one address of each server, all at once.
+    """Sends a request to one address of each server, all at the same time.
 
     Args:
-        urls: Addresses. Any answer counts, such as that there is no such file.
+        urls: Addresses. Any answer counts, even an error.
 
     Returns:
         An address whose server did not answer within `PATIENCE`, or None if all did.
@@ -31,7 +31,7 @@ def find_silent(urls: Iterable[str]) -> str | None:
         except requests.RequestException:
             pass
 
-    # The look-up of a name obeys no time limit, so nobody waits for these threads.
+    # Name look-up has no time limit, so these threads are not joined here.
     threads = [threading.Thread(target=ask, args=(url,), daemon=True) for url in asked]
     waiter = threading.Thread(target=lambda: [thread.join() for thread in threads], daemon=True)
     for thread in [*threads, waiter]:

@@ -1,4 +1,4 @@
-"""What TensorFlow writes to the terminal beside Python, and how the command line keeps it away."""
+"""Keeps TensorFlow's routine messages, which bypass Python, from the terminal."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ ROUTINE = re.compile(
     rb"|WARNING: All log messages before absl::InitializeLog|WARNING:absl:"
     rb"|To enable the following instructions:|fully_quantize: |INFO: "
 )
-#: What TensorFlow's Python code warns of when a model meets batches of several sizes, as an evaluation's last one.
+#: TensorFlow's warning for batches of several sizes, such as the last one of an evaluation.
 RETRACING = "triggered tf.function retracing"
-#: What the filter reads when the command has come to its end.
+#: Line that tells the filter that the command has ended.
 _END = b"\0the end\n"
 
 
@@ -29,10 +29,9 @@ _END = b"\0the end\n"
 def native_log_held_back() -> Iterator[None]:
     """Keeps routine messages that TensorFlow writes to standard error from the terminal.
 
-    Most come from C++ code. Only a process of its own can keep them without losing the last words of one that crashes:
-    a child reads what is written to file descriptor 2, and passes on all but `ROUTINE`. If this process dies in C++
-    code, the child writes the messages that it has held back, too. `sys.stderr` writes to the terminal as before.
-    Where there is no `os.fork`, as on Windows, the messages of C++ code are not held back.
+    A child process reads what C++ code writes to file descriptor 2, and passes on all lines except `ROUTINE`. If this
+    process crashes in C++ code, the child also writes the lines that it has held back. `sys.stderr` still writes
+    directly to the terminal. Without `os.fork`, as on Windows, the messages of C++ code are not held back.
     """
     with _filtered(logging.getLogger("tensorflow"), lambda record: RETRACING not in record.getMessage()):
         if not hasattr(os, "fork"):
@@ -77,7 +76,7 @@ def _descriptor_held_back() -> Iterator[None]:
 
 
 def _pass_on(reading: int, terminal: int) -> None:
-    # Ctrl-C and a shell's SIGTERM reach the whole group; the other process decides when all is said.
+    # Ctrl-C and a shell's SIGTERM reach the whole group, but the parent decides when to end.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     held = []

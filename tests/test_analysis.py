@@ -151,7 +151,7 @@ def test_tables_and_files_hold_all_parts(tmp_path):
         shape = tuple(map(int, row.pop("output_shape").split("×")))
         field = row.pop("receptive_field")
         found = {"name": row.pop("name"), **{name: int(value) for name, value in row.items()}}
-        assert part == analysis.Part(output_shape=shape, receptive_field=int(field) if field else None, **found)
+        assert part == analysis.PartSummary(output_shape=shape, receptive_field=int(field) if field else None, **found)
 
 
 @pytest.mark.parametrize("family", sweep(FAMILIES, ("gates", "models in the model", "dense")))

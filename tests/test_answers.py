@@ -67,13 +67,13 @@ def test_bad_files_are_left_out_or_stop_it(model, photos, capsys):
     (photos / "000bad.jpg").write_text("no image")
     (photos / "100bad.png").write_bytes((photos / "101.png").read_bytes()[:45])
     os.mkfifo(photos / "120pipe.jpg")
-    with pytest.raises(ValueError, match="000bad.jpg: no image"):
+    with pytest.raises(ValueError, match="000bad.jpg: not an image"):
         list(runs.predict(model, [photos]))
     found = dict(runs.predict(model, [photos], on_bad_image="skip"))
     bad = {photos / name for name in ("000bad.jpg", "100bad.png", "120pipe.jpg")}
     assert list(found) == [path for path in listed(photos) if path not in bad]
     told = capsys.readouterr().err
-    assert all(f"Left out {path}: " in told for path in bad) and "120pipe.jpg: no regular file" in told
+    assert all(f"Left out {path}: " in told for path in bad) and "120pipe.jpg: not a regular file" in told
     with pytest.raises(ValueError, match="on_bad_image is 'stop'; it must be"):
         next(runs.predict(model, [photos], on_bad_image="stop"))
 
@@ -130,14 +130,14 @@ def test_what_cannot_be_gone_on_with_is_left_as_it_is(model, photos, tmp_path, c
     output = tmp_path / "answers"
     assert "add --output" in failing("--resume")
     output.write_text("a diary\n")
-    assert "those of csv, jsonl can" in failing("--resume", "--output", str(output))
+    assert "use csv, jsonl" in failing("--resume", "--output", str(output))
     for format in ("csv", "jsonl"):
         assert "does not hold answers of this format" in failing(
             "--resume", "--output", str(output), "--format", format
         )
     assert output.read_text() == "a diary\n"
     output.write_text('{"image": "elsewhere.jpg", "classes": {}}\n')
-    assert "elsewhere.jpg is 0 times among the images" in failing(
+    assert "elsewhere.jpg occurs 0 times among the images" in failing(
         "--resume", "--output", str(output), "--format", "jsonl"
     )
     assert not (tmp_path / "none").exists()
@@ -205,7 +205,7 @@ def test_parquet_holds_the_rows_of_csv(model, photos, tmp_path, capsys, monkeypa
 def test_parquet_needs_a_file_and_leaves_none_half_written(model, photos, tmp_path, capsys):
     command = ["predict", str(model), str(photos), "--format", "parquet"]
     assert main(command) == 1
-    assert "parquet is no text: say --output" in capsys.readouterr().err
+    assert "parquet is not a text format: add --output" in capsys.readouterr().err
     (photos / "999bad.jpg").write_text("no image")
     assert main([*command, "--output", str(tmp_path / "answers")]) == 1
     assert sorted(path.name for path in tmp_path.iterdir()) == ["photos"]

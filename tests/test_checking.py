@@ -99,12 +99,12 @@ def test_a_part_of_a_jpeg_has_pillow_s_pixels(progressive, subsampling):
 def test_training_reads_every_kind_as_pillow_does(photos):
     data = load_data(str(photos))
     for examples in (data.train, data.test):
-        for handle in examples.order(None):
+        for handle in examples.handles(None):
             example = examples.open(handle)
             image = example.part(None).numpy()
             assert example.shape.numpy().tolist() == list(image.shape)
             np.testing.assert_array_equal(example.part(tf.constant((2, 3, 30, 40))), image[2:32, 3:43])
-    images = [data.train.read(handle)[0].numpy() for handle in data.train.order(None)]
+    images = [data.train.read(handle)[0].numpy() for handle in data.train.handles(None)]
     expected = [decode_image(Path(path).read_bytes()) for path in listed(photos)]
     for image in images:
         assert any(image.shape == other.shape and (image == other).all() for other in expected)
@@ -161,7 +161,7 @@ def test_a_memory_that_cannot_be_written_is_told(photos, monkeypatch, tmp_path, 
     (tmp_path / "file").write_text("no folder")
     monkeypatch.setattr(checking, "_memory", lambda root: tmp_path / "file" / "memory.npz")
     assert not checking.check_images(listed(photos), photos).faults
-    assert "again at the next start" in capsys.readouterr().out
+    assert "the next start checks again" in capsys.readouterr().out
 
 
 def test_pipes_and_other_things_are_named_and_not_opened(photos):
@@ -169,7 +169,7 @@ def test_pipes_and_other_things_are_named_and_not_opened(photos):
     (photos / "one" / "dangling.png").symlink_to("nowhere.png")
     with pytest.raises(ValueError, match="2 bad files") as error:
         load_data(str(photos))
-    assert "pipe.jpg: no regular file" in str(error.value) and "dangling.png: no regular file" in str(error.value)
+    assert "pipe.jpg: not a regular file" in str(error.value) and "dangling.png: not a regular file" in str(error.value)
     assert load_data(str(photos), on_bad_image="skip").train.count == 17
 
 

@@ -66,7 +66,7 @@ def test_kept_images_are_the_same_ones_smaller(tmp_path):
     kept = keep(examples, (20, 20))
     assert kept.count == examples.count
     np.testing.assert_array_equal(kept.class_counts, examples.class_counts)
-    order = [list(one.order((1, 2)).as_numpy_iterator()) for one in (examples, kept)]
+    order = [list(one.handles((1, 2)).as_numpy_iterator()) for one in (examples, kept)]
     assert order[0] == order[1]
     for number in range(kept.count):
         before, after = (one.read(np.int64(number)) for one in (examples, kept))

@@ -84,7 +84,7 @@ def test_a_run_s_card_says_how_to_use_and_to_make_it(run, monkeypatch):
     assert main(shlex.split(predicting)[1:]) == 0
     assert making == "keras-resdense train --epochs 1 --model tiny --folder . --name run"
     assert make_parser(COMMANDS).parse_args(shlex.split(repeating)[1:]).recipe == "run/recipe.json"
-    assert "8 × 8 pixels with 1 channel, values" in text and "10 classes apart: 0, 1, 2, 3, 4, 5, 6, 7, 8, 9 (" in text
+    assert "8 × 8 pixels with 1 channel, values" in text and "10 classes: 0, 1, 2, 3, 4, 5, 6, 7, 8, 9 (" in text
 
 
 def test_later_exports_enter_the_card(run):
@@ -133,7 +133,7 @@ def test_what_cannot_be_predicted_is_named(run, photos, tmp_path, failing):
     (photos / "letter.jpg").write_text("no image")
     (photos / "empty").mkdir()
     (photos / "short.txt").write_text("one\ntwo\n")
-    assert "letter.jpg: no image" in failing("predict", run, photos / "letter.jpg")
+    assert "letter.jpg: not an image" in failing("predict", run, photos / "letter.jpg")
     assert "There is no " in failing("predict", run, photos / "missing.png")
     assert "There are no images in " in failing("predict", run, photos / "empty")
     assert "2 names for 10 classes" in failing("predict", run, photos / "a.png", "--labels", photos / "short.txt")
@@ -156,7 +156,7 @@ def test_what_is_no_model_is_refused(run, photos, failing):
         assert f"is not {kind}" in failing("predict", photos / f"model{suffix}", photos)
     assert "is not a SavedModel" in failing("predict", photos / "deeper", photos / "a.png")
     assert "is not a model: it must be a run's folder" in failing("evaluate", photos / "notes.txt")
-    assert "say --data" in failing("evaluate", shutil.copy(run / "model.tflite", photos / "alone.tflite"))
+    assert "add --data" in failing("evaluate", shutil.copy(run / "model.tflite", photos / "alone.tflite"))
 
 
 def test_onnx_without_its_runtime_says_what_to_install(run, photos, failing, monkeypatch):

@@ -63,7 +63,7 @@ def test_digits_are_split_alike_in_every_class():
     digits = load_data("digits")
     assert digits.train.count + digits.test.count == 1797
     assert digits.image_shape == (8, 8, 1)
-    labels = np.array([int(digits.test.read(handle)[1]) for handle in digits.test.order(None)])
+    labels = np.array([int(digits.test.read(handle)[1]) for handle in digits.test.handles(None)])
     assert set(np.bincount(labels)) == {35, 36, 37}
 
 
@@ -136,7 +136,7 @@ def test_an_image_is_moved_as_if_it_were_padded_and_cropped():
 
 def test_an_epoch_sees_every_image_once_and_another_seed_another_order():
     examples = load_data("digits").train
-    one, two = ([int(number) for number in examples.order(tf.constant(key, tf.int64))] for key in ([0, 1], [1, 1]))
+    one, two = ([int(number) for number in examples.handles(tf.constant(key, tf.int64))] for key in ([0, 1], [1, 1]))
     assert sorted(one) == sorted(two) == list(range(examples.count))
     assert one != two
 
@@ -214,11 +214,11 @@ def test_folder_is_split_alike_each_time(images, capsys):
     assert first.class_names == ("Katze", "狗")
     assert (first.train.count, first.test.count) == (16, 4)
     assert "4 of 20 images" in capsys.readouterr().out
-    for one, two in zip(first.test.order(None), again.test.order(None), strict=True):
+    for one, two in zip(first.test.handles(None), again.test.handles(None), strict=True):
         np.testing.assert_array_equal(first.test.read(one)[0], again.test.read(two)[0])
-    labels = [int(first.test.read(handle)[1]) for handle in first.test.order(None)]
+    labels = [int(first.test.read(handle)[1]) for handle in first.test.handles(None)]
     assert labels == [0, 0, 1, 1]
-    image, label, _ = first.test.read(next(iter(first.test.order(None))))
+    image, label, _ = first.test.read(next(iter(first.test.handles(None))))
     assert image.shape[1:] == (14, 3) and int(image[0, 0, 0]) == 40 and int(label) == 0
 
 
@@ -299,9 +299,9 @@ def test_names_of_classes_that_look_alike_are_one_or_refused(images):
 def test_file_names_need_not_be_text(images):
     (images / "Katze" / "0.png").rename(images / "Katze" / os.fsdecode(b"\xff.png"))
     loaded = load_data(str(images))
-    handles = [*loaded.train.order(None), *loaded.test.order(None)]
+    handles = [*loaded.train.handles(None), *loaded.test.handles(None)]
     assert len(handles) == 20
-    assert all(loaded.train.read(handle)[0].shape[-1] == 3 for handle in loaded.train.order(None))
+    assert all(loaded.train.read(handle)[0].shape[-1] == 3 for handle in loaded.train.handles(None))
 
 
 def damaged(count):
@@ -394,7 +394,9 @@ def test_images_that_changed_after_the_check_are_named(images):
     (images / "Katze" / "2.png").write_bytes(b"nothing")
     (images / "Katze" / "3.png").write_bytes(encode(colours()))
     found = "\n".join(loaded.recheck())
-    assert "1.png: No such file" in found and "2.png: no image" in found and "3.png: changed after its check" in found
+    assert (
+        "1.png: No such file" in found and "2.png: not an image" in found and "3.png: changed after its check" in found
+    )
     plan = plan_of(Recipe(batch_size=16), classes=2)
     with pytest.raises(ValueError, match="(?s)have changed since they were checked.*1.png.*same command"):
         with naming_changed_files(loaded):

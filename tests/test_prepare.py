@@ -60,7 +60,7 @@ def contents(folder):
 
 def pixels(examples):
     """The images and their classes, as if in a set."""
-    found = [examples.read(handle)[:2] for handle in examples.order(None)]
+    found = [examples.read(handle)[:2] for handle in examples.handles(None)]
     return sorted((int(label), tuple(image.shape), image.numpy().tobytes()) for image, label in found)
 
 
@@ -88,7 +88,7 @@ def test_the_manifest_knows_every_file(folder, tmp_path):
         name: {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()} for name, content in files.items()
     }
     assert manifest["images"] == {"train": 32, "validation": 8} and manifest["class_names"] == ["Katze", "狗"]
-    assert [line.endswith("bad.jpg: no image") for line in manifest["bad_images"]] == [True]
+    assert [line.endswith("bad.jpg: not an image") for line in manifest["bad_images"]] == [True]
     assert len([name for name in files if "-train.tfrecord-" in name]) == 16
 
 
@@ -224,7 +224,7 @@ def test_two_preparations_of_one_data_set_are_refused(folder, tmp_path):
 
 def test_bad_images_stop_it_before_anything_is_written(folder, tmp_path):
     (folder / "狗" / "bad.jpg").write_text("no image")
-    with pytest.raises(ValueError, match="bad.jpg: no image"):
+    with pytest.raises(ValueError, match="bad.jpg: not an image"):
         prepare(folder, tmp_path / "made")
     assert [path.name for path in tmp_path.iterdir()] == ["photos"]
 
@@ -249,7 +249,7 @@ def test_a_data_set_that_is_not_whole_is_refused(folder, tmp_path):
     shards = sorted(made.glob("*.tfrecord-*"))
     shards[0].unlink()
     shards[1].write_bytes(shards[1].read_bytes()[:100])
-    with pytest.raises(ValueError, match=f"{shards[0].name}, {shards[1].name} and 2 files in all"):
+    with pytest.raises(ValueError, match=f"2 files, such as {shards[0].name}, {shards[1].name}, differ"):
         load_data(str(made))
 
 
@@ -257,7 +257,7 @@ def test_the_command_prepares_and_the_result_can_be_decoded(folder, tmp_path, ca
     assert main(["prepare", str(folder), "--to", str(tmp_path / "made"), "--image-size", "32"]) == 0
     assert "is ready: keras-resdense train --data" in capsys.readouterr().out
     data = load_data(str(tmp_path / "made"))
-    for handle in data.train.order(None):
+    for handle in data.train.handles(None):
         example = data.train.open(handle)
         image = example.part(None).numpy()
         np.testing.assert_array_equal(example.part(np.array([1, 2, 9, 11], "int32")), image[1:10, 2:13])
@@ -349,11 +349,11 @@ def test_the_same_order_for_any_number_of_workers_is_an_option(streamed, workers
 
 def test_a_worker_reads_no_file_of_another(streamed):
     key = tf.constant([0, 0], tf.int64)
-    parts = [set(streamed.part(key, worker, 4).as_numpy_iterator()) for worker in range(4)]
+    parts = [set(streamed.worker_handles(key, worker, 4).as_numpy_iterator()) for worker in range(4)]
     assert [len(part) for part in parts] == [8, 8, 8, 8] and len(set().union(*parts)) == 32
 
 
 def test_classes_are_counted_without_reading_the_images(folder, streamed):
     for examples in (streamed, load_data(str(folder)).train):
-        unread = dataclasses.replace(examples, order=None, open=None)
+        unread = dataclasses.replace(examples, handles=None, open=None)
         assert class_counts(unread, 3).tolist() == [16, 16, 0]

@@ -80,7 +80,7 @@ def test_a_file_tells_its_set_by_its_name_or_must_be_told(published, tmp_path, c
     named.parent.mkdir()
     named.symlink_to(published)
     model = keras_resdense.ResNet18(weights=str(named), include_preprocessing=True)
-    assert "is taken for timm's resnet18 tv_in1k, by its name" in capsys.readouterr().out
+    assert "looks like timm's resnet18 tv_in1k, by its name" in capsys.readouterr().out
     assert model.image_contract is not None
     with pytest.raises(ValueError, match="include_preprocessing='torch' or another of torch, half, tf, caffe"):
         keras_resdense.ResNet18(weights=str(published), include_preprocessing=True)

@@ -12,11 +12,12 @@ from ai_edge_litert.interpreter import Interpreter
 
 from keras_resdense import quantisation_aware
 from keras_resdense.data.contract import ImageContract
+from keras_resdense.exporting.device_report import device_report
 from keras_resdense.exporting.export import export
 from keras_resdense.exporting.quantised_training import settled
 from keras_resdense.exporting.rounding import FakeQuantise
 from keras_resdense.training import train
-from tests.test_export import CLASSES, operations, some_images, tiny
+from tests.test_export import CLASSES, some_images, tiny
 from tests.test_folding import REPRESENTATIVES, build, shrunk
 from tests.tiny import RECIPE, install
 
@@ -52,7 +53,7 @@ def test_the_file_computes_what_the_network_does(name, tmp_path):
     model, images = aware(build(shrunk(name), classifier_activation="softmax", classes=CLASSES))
     trained(model, images)
     made = export(model, tmp_path / "m.tflite", "tflite_int8", images)
-    counts, _ = operations(tmp_path / "m.tflite")
+    counts = device_report(tmp_path / "m.tflite").operators
     # Bytes are made signed at the input, and unsigned at the output: nothing is requantised in between.
     assert counts["QUANTIZE"] == 2 and "DEQUANTIZE" not in counts
     # Scores that are off by a step move a probability by half of one, at most; the rest is rounding of its own.
@@ -148,7 +149,7 @@ def test_a_network_of_normalised_images_takes_pixels(tmp_path):
     body = build(shrunk("resnet18"), classifier_activation="softmax", classes=CLASSES)
     model = keras.Model(images, body(keras.layers.Rescaling(58.0, 120.0)(images[..., ::-1])))
     model.image_contract = ImageContract(size=(32, 32), order="bgr", mean=(120.0,), std=(58.0,))
-    with pytest.raises(ValueError, match="a GetItem, behind its folding for phones; known to"):
+    with pytest.raises(ValueError, match="a GetItem, after rewriting for phones; quantisation-aware training supports"):
         quantisation_aware(model, (some_images() - 120.0) / 58)
     model = keras.Model(images, body(keras.layers.Rescaling(58.0, 120.0)(images)))
     model.image_contract = ImageContract(size=(32, 32), order="bgr", mean=(120.0,), std=(58.0,))
@@ -162,7 +163,7 @@ def test_a_network_of_normalised_images_takes_pixels(tmp_path):
 
 def test_bad_input(tmp_path):
     model, images = aware()
-    with pytest.raises(ValueError, match="is quantisation-aware already: train it on, or export it"):
+    with pytest.raises(ValueError, match="is quantisation-aware already: train it further, or export it"):
         quantisation_aware(model, images)
     with pytest.raises(
         ValueError, match="in whole numbers of 8 bits, which float16 does not: export it as tflite_int8"
@@ -175,7 +176,7 @@ def test_bad_input(tmp_path):
     with pytest.raises(ValueError, match=r"images has shape \(32, 32, 3\)"):
         quantisation_aware(tiny(), images[0])
     other = keras.Sequential([keras.Input((32, 32, 3)), keras.layers.LayerNormalization(name="norm")])
-    with pytest.raises(ValueError, match="has 'norm', a LayerNormalization, behind its folding"):
+    with pytest.raises(ValueError, match="has 'norm', a LayerNormalization, after rewriting"):
         quantisation_aware(other, images)
     assert not list(tmp_path.iterdir())
 

@@ -32,7 +32,7 @@ def test_a_recipe_s_file_makes_it_again(name, tmp_path):
 
 def test_what_is_no_recipe_is_refused(tmp_path):
     (tmp_path / "other.json").write_text('{"recipe": {}}')
-    with pytest.raises(ValueError, match="other.json is no recipe.json"):
+    with pytest.raises(ValueError, match="other.json is not the recipe.json"):
         recipes.read(tmp_path / "other.json")
     with pytest.raises(ValueError, match=r"no recipe 'slow'\..*There are digits, fast"):
         recipes.get_recipe("slow")

@@ -49,7 +49,7 @@ def test_a_run_is_described_whatever_its_classes_are_called(folder):
         with Image.open(folder / name) as image:
             assert len(image.convert("L").getcolors()) > 10
     text = (folder / "README.md").read_text(encoding="utf-8")
-    assert "5 classes apart: Katze, 狗, $5, a$b$c^, پرنده (" in text and "24 × 32 pixels with 3 channels" in text
+    assert "5 classes: Katze, 狗, $5, a$b$c^, پرنده (" in text and "24 × 32 pixels with 3 channels" in text
     assert Plan(recipe=RECIPE, size=(24, 32), classes=5).contract(3).describe() in text
     made = f"keras-resdense train --weights 'my weights.keras' --seed 7 --folder . --name {folder.name}"
     assert f"```shell\n{made}\n```" in text.replace(" \\\n    ", " ")
@@ -86,7 +86,7 @@ def test_curves_survive_an_outlier(axes_of):
     axes = axes_of(0.9, 1007, 0.6, 0.5, 0.4)
     bottom, top = axes.get_ylim()
     assert 0.3 < bottom < 0.4 and 0.9 < top < 1.1
-    assert axes.get_title() == "beyond the axis: 1,007 in epoch 2"
+    assert axes.get_title() == "not shown: 1,007 in epoch 2"
 
 
 def test_curves_of_many_magnitudes_are_logarithmic(axes_of):

@@ -25,7 +25,7 @@ def test_card_tells_what_was_measured(run):
     results, card = json.loads((run / "run.json").read_text()), (run / "README.md").read_text()
     confusion = np.array(results["confusion"])
     assert results["accuracy"] == pytest.approx(np.trace(confusion) / confusion.sum())
-    assert f"{results['accuracy']:.2%} of the {confusion.sum():,} images" in card
+    assert f"{results['accuracy']:.2%} of the {confusion.sum():,} held-out images" in card
     assert f"{results['accuracy']:.2%}" in (ROOT / "saved_models" / "README.md").read_text()
 
 

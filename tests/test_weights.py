@@ -252,8 +252,8 @@ def spoil(tensors, kind):
 
 
 SPOILT = {
-    "bool": "conv1.weight holds bool, no floats",
-    "int8": "fc.weight holds int8, no floats",
+    "bool": "conv1.weight holds bool, not floats",
+    "int8": "fc.weight holds int8, not floats",
     "nan": "layer1.0.bn1.weight holds nan: not finite",
     "-inf": "layer1.0.bn1.weight holds -inf: not finite",
     "1e300": r"layer1.0.bn1.weight holds 1e\+300: not finite in float32",
@@ -282,7 +282,7 @@ def datasets(file):
 
 
 @pytest.mark.parametrize("suffix", [".keras", ".weights.h5"])
-@pytest.mark.parametrize("kind, message", [("int8", "holds int8, no floats"), ("nan", "holds nan"), ("link", "link")])
+@pytest.mark.parametrize("kind, message", [("int8", "holds int8, not floats"), ("nan", "holds nan"), ("link", "link")])
 def test_own_files_are_checked_alike(suffix, kind, message, tmp_path):
     path = tmp_path / f"model{suffix}"
     model = keras_resdense.ResNet20(input_shape=(16, 16, 3))
@@ -325,7 +325,7 @@ def test_h5_files_that_take_contents_from_elsewhere_are_refused(kind, tmp_path):
         else:
             external = [(str(tmp_path / "secret"), 0, h5py.h5f.UNLIMITED)]
             layer.create_dataset("kernel:0", (7, 7, 3, 64), "float32", external=external)
-    with pytest.raises(ValueError, match="/conv1_conv/kernel:0 is a link or stands in another file"):
+    with pytest.raises(ValueError, match="/conv1_conv/kernel:0 is a link or is stored in another file"):
         keras_resdense.ResNet50V1(weights=str(tmp_path / "model.h5"), input_shape=(32, 32, 3))
 
 

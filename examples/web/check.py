@@ -96,7 +96,7 @@ def write_test_images(run: Path, folder: Path) -> list[Path]:
     """Writes the first test images of a run's data as PNG files."""
     test = keras_resdense.load_data(recipes.read(run / recipes.RECIPE_FILE)[0].data).test
     files = []
-    for handle in test.order(None).take(IMAGES):
+    for handle in test.handles(None).take(IMAGES):
         pixels = test.read(handle)[0].numpy()
         files.append(folder / f"{len(files)}.png")
         Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels).save(files[-1])

@@ -1,6 +1,6 @@
-"""Augmentation in TensorFlow operations, whose chances hang on the place of an image, not on the machine.
+"""Augmentation in TensorFlow operations. Random numbers depend on the position of an image, not on the machine.
 
-Each function computes only what was drawn for its image. What happens follows from a key, two int64.
+All random numbers come from a key, which is two int64. Only the drawn operations are computed.
 """
 
 from __future__ import annotations
@@ -16,22 +16,21 @@ from keras_resdense.data.rand_augment import rand_augment
 if TYPE_CHECKING:
     import tensorflow as tf
 
-#: Keys that an image or a group has in an epoch.
+#: Number of keys for an image or a group in an epoch.
 DRAWS = 2**10
-#: Chance that a part of an image is erased, and the part's share of the area and its proportions: those of
-#: 1708.04896, with the shares of timm.
+#: Probability of erasing, and ranges of the area and the aspect ratio: those of 1708.04896, with timm's areas.
 ERASED, ERASED_SHARE, ERASED_RATIO = 0.5, (0.02, 1 / 3), (0.3, 1 / 0.3)
 
 
 def place_key(seed: int, epoch: Any, number: Any) -> tf.Tensor:
-    """Returns a key of its own, with room for `DRAWS` more, for what has this number in an epoch."""
+    """Returns a key for an item of an epoch by its number. The next `DRAWS` keys belong to it, too."""
     import tensorflow as tf
 
     return tf.stack([epoch * 2**32 + seed, number * DRAWS])
 
 
 def augmentation_alone(plan: Plan) -> Any:
-    """Returns a function from an image to one of the network's size.
+    """Returns a function that crops and augments an image to the network's size.
 
     It takes the image's shape `(3,)`, a function from the window of a `View` to its pixels, and a key.
     """
@@ -57,9 +56,10 @@ def augmentation_alone(plan: Plan) -> Any:
 
 
 def augmentation_together(plan: Plan) -> Any:
-    """Returns a function from images `(group, height, width, channels)`, their classes `(group, classes)` and a key.
+    """Returns a function that mixes the images of a group.
 
-    It returns mixed images, and targets `(group, classes)`.
+    It takes images `(group, height, width, channels)`, their classes `(group, classes)` and a key, and returns mixed
+    images and targets `(group, classes)`.
     """
     import tensorflow as tf
 
@@ -73,7 +73,7 @@ def augmentation_together(plan: Plan) -> Any:
             branches = [functools.partial(mix, images, labels, key=_further(key, 16)) for mix in mixings]
             images, labels = tf.switch_case(chosen, branches)
         if recipe.loss == "binary":
-            # 2110.00476: all classes seen in an image count as present; its authors' timm asks for 0.2 of it.
+            # 2110.00476: all classes in a mixed image count as present; the authors' timm needs a share of 0.2.
             labels = tf.cast(labels > 0.2, tf.float32)
         return images, labels * (1 - recipe.label_smoothing) + recipe.label_smoothing / plan.classes
 
@@ -81,7 +81,7 @@ def augmentation_together(plan: Plan) -> Any:
 
 
 def moved(image: tf.Tensor, padding: int, key: tf.Tensor) -> tf.Tensor:
-    """A crop of an image's size at a random place of the image padded with zeros (1512.03385, section 4.2)."""
+    """Pads an image with zeros and crops it to its size at a random position (1512.03385, section 4.2)."""
     import tensorflow as tf
 
     top, left = tf.unstack(tf.random.stateless_uniform((2,), key, maxval=2 * padding + 1, dtype=tf.int32))
@@ -90,7 +90,7 @@ def moved(image: tf.Tensor, padding: int, key: tf.Tensor) -> tf.Tensor:
 
 
 def flipped(image: tf.Tensor, key: tf.Tensor) -> tf.Tensor:
-    """Mirrors an image left to right, or not."""
+    """Flips an image left to right with probability 1/2."""
     import tensorflow as tf
 
     mirrored = tf.random.stateless_uniform((), key) < 0.5
@@ -99,7 +99,7 @@ def flipped(image: tf.Tensor, key: tf.Tensor) -> tf.Tensor:
 
 
 def erased(image: tf.Tensor, key: tf.Tensor) -> tf.Tensor:
-    """Fills a random rectangle of an image with noise, or not (1708.04896)."""
+    """Fills a random rectangle of some images with noise (1708.04896)."""
     import tensorflow as tf
 
     happens, share, ratio, top, left = tf.unstack(tf.random.stateless_uniform((5,), key))
@@ -139,7 +139,7 @@ def cutmix(images: tf.Tensor, labels: tf.Tensor, alpha: float, key: tf.Tensor) -
         inside.append(tf.cast((pixels >= begin) & (pixels < begin + extent), tf.float32))
     rows, columns = inside
     shares = 1 - tf.reduce_mean(rows, 1) * tf.reduce_mean(columns, 1)
-    # Rows are flattened: TensorFlow is slow to spread a value over three channels.
+    # Rows are flattened, because TensorFlow is slow at broadcasting over three channels.
     inside = rows[:, :, None] * tf.repeat(columns, channels, 1)[:, None]
     flat = tf.reshape(images, (-1, sides[0], sides[1] * channels))
     mixed = flat + inside * (tf.gather(flat, partners) - flat)
@@ -151,7 +151,7 @@ def _shares(labels, alpha: float, key):
     import tensorflow as tf
 
     one, other = tf.unstack(tf.random.stateless_gamma((2, labels.shape[0]), key, alpha))
-    # With a small α both can be 0: then an image stays what it is.
+    # With a small α both can be 0; the image is then unchanged.
     return tf.where(one + other > 0, one / (one + other), 1.0)
 
 
@@ -170,7 +170,7 @@ def _blended(values, partners, shares):
 
 
 def _place(draw, size, extent):
-    """Returns a random whole place at which `extent` fits into `size`."""
+    """Returns a random integer position at which `extent` fits into `size`."""
     import tensorflow as tf
 
     room = tf.cast(size - extent, tf.float32)
@@ -178,7 +178,7 @@ def _place(draw, size, extent):
 
 
 def _further(key, steps: int):
-    """Returns the key that is so many draws further on."""
+    """Returns the key that many draws later."""
     import tensorflow as tf
 
     return key + tf.constant([0, steps], tf.int64)

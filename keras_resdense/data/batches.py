@@ -1,9 +1,8 @@
-"""From examples to batches, whose chances hang on the place of an image, not on the machine.
+"""Makes batches of examples. Their random numbers depend on the position of an image, not on the machine.
 
-An image is cropped and augmented alone, with a key from (seed, epoch, number of the image, number of its
-repetition). Mixup and cutmix mix the images of a group, with a key from (seed, epoch, place of the group in the
-epoch). Batch b of an epoch therefore holds the same images, augmented alike, on any number of replicas and workers,
-and after a training was resumed at any step.
+Crops and augmentations use a key from (seed, epoch, number of the image, number of its repetition). Mixup and cutmix
+mix the images of a group, with a key from (seed, epoch, position of the group in the epoch). So batch b of an epoch has
+the same images with the same augmentation on any number of replicas and workers, and after resuming at any step.
 """
 
 from __future__ import annotations
@@ -18,20 +17,20 @@ from keras_resdense.data.contract import ImageContract
 from keras_resdense.data.examples import Examples
 from keras_resdense.data.plan import ImageRecipe, Plan
 from keras_resdense.data.resizing import prepare
-from keras_resdense.data.tfdata import as_it_is, mapped, prefetch
+from keras_resdense.data.tfdata import mapped, prefetch, without_autograph
 
 #: Images that mixup and cutmix mix with one another.
 GROUP = 8
-#: Images of a batch in evaluation, of each replica.
+#: Images per replica in a batch of evaluation.
 TEST_BATCH = 256
-#: Bytes of prepared images held out that may stay in memory.
+#: Bytes of prepared held-out images that may stay in memory.
 KEPT = 2**28
-#: Images that the normalisation of pixels is measured on.
+#: Images that the mean and standard deviation of pixels are measured on.
 SAMPLE = 2048
 
 
 def steps_per_epoch(examples: Examples, recipe: ImageRecipe) -> int:
-    """Counts the batches of an epoch; images that fill no batch are left out of it.
+    """Returns the number of full batches in an epoch. The remaining images are left out of it.
 
     Raises:
         ValueError: If there are fewer images than a batch has.
@@ -45,32 +44,32 @@ def class_counts(examples: Examples, classes: int) -> np.ndarray:
     """Counts the examples of each class `(classes,)`."""
     if examples.class_counts is not None:
         return np.pad(examples.class_counts, (0, classes - len(examples.class_counts)))
-    labels = prefetch(mapped(examples.order(None), lambda handle: examples.open(handle).label).batch(1024))
+    labels = prefetch(mapped(examples.handles(None), lambda handle: examples.open(handle).label).batch(1024))
     return sum((np.bincount(part, minlength=classes) for part in labels.as_numpy_iterator()), np.zeros(classes, int))
 
 
 def training_batches(
     examples: Examples, plan: Plan, strategy: Any, first_step: int = 0, same_order: bool = False
 ) -> Any:
-    """Makes the endless batches of a training.
+    """Makes the infinite batches of a training.
 
-    Where examples are read from files one after the other, and there are as many files as workers, each worker reads
-    its own part of the files, which changes with each epoch. All workers make the same number of steps: one whose
-    files hold fewer images than others' takes some of them twice in that epoch.
+    If examples are streamed from at least as many files as there are workers, each worker reads its own share of the
+    files, which changes with each epoch. All workers make the same number of steps: a worker whose files hold fewer
+    images reads some of them twice in that epoch.
 
     Args:
-        examples: Examples to learn from.
-        plan: What is made of them.
+        examples: Training examples.
+        plan: How batches are made of them.
         strategy: Strategy whose replicas share each batch.
-        first_step: Steps that are left out, because they have been made.
-        same_order: Whether a batch holds the same images for any number of workers, so that each reads all files.
+        first_step: Number of steps to skip, because they are done.
+        same_order: Whether a batch holds the same images for any number of workers. Each worker then reads all files.
 
     Returns:
-        A distributed data set of images `(batch, height, width, channels)` float32, pixels 0–255, and
-        classes `(batch, classes)` float32, of which each replica gets its share of the batch.
+        A distributed data set of images `(batch, height, width, channels)`, float32 pixels 0–255, and one-hot classes
+        `(batch, classes)`, float32. Each replica gets its share of the batch.
 
     Raises:
-        ValueError: If a batch cannot be shared equally.
+        ValueError: If a batch cannot be split equally.
     """
     import tensorflow as tf
 
@@ -113,13 +112,13 @@ def training_batches(
                 f" change batch_size to a multiple of {GROUP * context.num_input_pipelines}."
             )
         worker, workers = context.input_pipeline_id, context.num_input_pipelines
-        sharded = examples.part is not None and 1 < workers <= examples.files and not same_order
+        sharded = examples.worker_handles is not None and 1 < workers <= examples.files and not same_order
 
         def epoch_examples(epoch):
             if sharded:
-                handles = examples.part(epoch_key(epoch), worker, workers).repeat()
+                handles = examples.worker_handles(epoch_key(epoch), worker, workers).repeat()
                 return numbered(handles, epoch, steps * mine)
-            return numbered(examples.order(epoch_key(epoch)), epoch, steps * batch)
+            return numbered(examples.handles(epoch_key(epoch)), epoch, steps * batch)
 
         def placed(epoch, element):
             number, handle = element
@@ -129,10 +128,10 @@ def training_batches(
         def is_mine(epoch, element):
             return element[0] % batch // mine == worker
 
-        elements = tf.data.Dataset.counter(first_epoch).flat_map(as_it_is(epoch_examples))
+        elements = tf.data.Dataset.counter(first_epoch).flat_map(without_autograph(epoch_examples))
         elements = elements.skip(skipped * (mine if sharded else batch))
         if workers > 1 and not sharded:
-            elements = elements.filter(as_it_is(is_mine))
+            elements = elements.filter(without_autograph(is_mine))
         each = batch // replicas
         elements = mapped(elements, lambda *element: load(*placed(*element)))
         elements = mapped(elements.batch(GROUP if mixes else each, drop_remainder=True), finish)
@@ -144,20 +143,20 @@ def training_batches(
 def evaluation_batches(
     examples: Examples, contract: ImageContract, classes: int, strategy: Any = None, keep: bool = False
 ) -> tuple[Any, int]:
-    """Makes batches of the images held out, prepared as the image contract says, over and over.
+    """Makes the repeated batches of an evaluation, prepared by an image contract.
 
     Args:
-        examples: Images held out.
+        examples: Held-out examples.
         contract: How an image becomes the network's input.
         classes: Number of classes.
-        strategy: Strategy whose replicas share the images; None for this machine alone, without any.
-        keep: Whether prepared images stay in memory for the next pass, where all of them fit in `KEPT` bytes.
+        strategy: Strategy whose replicas share the images; None for this machine without a strategy.
+        keep: Whether prepared images stay in memory for the next pass, if all of them fit in `KEPT` bytes.
 
     Returns:
-        The data set, and the steps of one pass over the images. It holds images
-        `(batch, height, width, channels)` float32, classes `(batch, classes)` float32, and weights `(batch,)`.
-        All batches are full: what fills up the last one weighs 0. The rest weighs so much that Keras's loss, which
-        it divides by the filled batches, is the mean over the images.
+        The data set, and the number of steps in one pass. The data set yields images
+        `(batch, height, width, channels)`, one-hot classes `(batch, classes)` and weights `(batch,)`, all float32.
+        All batches are full: images that fill up the last batch have weight 0. The other weights make Keras's loss,
+        which is a mean over full batches, the mean over the images.
     """
     import tensorflow as tf
 
@@ -172,7 +171,7 @@ def evaluation_batches(
 
     def share(context):
         workers = context.num_input_pipelines
-        images = examples.order(None).shard(workers, context.input_pipeline_id)
+        images = examples.handles(None).shard(workers, context.input_pipeline_id)
         images = mapped(images, load)
         filling = tf.nest.map_structure(lambda spec: tf.zeros(spec.shape, spec.dtype), images.element_spec)
         images = images.concatenate(tf.data.Dataset.from_tensors(filling).repeat())
@@ -190,7 +189,7 @@ def take_images(examples: Examples, contract: ImageContract, count: int) -> tupl
     They are taken in an order that mixes the classes, and are the same ones always.
     """
     images, labels = [], []
-    for handle in prefetch(examples.order((0, 0)).take(count)):
+    for handle in prefetch(examples.handles((0, 0)).take(count)):
         image, label, _ = examples.read(handle)
         images.append(prepare(image, contract).numpy())
         labels.append(int(label))
@@ -201,7 +200,7 @@ def pixel_statistics(examples: Examples, contract: ImageContract) -> tuple[list[
     """Returns mean and standard deviation of each channel over `SAMPLE` of the images, the same ones always."""
     import tensorflow as tf
 
-    sample = examples.order(tf.constant([0, 0], tf.int64)).take(SAMPLE)
+    sample = examples.handles(tf.constant([0, 0], tf.int64)).take(SAMPLE)
 
     def load(handle):
         return prepare(examples.read(handle)[0], contract)

@@ -1,7 +1,7 @@
-"""The check of image files before they are used, remembered from one start to the next.
+"""Checks image files before they are used, and remembers the results.
 
-A file that was found good is not read again as long as its path, size and time of change are the same. What was
-found lies in Keras's folder for downloads, outside of the images' folder; `KERAS_HOME` moves it.
+A good file is not read again as long as its path, size and modification time are the same. The results are in Keras's
+folder for downloads, `~/.keras` or `KERAS_HOME`, not in the folder of the images.
 """
 
 from __future__ import annotations
@@ -21,22 +21,22 @@ from keras_resdense.data.decoding import decode_image, is_plain_jpeg
 from keras_resdense.files import staged
 from keras_resdense.progress import progress
 
-#: Files that are given to the threads at once.
+#: Number of files per batch of work for the threads.
 BLOCK = 2048
-#: Bytes of a file that is still read.
+#: Largest size of an image file, in bytes.
 LARGEST = 2**29
-#: Number of the rules of the check: what other rules found is forgotten.
+#: Version of the check. Results of other versions are ignored.
 RULES = 1
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Checked:
-    """What the check of some files found.
+    """Results of a check.
 
     Attributes:
-        sizes: Bytes of each file `(files,)` int64.
-        plain: Whether TensorFlow reads the file as Pillow does, and can decode a part of it `(files,)` bool.
-        faults: What is wrong with each bad file, by its number.
+        sizes: Size of each file in bytes `(files,)` int64.
+        plain: Whether TensorFlow decodes the file to the same pixels as Pillow, also partially `(files,)` bool.
+        faults: What is wrong with each bad file, by the index of the file.
     """
 
     sizes: np.ndarray
@@ -45,11 +45,11 @@ class Checked:
 
 
 def check_images(paths: Sequence[str], root: Path) -> Checked:
-    """Decodes every file that is new or has changed since it was found good, as training will do.
+    """Decodes every file that is new or has changed since its last check.
 
     Args:
         paths: Files.
-        root: Folder that they are in, under whose name the findings are remembered.
+        root: Folder that they are in. The results are stored under its name.
     """
     names = [os.fsencode(path) for path in paths]
     memory = _memory(root)
@@ -74,14 +74,14 @@ def check_images(paths: Sequence[str], root: Path) -> Checked:
                             good.add(number)
                         advance(1)
     finally:
-        # Of a check that is broken off, too: the next one goes on from there.
+        # An interrupted check is stored, too, so the next one continues from there.
         if new:
             _remember(memory, names, rows, sorted(good))
     return Checked(sizes=rows[:, 0], plain=rows[:, 2].astype(bool), faults=faults)
 
 
 def decode_fast(encoded: bytes) -> np.ndarray:
-    """Decodes an image file as `decode_image` does, with TensorFlow where that gives the same pixels in less time."""
+    """Decodes an image file to the pixels of `decode_image`, with TensorFlow if that gives the same pixels faster."""
     pixels = _decoded_by_tensorflow(encoded) if is_plain_jpeg(encoded) else None
     return decode_image(encoded) if pixels is None else pixels
 
@@ -90,20 +90,20 @@ def read_file(path: str | bytes) -> bytes:
     """Returns the content of a file.
 
     Raises:
-        ValueError: If it is no regular file, because to read a pipe could wait for ever, or larger than `LARGEST`.
+        ValueError: If it is not a regular file, because reading a pipe could block forever, or larger than `LARGEST`.
         OSError: If it cannot be read.
     """
     with open(path, "rb", opener=lambda name, flags: os.open(name, flags | getattr(os, "O_NONBLOCK", 0))) as file:
         found = os.fstat(file.fileno())
         if not stat.S_ISREG(found.st_mode):
-            raise ValueError("no regular file")
+            raise ValueError("not a regular file")
         if found.st_size > LARGEST:
-            raise ValueError(f"{found.st_size:,} bytes, more than the {LARGEST:,} of the largest image allowed")
+            raise ValueError(f"{found.st_size:,} bytes, more than the {LARGEST:,} allowed for an image")
         return file.read()
 
 
 def _inspect(name: bytes) -> tuple[int, int, int] | str:
-    """Returns size, time of change and plainness of a file, or what is wrong with it."""
+    """Returns size, modification time and plainness of a file, or what is wrong with it."""
     try:
         stamp = _stamp(name)
         encoded = read_file(name)
@@ -162,4 +162,4 @@ def _remember(memory: Path, names: list[bytes], rows: np.ndarray, good: list[int
         with staged(memory) as temporary, open(temporary, "wb") as file:
             np.savez(file, rules=RULES, names=joined, rows=rows[good])
     except OSError as error:
-        print(f"The check will be made again at the next start: {error}")
+        print(f"The results of the check cannot be stored, so the next start checks again: {error}")

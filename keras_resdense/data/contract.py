@@ -1,8 +1,8 @@
-"""The image contract: how an image becomes a network's input, as one value that every door obeys.
+"""The image contract: how an image becomes a network's input, as one value for training, prediction and exports.
 
 The rules that all contracts share are those of Pillow, timm and torchvision:
 
-* The EXIF orientation is obeyed. Transparent pixels lie on white. Colour becomes grey as
+* The EXIF orientation is applied. Transparent pixels are blended with white. Colour becomes grey as
   0.299 R + 0.587 G + 0.114 B, and grey becomes colour by repetition.
 * Resizing is antialiased and gives whole numbers, as Pillow's does (`keras_resdense.data.resizing`).
 """
@@ -19,9 +19,9 @@ from typing import Any
 
 from keras_resdense.checks import require, require_choice, require_kinds, require_whole, whole
 
-#: Names under which a contract, and the names of the classes, one a line, travel in other files.
+#: Names of the files that hold a contract, and the class names, one per line.
 CONTRACT_FILE, LABELS_FILE = FILES = ("image_contract.json", "labels.txt")
-#: What all contracts share, written into every file for readers in other languages.
+#: Rules that all contracts share. They are written into every file for programs in other languages.
 _SHARED = {"orientation": "exif", "transparency": "on white", "antialias": True, "rounding": "whole numbers"}
 
 
@@ -31,14 +31,15 @@ class ImageContract:
 
     Attributes:
         size: Height and width of the input, in pixels.
-        channels: 3 for colour, 1 for grey. Image files become one of these; other numbers are for arrays only.
+        channels: 3 for colour, 1 for grey. Other numbers are for arrays only, not for image files.
         order: Order of the colour channels, "rgb" or "bgr".
-        resize: "squash" scales both sides alone, so the image loses its proportions. "shorter_side" keeps them and
-            scales until the image covers the size divided by `crop`.
+        resize: "squash" resizes to the size and changes the aspect ratio. "shorter_side" keeps the aspect ratio and
+            resizes until the image covers the size divided by `crop`.
         crop: Share of the resized image's side that the central crop keeps, in [0.01, 1].
         interpolation: "bilinear" or "bicubic".
-        mean: What is subtracted from each channel, in pixels 0–255, in the order of the network's channels.
-        std: What each channel is divided by then, in pixels. With mean 0 and std 1 the network takes pixels 0–255.
+        mean: Mean that is subtracted from each channel, 0–255, in the order of the network's channels.
+        std: Standard deviation that each channel is then divided by, 0–255. With mean 0 and std 1, the network takes
+            pixels 0–255.
     """
 
     size: tuple[int, int]
@@ -54,7 +55,7 @@ class ImageContract:
         require_kinds(self)
         sides = tuple(map(whole, self.size)) if isinstance(self.size, tuple | list) else ()
         require(self, "size", len(sides) == 2 and None not in sides, "a height and a width in whole pixels")
-        # NumPy's numbers become Python's, as JSON needs them.
+        # JSON cannot hold NumPy numbers.
         object.__setattr__(self, "size", sides)
         require_whole(self, "channels")
         require_choice(self, "order", ("rgb", "bgr"))
@@ -68,18 +69,18 @@ class ImageContract:
 
     @property
     def resized(self) -> tuple[int, int]:
-        """Height and width that the central crop is taken from, in pixels: `floor(size / crop)`, as in timm."""
-        # The small number keeps a share such as 224 / 232 from costing a pixel.
+        """Height and width in pixels before the central crop: `floor(size / crop)`, as in timm."""
+        # Without the small number, a share such as 224 / 232 would lose a pixel by rounding.
         height, width = (math.floor(side / self.crop + 1e-6) for side in self.size)
         return height, width
 
     @property
     def takes_pixels(self) -> bool:
-        """Whether the network takes pixels 0–255 as they are."""
+        """Whether the network takes pixels 0–255 without normalisation."""
         return set(self.mean) == {0.0} and set(self.std) == {1.0}
 
     def describe(self) -> str:
-        """Says in one sentence what to do with an image."""
+        """Describes in one sentence how to prepare an image."""
         height, width = self.size
         kind = "grey" if self.channels == 1 else self.order.upper()
         steps = [f"turn it upright as its EXIF orientation says, lay transparency on white, convert it to {kind}"]
@@ -100,7 +101,7 @@ class ImageContract:
         return f"To prepare an image, {', '.join(steps[:-1])}, and {steps[-1]}."
 
     def to_json(self) -> str:
-        """Writes the contract as JSON, from which `from_json` makes it again."""
+        """Returns the contract as JSON for `from_json`."""
         return json.dumps(dataclasses.asdict(self) | _SHARED)
 
     @classmethod
@@ -108,16 +109,16 @@ class ImageContract:
         """Reads a contract.
 
         Raises:
-            ValueError: If it is none, or asks for something that this version does not know.
+            ValueError: If the text is not a contract, or has rules that this version does not support.
         """
         try:
             fields: dict[str, Any] = json.loads(text)
             shared = {name: fields.pop(name) for name in _SHARED}
             contract = cls(**{name: tuple(v) if isinstance(v, list) else v for name, v in fields.items()})
         except (TypeError, KeyError, AttributeError, json.JSONDecodeError) as error:
-            raise ValueError(f"This is no image contract ({error!r}): {text[:200]}") from error
+            raise ValueError(f"This is not an image contract ({error!r}): {text[:200]}") from error
         if shared != _SHARED:
-            raise ValueError(f"The image contract asks for {shared}; this version knows {_SHARED}.")
+            raise ValueError(f"The image contract has the rules {shared}; this version supports {_SHARED}.")
         return contract
 
 
@@ -130,7 +131,7 @@ def checked_names(class_names: Sequence[str] | None) -> tuple[str, ...]:
 
 
 def as_files(contract: ImageContract | None, class_names: Sequence[str] | None) -> dict[str, str]:
-    """Returns names and texts of the files by which a contract and the names of the classes travel in other files.
+    """Returns names and texts of the files that hold a contract and the class names.
 
     Raises:
         ValueError: If a name is not one line of text.
@@ -141,7 +142,7 @@ def as_files(contract: ImageContract | None, class_names: Sequence[str] | None) 
 
 
 def from_files(folder: Path | zipfile.Path) -> tuple[ImageContract | None, tuple[str, ...] | None]:
-    """Reads what `as_files` has made of a contract and the names of the classes; None for what is not there."""
+    """Reads a contract and class names from files that `as_files` describes; None for a missing file."""
     texts = {name: (folder / name).read_text(encoding="utf-8") for name in FILES if (folder / name).is_file()}
     contract, names = texts.get(CONTRACT_FILE), texts.get(LABELS_FILE)
     return (
@@ -151,13 +152,13 @@ def from_files(folder: Path | zipfile.Path) -> tuple[ImageContract | None, tuple
 
 
 def attach(path: Path, texts: Mapping[str, str]) -> None:
-    """Adds what `as_files` returns to a `.keras`, which plain Keras still opens."""
+    """Adds the files of `as_files` to a `.keras` file, which plain Keras still opens."""
     with zipfile.ZipFile(path, "a") as archive:
         for name, text in texts.items():
             archive.writestr(name, text)
 
 
 def attached(path: Path) -> tuple[ImageContract | None, tuple[str, ...] | None]:
-    """Reads the contract and the names of the classes in a `.keras` or another archive; None for what is not there."""
+    """Reads the contract and the class names in a `.keras` file or another archive; None for what is missing."""
     with zipfile.ZipFile(path) as archive:
         return from_files(zipfile.Path(archive))

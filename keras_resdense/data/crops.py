@@ -1,7 +1,7 @@
-"""Crops: which part of an image a network sees, and at what scale.
+"""Random crops of training images.
 
-A crop is chosen from the size of an image alone, so that only the part that is seen has to be decoded. Images are
-scaled bilinearly, with antialiasing along a side that shrinks, as Pillow and `tf.image.resize(antialias=True)` do.
+A crop depends on the size of an image only, so that just this part has to be decoded. Images are resized bilinearly,
+with antialiasing along a side that shrinks, as Pillow and `tf.image.resize(antialias=True)` do.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class View:
     """The part of an image that becomes a network's input.
 
     Attributes:
-        window: Top, left, height and width of the pixels that are needed `(4,)` int32; None for all of them.
+        window: Top, left, height and width of the pixels that are needed `(4,)` int32; None for the whole image.
         scale: Factor of the height and of the width `(2,)` float32.
         shift: Pixels that the scaled window is moved down and to the right `(2,)` float32.
     """
@@ -64,14 +64,14 @@ def part_of(image: tf.Tensor) -> Callable[[Any], Any]:
 
 
 def whole(shape: tf.Tensor, size: tuple[int, int], key: tf.Tensor | None = None) -> View:
-    """The whole image. It loses its proportions where they are not the network's."""
+    """Returns the whole image, resized without keeping its aspect ratio."""
     import tensorflow as tf
 
     return View(window=None, scale=tf.cast(size, tf.float32) / tf.cast(shape[:2], tf.float32), shift=tf.zeros(2))
 
 
 def area(shape: tf.Tensor, size: tuple[int, int], key: tf.Tensor) -> View:
-    """A crop of 8–100 % of the area and 3/4–4/3 of the proportions (1409.4842, section 6)."""
+    """Returns a crop of 8–100 % of the area with an aspect ratio of 3/4–4/3 (1409.4842, section 6)."""
     import tensorflow as tf
 
     begin, extent, _ = tf.image.stateless_sample_distorted_bounding_box(
@@ -88,7 +88,7 @@ def area(shape: tf.Tensor, size: tuple[int, int], key: tf.Tensor) -> View:
 
 
 def scale(shape: tf.Tensor, size: tuple[int, int], key: tf.Tensor) -> View:
-    """A crop at a random place after resizing the shorter side to 256/224–480/224 of the size (1512.03385, 3.4)."""
+    """Returns a random crop after resizing the shorter side to 256/224–480/224 of the size (1512.03385, 3.4)."""
     import tensorflow as tf
 
     draws = tf.random.stateless_uniform((3,), key)
@@ -96,8 +96,7 @@ def scale(shape: tf.Tensor, size: tuple[int, int], key: tf.Tensor) -> View:
     return _cut(shape, size, target, tf.floor(draws[1:] * (target - tf.cast(size, tf.float32) + 1)))
 
 
-#: Crops of training images, by the names that recipes give them: from the shape of an image, the network's size and
-#: a key to a view.
+#: Crops by their names in recipes: functions from the shape of an image, the network's size and a key to a view.
 CROPS: dict[str, Callable[..., View]] = {"none": whole, "scale": scale, "area": area}
 
 
@@ -115,7 +114,7 @@ def _cut(shape, size, target, place) -> View:
 
     old, size = tf.cast(shape[:2], tf.float32), tf.cast(size, tf.float32)
     scale = target / old
-    # A pixel is made of its neighbours, and of more of them where the image shrinks.
+    # A pixel depends on its neighbours, and on more of them if the image shrinks.
     reach = tf.maximum(1 / scale, 1) + 1
     first = tf.maximum(tf.floor(place / scale - reach), 0)
     last = tf.minimum(tf.math.ceil((place + size) / scale + reach), old)

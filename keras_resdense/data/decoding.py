@@ -1,4 +1,4 @@
-"""Image files into pixels by Pillow: RGB of 8 bits on white, upright, the first frame of an animation."""
+"""Decodes image files with Pillow to 8-bit RGB: upright, on white, the first frame of an animation."""
 
 from __future__ import annotations
 
@@ -8,14 +8,15 @@ import warnings
 
 import numpy as np
 
-#: The formats that are opened, by Pillow's names. Pillow would hand others, such as EPS, to programs of their own.
+#: Supported formats by Pillow's names. For others, such as EPS, Pillow would start other programs.
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
-#: Suffixes of the files that are taken for images; others are left alone.
+#: Suffixes of image files; other files are ignored.
 SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".jfif"))
-#: Environment variable with the most pixels of an image that is opened.
+#: Environment variable with the largest allowed number of pixels of an image.
 MAX_PIXELS = "KERAS_RESDENSE_MAX_PIXELS"
-_ORIENTATION_TAG = 0x0112
-#: Where Pillow finds an orientation besides EXIF; browsers and TensorFlow do not look there.
+#: EXIF's tag of the orientation.
+ORIENTATION_TAG = 0x0112
+#: Where Pillow finds an orientation besides EXIF; browsers and TensorFlow ignore these.
 _OTHER_ORIENTATIONS = ("xmp", "XML:com.adobe.xmp", "Raw profile type exif")
 
 
@@ -26,11 +27,12 @@ def decode_image(encoded: bytes) -> np.ndarray:
         encoded: A file of one of `FORMATS`.
 
     Returns:
-        Pixels `(height, width, 3)`, uint8. Transparent ones lie on white. The EXIF orientation is obeyed.
+        Pixels `(height, width, 3)`, uint8. Transparent pixels are blended with white, and the EXIF orientation
+        is applied.
 
     Raises:
-        ValueError: If it is no image of these formats, is damaged, or has more than 178,956,970 pixels. The environment
-            variable `KERAS_RESDENSE_MAX_PIXELS` sets another limit.
+        ValueError: If it is not an image of these formats, is damaged, or has more than 178,956,970 pixels. The
+            environment variable `KERAS_RESDENSE_MAX_PIXELS` sets another limit.
     """
     from PIL import Image, UnidentifiedImageError
 
@@ -40,21 +42,21 @@ def decode_image(encoded: bytes) -> np.ndarray:
             image.load()
             return np.asarray(_upright(_to_rgb(image, encoded), _orientation(image)))
     except UnidentifiedImageError as error:
-        raise ValueError("no image") from error
+        raise ValueError("not an image") from error
     except Image.DecompressionBombError as error:
         raise ValueError(f"{error} To open larger images, set {MAX_PIXELS} to more pixels.") from error
-    # Pillow's decoders raise whatever they stumble over.
+    # Pillow's decoders raise exceptions of any kind for damaged files.
     except Exception as error:
         raise ValueError(f"{type(error).__name__}: {error}".replace("\n", " ")) from error
 
 
 def is_plain_jpeg(encoded: bytes) -> bool:
-    """Says whether a file is a JPEG that needs no turning and no conversion but from grey to colour."""
+    """Returns whether a file is an upright JPEG in RGB or grey."""
     return _is_plain(encoded, "JPEG")
 
 
 def is_plain_png(encoded: bytes) -> bool:
-    """Says whether a file is a PNG of 8 bits, without transparency or palette, that needs no turning."""
+    """Returns whether a file is an upright 8-bit PNG without transparency or a palette."""
     return _is_plain(encoded, "PNG")
 
 
@@ -66,15 +68,15 @@ def _is_plain(encoded: bytes, format: str) -> bool:
         with Image.open(io.BytesIO(encoded), formats=[format]) as image:
             modes = image.mode in ("RGB", "L") and not image.has_transparency_data
             return image.format == format and modes and _orientation(image) in (0, 1)
-    # Pillow's decoders raise whatever they stumble over.
+    # Pillow's decoders raise exceptions of any kind for damaged files.
     except Exception:
         return False
 
 
 def _set_up_pillow() -> None:
-    """Sets the limit of pixels that the user asks for, and silences Pillow about what is odd but readable.
+    """Sets the limit of pixels that the user asks for, and silences Pillow's warnings about odd but readable files.
 
-    `warnings.catch_warnings` would do it for a moment, but not in threads, where it silences everything for good.
+    `warnings.catch_warnings` is not safe in threads.
     """
     from PIL import Image
 
@@ -91,10 +93,10 @@ _PILLOW = r"PIL\."
 def _to_rgb(image, encoded: bytes):
     from PIL import Image
 
-    if image.mode.startswith("I"):  # 16 bits: the high byte, as TensorFlow and Pillow take it of colours
+    if image.mode.startswith("I"):  # 16 bits: keep the high byte, as TensorFlow and Pillow do for colours
         pixels = np.clip(np.asarray(image), 0, 65535) >> 8
         return Image.fromarray(pixels.astype("uint8")).convert("RGB")
-    if image.mode == "CMYK":  # cut off, as TensorFlow and browsers do; Pillow rounds
+    if image.mode == "CMYK":  # round down like TensorFlow and browsers; Pillow rounds to nearest
         inks = 255 - np.asarray(image).astype("uint16")
         return Image.fromarray((inks[..., :3] * inks[..., 3:] // 255).astype("uint8"))
     if image.has_transparency_data:
@@ -105,7 +107,7 @@ def _to_rgb(image, encoded: bytes):
 
 
 def _scale_transparent_grey(image, encoded: bytes) -> None:
-    """Corrects the grey value that a PNG of 2 or 4 bits calls transparent: Pillow scales its pixels, but not this."""
+    """Scales the transparent grey value of a 2-bit or 4-bit PNG, because Pillow scales only the pixels."""
     depth = encoded[24] if image.format == "PNG" else 8
     transparent = image.info.get("transparency")
     if image.mode == "L" and depth < 8 and isinstance(transparent, int):
@@ -116,8 +118,8 @@ def _orientation(image) -> int:
     for name in _OTHER_ORIENTATIONS:
         image.info.pop(name, None)
     try:
-        return image.getexif().get(_ORIENTATION_TAG, 1)
-    except Exception:  # damaged EXIF counts as none, as in browsers
+        return image.getexif().get(ORIENTATION_TAG, 1)
+    except Exception:  # like browsers, ignore damaged EXIF
         return 1
 
 

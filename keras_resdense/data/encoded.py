@@ -1,4 +1,4 @@
-"""Encoded images of which only the part that is looked at is decoded."""
+"""Encoded images, of which only the needed part is decoded."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ def open_encoded(
     otherwise: Callable[[Any], Any] | None = None,
     is_jpeg: Any = None,
 ) -> Any:
-    """Opens an image, and decodes it later.
+    """Opens an image, to decode it later.
 
     Args:
         encoded: Bytes of an image file, a scalar string tensor.
         channels: Channels to decode.
-        otherwise: From the bytes to the pixels of an image that is not decoded as a JPEG; default TensorFlow's
-            decoders of other formats.
-        is_jpeg: Whether TensorFlow's JPEG decoder, which can leave out what is not looked at, reads the image;
-            default, if the bytes are a JPEG's.
+        otherwise: Function that decodes the bytes of an image that is not decoded as a JPEG; default
+            `tf.io.decode_image`.
+        is_jpeg: Whether to use TensorFlow's JPEG decoder, which can decode a part; default whether the file is a
+            JPEG.
 
     Returns:
         Shape and part of an `Example`.
@@ -41,7 +41,7 @@ def open_encoded(
         return tf.io.decode_image(encoded, channels=channels, expand_animations=False)
 
     if is_jpeg is None:
-        is_jpeg = tf.strings.substr(encoded, 0, len(JPEG)) == JPEG
+        is_jpeg = starts_with(encoded, JPEG)
     image = tf.cond(is_jpeg, lambda: tf.zeros((0, 0, channels), tf.uint8), decoded)
     image = tf.ensure_shape(image, (None, None, channels))
     size = tf.cond(is_jpeg, lambda: tf.io.extract_jpeg_shape(encoded)[:2], lambda: tf.shape(image)[:2])
@@ -55,13 +55,20 @@ def open_encoded(
     return tf.concat([size, [channels]], 0), part
 
 
+def starts_with(encoded: tf.Tensor, signature: bytes) -> Any:
+    """Returns whether a string tensor begins with a signature."""
+    import tensorflow as tf
+
+    return tf.strings.substr(encoded, 0, len(signature)) == signature
+
+
 def _part_of_jpeg(encoded, window, size, channels: int):
-    """Decodes with the precision of Pillow."""
+    """Decodes to the same pixels as Pillow."""
     import tensorflow as tf
 
     if window is None:
         return tf.io.decode_jpeg(encoded, channels=channels, dct_method="INTEGER_ACCURATE")
-    # The colours of a pixel come from its neighbours, too: the outermost would differ without those outside.
+    # The colours of a pixel depend on its neighbours, so pixels at the border need those outside.
     place, extent = window[:2], window[2:]
     first, last = tf.maximum(place - 1, 0), tf.minimum(place + extent + 1, size)
     pixels = tf.io.decode_and_crop_jpeg(

@@ -1,4 +1,4 @@
-"""Images and their classes, in an order that can be drawn anew."""
+"""Images with their classes, in an order that can be shuffled for each epoch."""
 
 from __future__ import annotations
 
@@ -11,17 +11,18 @@ import numpy as np
 
 from keras_resdense.data.crops import part_of
 
-#: Share of the images held out where a data set has no split of its own.
+#: Share of held-out images if a data set has no split.
 HELD_OUT = 0.2
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Example:
-    """An image, which is decoded as far as it is asked for, and its class.
+    """An image, which is decoded only where it is needed, and its class.
 
     Attributes:
         shape: Height, width and channels `(3,)` int32.
-        part: From a window, see `keras_resdense.data.crops.View`, to its pixels `(height, width, channels)` uint8.
+        part: Function from a window, see `keras_resdense.data.crops.View`, to its pixels
+            `(height, width, channels)` uint8.
         label: Number of the class.
         number: Number of the example, the same in every epoch.
     """
@@ -34,24 +35,24 @@ class Example:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Examples:
-    """Images and their classes, in an order that can be drawn anew.
+    """Images with their classes, in an order that can be shuffled for each epoch.
 
     Attributes:
-        count: How many there are.
-        order: From a key, two whole numbers, to a `tf.data.Dataset` of handles in an order that depends on
-            the key alone; from None to their own order.
-        open: From a handle to its `Example`.
-        files: Number of files that the examples are read from one after the other; 0 where they are not.
-        part: From a key, the number of a worker and the number of workers to a `tf.data.Dataset` of the handles in
-            the files that are this worker's then; None where there are no such files.
-        class_counts: How many there are of each class, `(classes,)`; None where they must be read to tell.
+        count: Number of examples.
+        handles: Function from a key (two whole numbers) to a `tf.data.Dataset` of handles in an order that depends on
+            the key only. None as the key gives the original order.
+        open: Function from a handle to its `Example`.
+        files: Number of files that the examples are streamed from; 0 if they are not streamed.
+        worker_handles: Function from a key, the number of a worker and the number of workers to a `tf.data.Dataset` of
+            the handles in this worker's files; None if the examples are not streamed.
+        class_counts: Number of examples of each class `(classes,)`; None if unknown without reading them.
     """
 
     count: int
-    order: Callable[[Any], Any]
+    handles: Callable[[Any], Any]
     open: Callable[[Any], Example]
     files: int = 0
-    part: Callable[[Any, int, int], Any] | None = None
+    worker_handles: Callable[[Any, int, int], Any] | None = None
     class_counts: np.ndarray | None = None
 
     def read(self, handle: Any) -> tuple[Any, Any, Any]:
@@ -65,15 +66,14 @@ class ImageData:
     """A data set.
 
     Attributes:
-        name: What it was loaded by.
-        train: Examples to learn from.
-        test: Examples held out.
-        class_names: In the order of the classes' numbers.
-        image_shape: `(height, width, channels)`; height and width are None where sizes differ.
-        contents: What it holds and how that is split, each fact under its name, to compare with another time or
-            another machine.
-        recheck: Says what is wrong with its files by now.
-        write_split: Writes to a file which image is in which part, for `load_data`; None where that cannot change.
+        name: Name of the data set or folder.
+        train: Training examples.
+        test: Held-out examples.
+        class_names: Names of the classes in the order of their indices.
+        image_shape: `(height, width, channels)`; height and width are None if they vary.
+        contents: Facts about its images and their split by name, to compare with another start or another machine.
+        recheck: Function that returns what has become wrong with its files.
+        write_split: Function that writes the split to a file for `load_data`; None if the split cannot change.
     """
 
     name: str
@@ -87,13 +87,12 @@ class ImageData:
 
 
 def in_memory(handles: Any, labels: np.ndarray, opened: Callable[[Any], tuple[Any, Any]] | None = None) -> Examples:
-    """Makes examples of what fits in memory.
+    """Makes examples of arrays in memory.
 
     Args:
         handles: Pixels, encoded images or paths, `(examples, ...)`.
-        labels: Their classes, `(examples,)`.
-        opened: From one handle to the shape and the part of an `Example`; None if handles are pixels, of which
-            `read` takes many at once, too.
+        labels: Their classes `(examples,)`.
+        opened: Function from one handle to the shape and the part of an `Example`; None if handles are pixels.
     """
     import tensorflow as tf
 
@@ -102,7 +101,7 @@ def in_memory(handles: Any, labels: np.ndarray, opened: Callable[[Any], tuple[An
         handles, labels = (tf.nest.map_structure(tf.convert_to_tensor, tensors) for tensors in (handles, labels))
     labels = tf.cast(labels, tf.int64)
 
-    def order(key):
+    def shuffled(key):
         numbers = tf.range(len(labels), dtype=tf.int64)
         if key is not None:
             numbers = tf.random.experimental.stateless_shuffle(numbers, key)
@@ -116,18 +115,18 @@ def in_memory(handles: Any, labels: np.ndarray, opened: Callable[[Any], tuple[An
         shape, part = (opened or pixels)(handle)
         return Example(shape=shape, part=part, label=tf.gather(labels, number), number=number)
 
-    return Examples(count=len(labels), order=order, open=open_numbered, class_counts=counts)
+    return Examples(count=len(labels), handles=shuffled, open=open_numbered, class_counts=counts)
 
 
 def split_stratified(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Splits examples so that each class gives the same share to both sides, the same ones always.
+    """Splits examples with the same share of each class on both sides. The split is always the same.
 
     Args:
         labels: Classes `(examples,)`.
 
     Returns:
-        Numbers of the examples to train on, and of the `HELD_OUT` share to test on, or of one example of each class
-        where that is more.
+        Numbers of the training examples, and of the `HELD_OUT` share for testing, or of one example per class if that
+        is more.
 
     Raises:
         ValueError: If a class has fewer than two examples.

@@ -1,8 +1,8 @@
 """A folder of images: `root/class/*.jpg`, or `root/train/class/*.jpg` beside `root/val/class/*.jpg`.
 
-Names of classes may be in any script; folders below a class belong to it. All images become RGB of 8 bits:
-grey, palette, CMYK and 16-bit ones are converted, transparent ones laid on white, those with an EXIF
-orientation turned upright, and of animations the first frame is taken.
+Class names may be in any script, and folders below a class belong to it. All images become 8-bit RGB:
+grey, palette, CMYK and 16-bit images are converted, transparent ones are blended with white, the EXIF orientation is
+applied, and only the first frame of an animation is used.
 """
 
 from __future__ import annotations
@@ -26,21 +26,21 @@ from keras_resdense.data.encoded import open_encoded
 from keras_resdense.data.examples import Examples, ImageData, in_memory, split_stratified
 from keras_resdense.files import staged
 
-#: Names of the folder of images held out, in the order in which they are looked for.
+#: Names of the folder of held-out images, in the order of preference.
 TEST_FOLDERS = ("val", "valid", "validation", "test")
-#: Endings of the names of images.
+#: Suffixes of image files.
 _ENDINGS = tuple(SUFFIXES)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Files:
-    """Image files that were found good.
+    """Image files that passed the check.
 
     Attributes:
-        paths: Where they are.
-        labels: Numbers of their classes `(files,)`.
-        sizes: Their bytes `(files,)`.
-        plain: Whether TensorFlow reads them as Pillow does, see `Checked`.
+        paths: Paths of the files.
+        labels: Indices of their classes `(files,)`.
+        sizes: Sizes in bytes `(files,)`.
+        plain: Whether TensorFlow decodes them to the same pixels as Pillow, see `Checked`.
     """
 
     paths: list[str]
@@ -51,13 +51,13 @@ class Files:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ImageFolder:
-    """What is in a folder of images.
+    """The contents of a folder of images.
 
     Attributes:
-        class_names: In the order of the classes' numbers.
-        train: Files to learn from.
-        test: Files held out.
-        faults: What is bad in it, a line for each file or folder.
+        class_names: Names of the classes in the order of their indices.
+        train: Training files.
+        test: Held-out files.
+        faults: A line for each bad file or folder.
     """
 
     class_names: tuple[str, ...]
@@ -67,7 +67,7 @@ class ImageFolder:
 
 
 def load_folder(root: Path, on_bad_image: str = "error", split: Path | None = None) -> ImageData:
-    """Loads a folder of images, see `find_images`; with a split of before, the images that it names."""
+    """Loads a folder of images, see `find_images`, or the images that an earlier split lists."""
     found = _find_again(root, split) if split else find_images(root, on_bad_image)
     used = [*found.train.paths, *found.test.paths]
     sizes = np.concatenate([found.train.sizes, found.test.sizes])
@@ -90,14 +90,14 @@ def load_folder(root: Path, on_bad_image: str = "error", split: Path | None = No
 
 
 def find_images(root: Path, on_bad_image: str = "error") -> ImageFolder:
-    """Finds the images of a folder and checks every one of them; nothing in it is changed.
+    """Finds and checks all images of a folder, which is not changed.
 
     Args:
         root: The folder.
-        on_bad_image: "error" to list everything bad and stop, "skip" to list it and go on without.
+        on_bad_image: "error" to list all bad files and stop, "skip" to list them and leave them out.
 
     Raises:
-        ValueError: If there is nothing to learn from, or anything bad and it is not to be skipped.
+        ValueError: If there are no images to train on, or bad files that are not to be skipped.
     """
     has_splits = _has_splits(root)
     held_out = next((root / name for name in TEST_FOLDERS if has_splits and (root / name).is_dir()), None)
@@ -155,7 +155,7 @@ def _write_split(path: Path, root: Path, found: ImageFolder) -> None:
 
 
 def _find_again(root: Path, split: Path) -> ImageFolder:
-    """Finds the images that a split names.
+    """Finds the images of a recorded split.
 
     Raises:
         ValueError: If some of them are missing or have changed, or the file is damaged.
@@ -184,7 +184,7 @@ def _find_again(root: Path, split: Path) -> ImageFolder:
 
 
 def _too_few_classes(root: Path, names: tuple[str, ...]) -> str:
-    """Says how a folder must look, and which folder was meant if it is one of several classes itself."""
+    """Describes the expected layout of a folder, and suggests its parent if the folder is a class itself."""
     beside = [path for path in root.resolve().parent.iterdir() if path.is_dir() and os.access(path, os.R_OK | os.X_OK)]
     classes = [path for path in beside if any(file.suffix.lower() in SUFFIXES for file in path.iterdir())]
     meant = f" Or did you mean {root.parent}/?" if root.resolve() in classes and len(classes) > 1 else ""
@@ -193,9 +193,9 @@ def _too_few_classes(root: Path, names: tuple[str, ...]) -> str:
 
 
 def image_files(folder: str | Path) -> list[str]:
-    """Returns the images in a folder and the folders below it, by the same rules as in training.
+    """Returns the images in a folder and its subfolders, by the same rules as in training.
 
-    What only has the name of an image, such as a pipe, is among them: to read it says what is wrong with it.
+    Other files with the suffix of an image, such as pipes, are included, so that reading them raises an error.
     """
     faults: dict[str, str] = {}
     files = list(_walk(os.fspath(folder), faults))
@@ -204,7 +204,7 @@ def image_files(folder: str | Path) -> list[str]:
 
 
 def _has_splits(root: Path) -> bool:
-    """Says whether a folder holds `train` and other splits, rather than classes.
+    """Returns whether a folder holds `train` and other splits instead of classes.
 
     Raises:
         ValueError: If it could be either.
@@ -230,14 +230,14 @@ def _has_splits(root: Path) -> bool:
 
 
 def _alone(found: dict[str, list[str]], paths: list[str], bad: dict[int, str]) -> dict[int, str]:
-    """Returns the images that are the only good one of their class, which cannot be both trained on and held out."""
+    """Returns the images that are the only good one of their class, which cannot be split."""
     good = {path: number for number, path in enumerate(paths) if number not in bad}
     classes = ([good[path] for path in files if path in good] for files in found.values())
     return {numbers[0]: "the only image of its class; two are needed" for numbers in classes if len(numbers) == 1}
 
 
 def _contents(root: Path, found: ImageFolder) -> dict[str, str]:
-    """Describes the files of each class in each part, and hashes their list."""
+    """Describes the files of each class and split, and hashes their list."""
     contents, listed = {}, hashlib.sha256()
 
     @functools.cache
@@ -280,11 +280,11 @@ def _walk(folder: str, faults: dict[str, str], above: tuple[str, ...] = ()) -> I
         faults[folder] = "a link to a folder that it is in"
         return
     with os.scandir(folder) as entries:
-        # Millions of files: what the folder itself tells of a file is not asked for again.
+        # With millions of files, asking the file system about each one is slow; the directory entry usually knows.
         for entry in entries:
             if entry.name.startswith("."):
                 continue
-            # Of a link that leads nowhere, the entry itself would raise an error.
+            # For a broken link, the entry itself would raise an error.
             linked = entry.is_symlink()
             if os.path.isdir(entry.path) if linked else entry.is_dir():
                 yield from _walk(entry.path, faults, (*above, place))
@@ -292,11 +292,11 @@ def _walk(folder: str, faults: dict[str, str], above: tuple[str, ...] = ()) -> I
                 if os.path.isfile(entry.path) if linked else entry.is_file():
                     yield entry.path
                 else:
-                    faults[entry.path] = "no regular file, or a link to none"
+                    faults[entry.path] = "not a regular file, or a link to something else"
 
 
 def _printable(name: Path | str) -> str:
-    """Names of files need not be text: what is not, or would break a line, is shown as �."""
+    """Returns a name as one line of text. Bytes that are not text, and line breaks, become �."""
     return "�".join(os.fsencode(name).decode("utf-8", "replace").splitlines())
 
 

@@ -1,18 +1,20 @@
-"""JPEG and PNG files into pixels by TensorFlow's operations alone: the pixels of `decode_image`, inside of a graph.
+"""Decodes JPEG and PNG files in a TensorFlow graph to the same pixels as `decode_image`.
 
-`tf.io.decode_image` would answer differently in silence: it ignores orientation and transparency, decodes JPEG in lower
-precision, and reads palettes of BMP and transparent GIF wrongly. Formats other than JPEG and PNG are refused.
+`tf.io.decode_image` gives other pixels: it ignores orientation and transparency, decodes JPEG in lower precision, and
+reads palettes of BMP and transparent GIF wrongly. Formats other than JPEG and PNG are refused.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from keras_resdense.data.decoding import ORIENTATION_TAG
+from keras_resdense.data.encoded import JPEG, starts_with
+
 if TYPE_CHECKING:
     import tensorflow as tf
 
-_ORIENTATION_TAG = 0x0112
-_PNG_SIGNATURE, _JPEG_SIGNATURE = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"
+_PNG = b"\x89PNG\r\n\x1a\n"
 #: Bytes of a PNG's signature; of a chunk's length and type; of its checksum, too.
 _PNG_START, _CHUNK_HEADER, _CHUNK_FRAME = 8, 8, 12
 #: Where a PNG says its bits for each value and whether it has colour, a palette and alpha.
@@ -25,7 +27,7 @@ _EXIF, _ADOBE = (0xE1, b"Exif\0\0"), (0xEE, b"Adobe")
 
 
 def decode_in_graph(encoded: tf.Tensor) -> tf.Tensor:
-    """Decodes an image file inside of a TensorFlow graph, which a SavedModel can hold.
+    """Decodes an image file in a TensorFlow graph, such as that of a SavedModel.
 
     Args:
         encoded: Scalar string tensor: a JPEG or a PNG.
@@ -34,13 +36,12 @@ def decode_in_graph(encoded: tf.Tensor) -> tf.Tensor:
         Pixels `(height, width, 3)`, uint8, as `decode_image` returns them.
 
     Raises:
-        tf.errors.InvalidArgumentError: When it runs, if the file is another one, is damaged, or is a CMYK JPEG that
-            does not name Adobe, whose inks TensorFlow inverts where others do not.
+        tf.errors.InvalidArgumentError: When it runs, if the file is of another format, is damaged, or is a CMYK JPEG
+            without Adobe's marker, whose colours TensorFlow inverts and other decoders do not.
     """
     import tensorflow as tf
 
-    is_jpeg = tf.strings.substr(encoded, 0, len(_JPEG_SIGNATURE)) == _JPEG_SIGNATURE
-    is_png = tf.strings.substr(encoded, 0, len(_PNG_SIGNATURE)) == _PNG_SIGNATURE
+    is_jpeg, is_png = starts_with(encoded, JPEG), starts_with(encoded, _PNG)
     # The bytes of the file must not be in the message: Python could not print them.
     check = tf.debugging.Assert(is_jpeg | is_png, ["An image is neither a JPEG nor a PNG: convert it."])
     with tf.control_dependencies([check]):
@@ -65,7 +66,7 @@ def _decode_png(encoded):
 
     kind = _bytes(tf.strings.substr(encoded, _PNG_DEPTH + 1, 1), 1)[0]
     transparent = tf.strings.length(_png_chunk(encoded, b"tRNS")) > 0
-    # Where there is no alpha, TensorFlow fills it up with the largest value of the file's depth, not with 255.
+    # Without alpha, TensorFlow sets it to the largest value of the file's depth, not to 255.
     return tf.cond(
         transparent | tf.reduce_any(kind == _PNG_WITH_ALPHA),
         lambda: _on_white(tf.io.decode_png(encoded, channels=4)),
@@ -74,7 +75,7 @@ def _decode_png(encoded):
 
 
 def _on_white(image):
-    """Lays pixels `(height, width, 4)` on white, as Pillow's `alpha_composite` does for every pair of values."""
+    """Blends pixels `(height, width, 4)` with white, exactly as Pillow's `alpha_composite`."""
     import tensorflow as tf
 
     wide = tf.cast(image, tf.int32)
@@ -83,7 +84,7 @@ def _on_white(image):
 
 
 def _upright(image, orientation):
-    """Turns an image `(height, width, 3)` as the orientation, 1 to 8, says."""
+    """Applies an orientation, 1 to 8, to an image `(height, width, 3)`."""
     import tensorflow as tf
 
     image = tf.transpose(image, tf.where(orientation >= 5, [1, 0, 2], [0, 1, 2]))
@@ -94,7 +95,7 @@ def _upright(image, orientation):
 
 
 def _jpeg_segment(encoded, wanted: int, header: bytes):
-    """Returns the content of a JPEG's first segment of a code and a header, without this, or an empty string."""
+    """Returns the content after the header of a JPEG's first segment of a code and a header, or an empty string."""
     import tensorflow as tf
 
     size = tf.strings.length(encoded)
@@ -105,7 +106,7 @@ def _jpeg_segment(encoded, wanted: int, header: bytes):
     def step(place, content):
         first, code, high, low = tf.unstack(_bytes(tf.strings.substr(encoded, place, 4), 4))
         is_marker = (first == 0xFF) & (code != 0xFF) & (code != 0)
-        # TEM, RST0 to RST7 and SOI have no segment; with EOI and SOS the header ends.
+        # TEM, RST0 to RST7 and SOI have no segment; EOI and SOS end the header.
         is_bare = (code == 0x01) | ((code >= 0xD0) & (code <= 0xD8))
         is_last = is_marker & ((code == 0xD9) | (code == 0xDA))
         length = high * 256 + low
@@ -130,7 +131,7 @@ def _png_chunk(encoded, wanted: bytes):
     def step(place, content):
         length = tf.io.decode_raw(tf.strings.substr(encoded, place, 4), tf.int32, little_endian=False)[0]
         kind = tf.strings.substr(encoded, place + 4, 4)
-        # A damaged length must lead neither backwards nor over the end of the integers.
+        # A damaged length must not lead backwards or overflow.
         left = size - place - _CHUNK_HEADER
         length = tf.where((length >= 0) & (length <= left), length, left)
         content = tf.strings.substr(encoded, place + _CHUNK_HEADER, tf.where(kind == wanted, length, 0))
@@ -141,7 +142,7 @@ def _png_chunk(encoded, wanted: bytes):
 
 
 def _orientation(tiff):
-    """Reads the orientation tag of a TIFF block: 1 to 8, and 1 where there is none that can be read."""
+    """Returns the orientation in a TIFF block, 1 to 8; 1 if it is missing or damaged."""
     import tensorflow as tf
 
     big = tf.strings.substr(tiff, 0, 2) == b"MM"
@@ -164,13 +165,13 @@ def _orientation(tiff):
     short, long = number(entries[:, 8:10]), number(entries[:, 8:12])
     is_short, is_long = (tf.reduce_any(kind[:, None] == kinds, axis=1) for kinds in (_SHORT, _LONG))
     value = tf.where(is_short, short, tf.where(is_long, long, 0))
-    value = tf.where((tag == _ORIENTATION_TAG) & (value <= 8), value, 0)
+    value = tf.where((tag == ORIENTATION_TAG) & (value <= 8), value, 0)
     found = tf.cast(tf.reduce_max(tf.concat([value, [0]], 0)), tf.int32)
     return tf.where(known & (found > 0), found, 1)
 
 
 def _bytes(text, count: int):
-    """Returns the first bytes of a string as integers; what is missing is 0."""
+    """Returns the first bytes of a string as integers, padded with 0."""
     import tensorflow as tf
 
     found = tf.cast(tf.io.decode_raw(text, tf.uint8), tf.int32)[:count]

@@ -1,4 +1,4 @@
-"""Images that are decoded once, shrunk, and stay in memory: what a few large photos need in many epochs."""
+"""Keeps decoded, shrunk images in memory, which makes many epochs on a few large photos faster."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from keras_resdense.progress import progress
 if TYPE_CHECKING:
     import tensorflow as tf
 
-#: How many times as large as the network's an image may stay, so that a crop of a quarter of it is still sharp.
+#: Largest size of a kept image in multiples of the network's, so that a crop of a quarter is still sharp.
 SPARE = 2
 
 
 def keep(examples: Examples, size: tuple[int, int]) -> Examples:
-    """Decodes all images, shrinks large ones and holds them in memory.
+    """Decodes all images, shrinks large ones and keeps them in memory.
 
     Args:
         examples: Images.
         size: Height and width of the network's input, in pixels.
 
     Returns:
-        The same examples, in the same orders. An image that is more than `SPARE` times as large as `size` is shrunk to
-        just cover that, in its own proportions.
+        The same examples, in the same orders. An image larger than `SPARE` times `size` is shrunk to just cover that,
+        with its aspect ratio.
     """
     import tensorflow as tf
 
@@ -37,7 +37,7 @@ def keep(examples: Examples, size: tuple[int, int]) -> Examples:
         return shrunk(image, size), label
 
     contents, shapes, labels = [], [], []
-    images = prefetch(mapped(examples.order(None), load))
+    images = prefetch(mapped(examples.handles(None), load))
     with progress("Reading images", examples.count) as advance:
         for image, label in images.as_numpy_iterator():
             contents.append(image.tobytes())
@@ -54,7 +54,7 @@ def keep(examples: Examples, size: tuple[int, int]) -> Examples:
 
 
 def kept_bytes(size: tuple[int, int], channels: int) -> int:
-    """Returns how many bytes `keep` needs for a large photo, whose sides are as 2 to 3."""
+    """Returns how many bytes `keep` needs for a large photo with an aspect ratio of 3/2."""
     return round(1.5 * SPARE**2 * math.prod(size) * channels)
 
 

@@ -1,4 +1,4 @@
-"""What the batches of a training are made of."""
+"""How the batches of a training are made of images."""
 
 from __future__ import annotations
 
@@ -13,28 +13,28 @@ class ImageRecipe:
     """The part of a recipe that turns images and their classes into batches.
 
     Attributes:
-        batch_size: Images that one update of the weights learns from, over all replicas together.
+        batch_size: Images per update of the weights, over all replicas together.
         accumulation: Micro-batches that a replica splits its share of a batch into, so that a large batch fits in
             little memory. Batch norm sees one micro-batch at a time.
         loss: "categorical" cross-entropy over a softmax, or "binary" over a sigmoid of each class.
-        label_smoothing: Share of the target that is spread over all classes.
-        image_size: Side of the images in training, in pixels. 0 takes the data set's own size or, where that varies,
-            the size that the network was published for.
+        label_smoothing: Share of the target that is distributed over all classes.
+        image_size: Side of the images in training, in pixels. 0 for the size of the data set's images or, if it
+            varies, the size that the network was published for.
         test_size: Side of the images in evaluation and in the saved model, in pixels; 0 for `image_size`.
         crop: Crop of training images: "none", "scale" or "area", see `keras_resdense.data.crops`.
-        test_crop: Share of the shorter side that evaluation keeps, where training crops.
-        padding: Pixels of zeros around an image before a random crop of the old size.
-        flip: Whether images are mirrored left to right at random.
+        test_crop: Share of the shorter side that evaluation keeps, if training uses crops.
+        padding: Pixels of zeros that are added on each side before a random crop of the original size.
+        flip: Whether images are randomly flipped left to right.
         rand_augment: Magnitude, 0–10, of two random operations (1909.13719), see `keras_resdense.data.rand_augment`;
             0 for none.
         erasing: Whether a random rectangle of every other image is filled with noise (1708.04896).
         mixup: α of mixup (1710.09412); 0 for none. With cutmix, each mixes half of the groups of 8 images.
         cutmix: α of cutmix (1905.04899); 0 for none.
-        balance: Whether each class weighs as much as every other in the loss, however many images it has.
-        keep: Whether images are decoded once and stay in memory: those to train on at most twice as large as the
-            network's, those held out as the network takes them.
-        repeats: How often an image occurs in succession, each time augmented anew (1902.05509). An epoch keeps its
-            length and sees fewer images.
+        balance: Whether all classes have the same total weight in the loss, so that rare ones count as much.
+        keep: Whether images are decoded once and stay in memory: training images at up to twice the network's size,
+            held-out images as the network takes them.
+        repeats: How often an image occurs in succession, with another augmentation each time (1902.05509). An epoch
+            keeps its length, so it sees fewer images.
     """
 
     batch_size: int = 64
@@ -71,14 +71,14 @@ class ImageRecipe:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What the batches of one training are made of.
+    """How the batches of one training are made.
 
     Attributes:
         recipe: How images are cropped, augmented and mixed.
         size: Height and width of an image for the network, in pixels.
         classes: Number of classes.
         seed: Seed of order and augmentation.
-        class_weights: What the loss of each class is multiplied by; None for 1.
+        class_weights: Factor of each class's loss; None for 1.
     """
 
     recipe: ImageRecipe
@@ -88,7 +88,7 @@ class Plan:
     class_weights: tuple[float, ...] | None = None
 
     def contract(self, channels: int) -> ImageContract:
-        """Returns how evaluation, and whoever uses the network later, prepares an image of so many channels."""
+        """Returns the image contract of evaluation and of the exported network."""
         if self.recipe.crop == "none":
             return ImageContract(size=self.size, channels=channels)
         return ImageContract(size=self.size, channels=channels, resize="shorter_side", crop=self.recipe.test_crop)
@@ -96,13 +96,13 @@ class Plan:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ExportImages:
-    """Which images the exports of a run are made and measured with.
+    """The images that a run's exports are calibrated and compared with.
 
     Attributes:
-        calibration: Data set or folder whose training images set the ranges of quantised activations, as
-            `load_data` takes it; "" for what the run was trained on.
-        calibration_images: How many of them.
-        compared_images: How many of the run's images held out an export is compared on, at most.
+        calibration: Data set or folder, see `load_data`, whose training images set the ranges of quantised activations;
+            "" for the data of the run.
+        calibration_images: Number of these images.
+        compared_images: Largest number of held-out images that an export is compared on.
         data_dir: Folder where TFDS keeps its data sets; "" for the run's.
     """
 

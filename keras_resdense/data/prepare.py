@@ -1,6 +1,6 @@
-"""A folder of images, prepared once: checked, shuffled and written into sharded TFRecord files that TFDS reads.
+"""Prepares a folder of images once: checks, shuffles and writes them to sharded TFRecord files for TFDS.
 
-Each shard is written whole or not at all, so that a preparation that was stopped goes on where it was. The data set
+Each shard is written whole or not at all, so that an interrupted preparation can resume. The data set
 gets its name when all of it is there.
 """
 
@@ -24,16 +24,16 @@ from keras_resdense.checks import require_whole
 from keras_resdense.data.checking import decode_fast, read_file
 from keras_resdense.data.decoding import is_plain_png
 from keras_resdense.data.folder import Files, find_images
-from keras_resdense.files import locked, remove_leftovers, staged
+from keras_resdense.files import locked, remove_leftovers, sha256, staged, write_text
 from keras_resdense.progress import progress
 
-#: File of a prepared data set that says what it was made of, and size and SHA-256 of each of its files.
+#: File of a prepared data set with its source, and the size and SHA-256 of each of its files.
 MANIFEST_FILE = "manifest.json"
 #: Beginning of the name of the folder in which a data set is prepared.
 PREPARING = ".preparing-"
-#: Bytes of images in a shard, about, and least shards: so many workers can share the reading.
+#: Approximate bytes of images in a shard, and the least number of shards, which limits how many workers can share them.
 SHARD_BYTES, LEAST_SHARDS = 128 * 2**20, 16
-#: Quality of the JPEGs that shrunk images become; their colours are not subsampled.
+#: Quality of shrunk images, which become JPEGs without chroma subsampling.
 QUALITY = 95
 _PLAN_FILE = "plan.json"
 _NAME = "images"
@@ -41,12 +41,12 @@ _NAME = "images"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Shard:
-    """What goes into one file.
+    """The images of one file.
 
     Attributes:
-        path: Of the file.
+        path: Path of the file.
         files: Path, bytes, class and plainness of each image.
-        class_names: In the order of the classes' numbers.
+        class_names: Names of the classes in the order of their indices.
         image_size: See `prepare`.
     """
 
@@ -57,7 +57,7 @@ class Shard:
 
     @property
     def done(self) -> Path:
-        """File of its size and SHA-256, which is written last."""
+        """The file with its size and SHA-256, which is written last."""
         path = Path(self.path)
         return path.with_name(f"done-{path.name}.json")
 
@@ -74,23 +74,23 @@ def prepare(
 ) -> Path:
     """Prepares a folder of images for training: `train --data TO` starts with it at once.
 
-    Images that TensorFlow reads as Pillow does are taken over byte by byte. All others become PNGs of the same pixels.
-    A preparation that was stopped goes on when it is called again with the same folder and options.
+    Images that TensorFlow decodes to the same pixels as Pillow are copied byte by byte. All others become PNGs of the
+    same pixels. A call with the same folder and options resumes an interrupted preparation.
 
     Args:
         folder: The images, one folder for each class, see `keras_resdense.data.folder`. Nothing in it is changed.
-        to: The data set's folder, which must not be there yet.
-        image_size: Shorter side that larger images are shrunk to, in pixels; 0 for none. A shrunk image becomes a
-            JPEG of quality 95.
-        on_bad_image: "error" to list everything bad and stop, "skip" to list it, in the manifest, too, and go on.
-        beam: Options of Apache Beam, such as `["--runner=FlinkRunner"]`, to have its workers write the shards; they
-            must see both folders. Default are the threads of this process.
+        to: Folder of the new data set, which must not exist yet.
+        image_size: Shorter side that larger images are shrunk to, in pixels; 0 to keep their size. A shrunk image
+            becomes a JPEG of quality 95.
+        on_bad_image: "error" to list all bad files and stop, "skip" to list them, also in the manifest, and continue.
+        beam: Options of Apache Beam, such as `["--runner=FlinkRunner"]`, whose workers then write the shards; they
+            must have access to both folders. Default: threads of this process.
 
     Returns:
         The data set's folder.
 
     Raises:
-        ValueError: If there is something at `to`, another process prepares it, or images are bad or have changed.
+        ValueError: If `to` exists, another process prepares it, or images are bad or have changed.
         OSError: If it cannot be written. What is written so far is kept for the next call.
     """
     folder, to = Path(folder), Path(to)
@@ -120,8 +120,7 @@ def prepare(
             "bad_images": found.faults,
             "files": _fingerprints(staging, shards),
         }
-        with staged(staging / MANIFEST_FILE) as temporary:
-            temporary.write_text(json.dumps(manifest, indent=2), encoding="utf-8")
+        write_text(staging / MANIFEST_FILE, json.dumps(manifest, indent=2))
         for leftover in (staging / _PLAN_FILE, *staging.glob("done-*.json")):
             leftover.unlink()
         os.rename(staging, to)
@@ -146,7 +145,7 @@ def check_prepared(folder: Path) -> dict[str, Any]:
     ]
     if wrong:
         raise ValueError(
-            f"{folder} is not whole: {', '.join(wrong[:5])} and {len(wrong)} files in all differ from its"
+            f"{folder} is incomplete: {len(wrong)} files, such as {', '.join(wrong[:5])}, differ from its"
             f" {MANIFEST_FILE}. Copy or prepare it again."
         )
     return manifest
@@ -158,22 +157,17 @@ def write_shard(shard: Shard) -> int:
 
     if shard.done.exists():
         return len(shard.files)
-    digest = hashlib.sha256()
     try:
         with staged(Path(shard.path)) as temporary:
             with tf.io.TFRecordWriter(str(temporary)) as writer:
                 for path, size, label, plain in shard.files:
                     writer.write(_record(shard, path, size, label, plain))
-            with open(temporary, "rb") as file:
-                while block := file.read(2**20):
-                    digest.update(block)
-            written = temporary.stat().st_size
+            written = _fingerprint(temporary)
     except tf.errors.OpError as error:  # such as a full disk
         raise OSError(
             f"{shard.path} cannot be written ({error.message}). The same command resumes from here."
         ) from error
-    with staged(shard.done) as temporary:
-        temporary.write_text(json.dumps({"bytes": written, "sha256": digest.hexdigest()}))
+    write_text(shard.done, json.dumps(written))
     return len(shard.files)
 
 
@@ -219,7 +213,7 @@ def _features(class_names: tuple[str, ...]):
 
 
 def _shards(staging: Path, split: str, files: Files, class_names: tuple[str, ...], image_size: int) -> list[Shard]:
-    """Deals the images out in an order that is random, and always the same."""
+    """Distributes the images to shards in a random order that is always the same."""
     count = len(files.paths)
     number = min(count, max(LEAST_SHARDS, -(-int(files.sizes.sum()) // SHARD_BYTES)))
     order = np.random.default_rng(0).permutation(count)
@@ -237,7 +231,7 @@ def _shards(staging: Path, split: str, files: Files, class_names: tuple[str, ...
 
 
 def _keep_what_fits(staging: Path, shards: list[Shard]) -> None:
-    """Removes what an earlier call has written, if that was for other images or options."""
+    """Removes the files of an earlier call for other images or options."""
     digest = hashlib.sha256()
     for shard in shards:
         digest.update(repr(shard).encode("utf-8", "surrogateescape"))
@@ -246,8 +240,7 @@ def _keep_what_fits(staging: Path, shards: list[Shard]) -> None:
         return
     for old in staging.iterdir():
         old.unlink() if old.is_file() else shutil.rmtree(old)
-    with staged(path) as temporary:
-        temporary.write_text(plan)
+    write_text(path, plan)
 
 
 def _write_all(shards: list[Shard], beam: Sequence[str] | None) -> None:
@@ -274,7 +267,7 @@ def _write_by_beam(shards: list[Shard], options: Sequence[str]) -> None:
 
 
 def _describe(staging: Path, shards: dict[str, list[Shard]], class_names: tuple[str, ...]) -> None:
-    """Writes what TFDS must know to read the files."""
+    """Writes TFDS's description of the files."""
     import tensorflow_datasets as tfds
 
     infos = [
@@ -294,6 +287,10 @@ def _describe(staging: Path, shards: dict[str, list[Shard]], class_names: tuple[
     )
 
 
+def _fingerprint(path: Path) -> dict[str, Any]:
+    return {"bytes": path.stat().st_size, "sha256": sha256(path)}
+
+
 def _fingerprints(staging: Path, shards: dict[str, list[Shard]]) -> dict[str, dict]:
     files = {Path(shard.path).name: json.loads(shard.done.read_text()) for part in shards.values() for shard in part}
     for path in sorted(staging.iterdir()):
@@ -302,6 +299,5 @@ def _fingerprints(staging: Path, shards: dict[str, list[Shard]]) -> dict[str, di
             and path.name not in (_PLAN_FILE, MANIFEST_FILE, *files)
             and not path.name.startswith("done-")
         ):
-            content = path.read_bytes()
-            files[path.name] = {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+            files[path.name] = _fingerprint(path)
     return files

@@ -1,4 +1,4 @@
-"""RandAugment (1909.13719) as timm carries it out, in TensorFlow operations.
+"""RandAugment (1909.13719) as in timm, in TensorFlow operations.
 
 The operations, their strengths and their chances are those of timm's `rand-m7-mstd0.5-inc1`, with which the
 weights of 2110.00476 were trained. Each operation gives the pixels that Pillow gives, to within one level;
@@ -20,19 +20,19 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import tensorflow as tf
 
-#: Operations that an image goes through, one after the other.
+#: Number of operations that are applied to an image.
 LAYERS = 2
-#: Chance that such an operation happens at all.
+#: Probability of each operation.
 CHANCE = 0.5
 #: Standard deviation of a magnitude.
 NOISE = 0.5
 #: Highest magnitude.
 HIGHEST = 10
-#: What fills the pixels that come from outside the image: ImageNet's mean colour, and its lightness.
+#: Fill values for pixels from outside the image: ImageNet's mean colour, and its lightness.
 FILL, GREY_FILL = (124.0, 116.0, 104.0), 117.0
 #: Weights of red, green and blue in grey: ITU-R 601-2, in Pillow's whole numbers.
 LUMA = tuple(weight / 65536 for weight in (19595, 38470, 7471))
-#: Keeps what is whole but for rounding errors from being rounded down.
+#: Added before rounding down, so that rounding errors do not cost a whole number.
 _EPSILON = 1e-3
 
 
@@ -217,7 +217,7 @@ def translate_y(image: tf.Tensor, share: tf.Tensor) -> tf.Tensor:
 def _slid(image, axis: int, offset):
     """Takes each pixel from a place further along an axis.
 
-    A fifth of the time of an affine transformation, which would compute each value's place anew.
+    This takes a fifth of the time of an affine transformation, which computes the position of every value.
 
     Args:
         image: `(height, width, channels)`.
@@ -273,7 +273,7 @@ def _reached(image, threshold):
 
 
 def _blended(start, end, factor):
-    """Goes from one image towards the other, and beyond it where the factor is above 1."""
+    """Blends two images; a factor above 1 extrapolates."""
     import tensorflow as tf
 
     return _whole(tf.clip_by_value(start + factor * (end - start), 0, 255))

@@ -1,8 +1,8 @@
 """Resizing and central crop as TensorFlow operations, with the pixels of Pillow, timm and torchvision.
 
-Pillow resizes one axis after the other and rounds to bytes between the two. `tf.image.resize` does not, so that its
-bicubic pixels differ by up to 5 of 255; here they differ by 1. Sides and offsets are computed as in torchvision's
-`resize` and `center_crop`. The crop is part of the resizing: a thin picture never becomes a huge one.
+Pillow resizes one axis after the other and rounds to bytes between the two. `tf.image.resize` does not, so its bicubic
+pixels differ by up to 5 of 255; here they differ by 1. Sides and offsets are computed as in torchvision's
+`resize` and `center_crop`. The crop is part of the resizing, so a thin image never becomes a huge one.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ _KERNELS = {"bilinear": "triangle", "bicubic": "keyscubic"}
 
 
 def prepare(image: tf.Tensor, contract: ImageContract) -> tf.Tensor:
-    """Makes a decoded image a network's input.
+    """Turns a decoded image into a network's input.
 
     Args:
-        image: Pixels 0–255 `(height, width, channels)` of any number type: 1 channel of grey or 3 in RGB.
-        contract: What to do.
+        image: Pixels 0–255 `(height, width, channels)` of any number type, in grey or RGB.
+        contract: The image contract to follow.
 
     Returns:
         Tensor `(*contract.size, contract.channels)` float32.
@@ -34,14 +34,14 @@ def prepare(image: tf.Tensor, contract: ImageContract) -> tf.Tensor:
 
 
 def prepare_outside_a_graph(image: np.ndarray, contract: ImageContract) -> np.ndarray:
-    """Does what `prepare` does before it normalises, by Pillow itself where it can: in a third of the time.
+    """Resizes and crops an image like `prepare`, but with Pillow if possible, which takes a third of the time.
 
     Args:
         image: Pixels `(height, width, 3)` uint8, in RGB.
-        contract: What to do.
+        contract: The image contract to follow.
 
     Returns:
-        Pixels `(*contract.size, contract.channels)` uint8, those of `prepare` but for rare differences of 1 or 2.
+        Pixels `(*contract.size, contract.channels)` uint8, as of `prepare` except for rare differences of 1 or 2.
     """
     from PIL import Image
 
@@ -64,9 +64,9 @@ def prepare_outside_a_graph(image: np.ndarray, contract: ImageContract) -> np.nd
 
 @functools.lru_cache(1024)
 def _place(height: int, width: int, contract: ImageContract) -> tuple[Any, Any, bool]:
-    """Returns where the crop begins in the resized image, and how many pixels become one of its height and width.
+    """Returns the offset of the crop in the resized image, and the scales of height and width.
 
-    And whether Pillow goes through rows and columns in the same order for the crop alone as for the whole image.
+    The third result is whether Pillow resizes rows and columns of the crop in the same order as of the whole image.
     """
     import tensorflow as tf
 
@@ -77,7 +77,7 @@ def _place(height: int, width: int, contract: ImageContract) -> tuple[Any, Any, 
 
 
 def normalise(images: tf.Tensor, contract: ImageContract) -> tf.Tensor:
-    """Makes pixels `(..., channels)` of a contract's size the network's input, float32."""
+    """Normalises pixels `(..., channels)` of a contract's size, float32."""
     import tensorflow as tf
 
     images = tf.cast(images, tf.float32)
@@ -88,7 +88,7 @@ def normalise(images: tf.Tensor, contract: ImageContract) -> tf.Tensor:
 
 
 def resize_and_crop(image: tf.Tensor, contract: ImageContract) -> tf.Tensor:
-    """Resizes an image and takes its middle, as `prepare` does; the channels stay.
+    """Resizes and crops an image like `prepare`, without changing its channels.
 
     Args:
         image: Pixels 0–255 `(height, width, channels)`.
@@ -117,21 +117,21 @@ def resize_and_crop(image: tf.Tensor, contract: ImageContract) -> tf.Tensor:
 
 
 def _target(shape, contract: ImageContract):
-    """Returns the size that an image is resized to, and where the crop begins in it, `(2,)` int32 each."""
+    """Returns the size of the resized image and the offset of the crop in it, `(2,)` int32 each."""
     import tensorflow as tf
 
     target = resized = tf.constant(contract.resized)
     if contract.resize == "shorter_side":
         exact, wanted = tf.cast(shape, tf.float64), tf.cast(resized, tf.float64)
         scale = tf.reduce_max(wanted / exact)
-        # The side that decides may fall just below its size.
+        # Rounding may make a side too small.
         target = tf.maximum(tf.cast(tf.reverse(wanted, [0]) * exact / tf.reverse(exact, [0]), tf.int32), resized)
         target = tf.where(wanted / exact == scale, resized, target)
     return target, tf.cast(tf.round(tf.cast(target - contract.size, tf.float64) / 2), tf.int32)
 
 
 def _rows_first(shape, target):
-    """Says whether Pillow resizes the rows before the columns: where they shrink much more."""
+    """Returns whether Pillow resizes the rows before the columns, because they shrink much more."""
     fewer = shape - target
     return (fewer[0] > 0) & (fewer[0] > 2 * fewer[1])
 
@@ -141,9 +141,9 @@ def scaled_rows(pixels: tf.Tensor, height: int, scale: Any, shift: Any, interpol
 
     Args:
         pixels: `(rows, width, channels)` of any number type.
-        height: Rows to make.
-        scale: Factor.
-        shift: Rows that the scaled image is moved down.
+        height: Rows of the result.
+        scale: Scale factor.
+        shift: Offset of the scaled image, in rows.
         interpolation: "bilinear" or "bicubic".
 
     Returns:
@@ -164,11 +164,11 @@ def scaled_rows(pixels: tf.Tensor, height: int, scale: Any, shift: Any, interpol
 
 
 def scaled_columns(pixels: tf.Tensor, width: int, scale: Any, shift: Any, interpolation: str = "bilinear") -> tf.Tensor:
-    """Scales an image to another width, as `scaled_rows` does to another height."""
+    """Scales an image to another width, like `scaled_rows`."""
     import tensorflow as tf
 
     height, columns, channels = tf.unstack(tf.shape(pixels))
-    # TensorFlow scales rows fast and columns slowly: columns become rows, and then columns again.
+    # TensorFlow scales rows faster than columns, so the image is transposed twice.
     turned = tf.transpose(tf.reshape(pixels, (height, columns * channels)))
     scaled = scaled_rows(tf.reshape(turned, (columns, channels, height)), width, scale, shift, interpolation)
     return tf.reshape(tf.transpose(tf.reshape(scaled, (width * channels, height))), (height, width, channels))

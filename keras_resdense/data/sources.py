@@ -1,8 +1,8 @@
 """Images to train on: the embedded digits, any image classification data set of TFDS, or a folder of images.
 
-A set of examples is an order and a function that reads one: whatever is costly happens in the latter,
-which runs in parallel. The order of an epoch depends on its key alone, so that a training can be resumed
-anywhere and spread over any number of workers.
+Examples consist of an order and a function that reads one. The function does the expensive work and runs in
+parallel. The order of an epoch depends only on its key, so a training can resume at any step and use any number of
+workers.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from keras_resdense.data.folder import load_folder
 from keras_resdense.data.prepare import check_prepared
 from keras_resdense.servers import find_silent
 
-#: Bytes of a data set that are kept in memory: as pixels if images are of one size and that is not more, else
-#: encoded; a larger one is streamed from its files.
+#: Largest size in bytes of a data set in memory. It is kept as pixels if images have one size and the pixels fit, and
+#: encoded otherwise. A larger data set is streamed from its files.
 MEMORY_LIMIT = 4 * 2**30
-#: Examples of a streamed data set that are shuffled among one another, and files that they are read from in turns. The
-#: order of the files is shuffled, too.
+#: Size of the blocks in which examples of a streamed data set are shuffled, and number of files that are read in turn.
+#: The order of the files is also shuffled.
 SHUFFLE_BLOCK, FILES_AT_ONCE = 4096, 16
-#: File that every data set has that TFDS has written.
+#: File of every data set of TFDS.
 _TFDS_FILE = "dataset_info.json"
 
 
@@ -42,13 +42,13 @@ def load_data(
             name of an image classification data set of TFDS; a folder of images, see
             `keras_resdense.data.folder`; or the folder of a data set that TFDS or `keras_resdense.prepare` has written.
         data_dir: Folder where TFDS keeps its data sets; default TFDS's own.
-        on_bad_image: Of a folder: "error" to list all files that are no images and stop, "skip" to list
+        on_bad_image: For a folder: "error" to list all files that are not images and stop, "skip" to list
             them and train without them.
-        split: Of a folder: the file of an earlier run that says which images are trained on and which held out. Images
-            that came later are left out. Default a new split.
+        split: For a folder: file of an earlier run with the split into training and held-out images. Images that were
+            added later are left out. Default: a new split.
 
     Raises:
-        ValueError: If the data set is unknown, a folder holds files that are no images, or images of an earlier run's
+        ValueError: If the data set is unknown, a folder holds files that are not images, or images of an earlier run's
             split are missing or have changed.
         OSError: If the data set cannot be downloaded.
     """
@@ -100,12 +100,12 @@ def _prepared(folder: Path) -> ImageData:
     data = _of_builder(folder.resolve().name, builder)
     if counts is None:
         return data
-    # Of a streamed data set, all files would have to be read to tell.
+    # Counting the classes of a streamed data set would mean reading all its files.
     return dataclasses.replace(data, train=dataclasses.replace(data.train, class_counts=np.array(counts["train"])))
 
 
 def _check_features(name: str, builder) -> None:
-    """Raises a ValueError if a data set is none of image classification."""
+    """Raises a ValueError if a data set is not for image classification."""
     import tensorflow_datasets as tfds
 
     features = builder.info.features
@@ -116,13 +116,13 @@ def _check_features(name: str, builder) -> None:
 
 def _of_builder(name: str, builder) -> ImageData:
     features, splits = builder.info.features, builder.info.splits
-    # The test images of some sets, such as imagenet2012, come without classes: validation is preferred.
+    # The test images of some sets, such as imagenet2012, have no labels, so validation is preferred.
     held_out = next((split for split in ("validation", "test") if split in splits), None)
     load = _held_in_memory if builder.info.dataset_size <= MEMORY_LIMIT else _streamed
     if held_out is None:
         percent = round(100 * (1 - HELD_OUT))
         train, test = load(builder, f"train[:{percent}%]"), load(builder, f"train[{percent}%:]")
-        print(f"{name} has no split to test on: the last {100 - percent} % of its training images are held out.")
+        print(f"{name} has no test split, so the last {100 - percent} % of its training images are held out.")
     else:
         train, test = load(builder, "train"), load(builder, held_out)
     height, width, channels = features["image"].shape
@@ -141,7 +141,7 @@ def _of_builder(name: str, builder) -> ImageData:
 
 
 def _unknown(name: str) -> str:
-    """Says that there is no such folder or data set, and which ones have similar names."""
+    """Returns the error for an unknown folder or data set, with similar names."""
     import tensorflow_datasets as tfds
 
     path = Path(name)
@@ -160,7 +160,7 @@ def _unknown(name: str) -> str:
 
 
 def _prepare(builder) -> None:
-    """Downloads and prepares a data set of TFDS, unless that has been done.
+    """Downloads and prepares a data set of TFDS, unless that is done.
 
     Raises:
         OSError: If its publisher cannot be reached.
@@ -180,8 +180,8 @@ def _prepare(builder) -> None:
         raise OSError(
             f"{builder.name} is not in {root} yet, and cannot be downloaded: {silent} does not answer. Where there is"
             f" a network, run `tfds build {builder.name}`, copy the folder {builder.name} that it makes in"
-            f" ~/tensorflow_datasets to {root}, and give the same command again. Without network there is 'digits',"
-            " or a folder of images."
+            f" ~/tensorflow_datasets to {root}, and repeat the command. Without a network you can use 'digits' or a"
+            " folder of images."
         )
     try:
         builder.download_and_prepare()
@@ -215,7 +215,7 @@ def _streamed(builder, split: str) -> Examples:
     features, fold_in = builder.info.features, tf.random.experimental.stateless_fold_in
     files = [str(path) for path in builder.info.splits[split].filepaths]
 
-    def part(key, worker, workers):
+    def worker_handles(key, worker, workers):
         mine = tf.random.experimental.stateless_shuffle(files, key)[worker::workers]
         records = tf.data.Dataset.from_tensor_slices(mine).interleave(
             tf.data.TFRecordDataset, cycle_length=FILES_AT_ONCE, block_length=FILES_AT_ONCE
@@ -227,15 +227,15 @@ def _streamed(builder, split: str) -> Examples:
 
         return records.batch(SHUFFLE_BLOCK).enumerate().flat_map(shuffled)
 
-    def order(key):
-        return tf.data.TFRecordDataset(files) if key is None else part(key, 0, 1)
+    def handles(key):
+        return tf.data.TFRecordDataset(files) if key is None else worker_handles(key, 0, 1)
 
     def open_record(record):
         example = features.deserialize_example(record, decoders={"image": tfds.decode.SkipDecoding()})
         shape, part = open_encoded(example["image"], features["image"].shape[-1] or 3)
-        # A hash serves as the number of an example whose place in its file is not known.
+        # The position of the example in its file is unknown, so a hash serves as its number.
         number = tf.strings.to_hash_bucket_fast(record, 2**31)
         return Example(shape=shape, part=part, label=example["label"], number=number)
 
     count = builder.info.splits[split].num_examples
-    return Examples(count=count, order=order, open=open_record, files=len(files), part=part)
+    return Examples(count=count, handles=handles, open=open_record, files=len(files), worker_handles=worker_handles)

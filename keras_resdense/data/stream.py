@@ -1,4 +1,4 @@
-"""Image files into batches for a network, in their order, while the network computes."""
+"""Reads image files into batches while a network computes."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from keras_resdense.data.tfdata import prefetch
 
 
 def stream(files: Sequence[str], contract: ImageContract, batch: int) -> Iterator[tuple[np.ndarray, list[str]]]:
-    """Reads and prepares files, with as many threads as there are cores and as few batches as needed in memory.
+    """Reads and prepares files with one thread per core, with only a few batches in memory.
 
     Args:
         files: Paths of images.
         contract: How an image becomes the network's input.
-        batch: Most images at once.
+        batch: Largest number of images in a batch.
 
     Yields:
-        A batch `(images, height, width, channels)` float32, and what is wrong with the file of each image, or "". The
+        A batch `(images, height, width, channels)` float32, and for each image what is wrong with its file, or "". The
         image of a bad file is black.
     """
     import tensorflow as tf

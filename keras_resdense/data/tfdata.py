@@ -1,19 +1,19 @@
-"""What every data set that feeds a network needs."""
+"""Options and helpers for `tf.data`."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
 
-#: Batches that are prepared before they are asked for.
+#: Number of batches to prepare ahead.
 PREFETCHED = 2
 
 
 def untuned(dataset: Any) -> Any:
-    """Returns a data set without TensorFlow's tuning thread; it uses as many threads as there are cores.
+    """Returns a data set without TensorFlow's tuning thread. It uses one thread per core.
 
-    The thread looks for numbers of threads and sleeps up to a minute between two looks. Where an iterator ends, it is
-    woken before it is told to stop, so that it often sleeps on, and the end waits for it (seen in 2.21).
+    The tuning thread sleeps for up to a minute at a time. When an iterator ends, TensorFlow wakes the thread before it
+    tells it to stop, so that the thread often sleeps again and the end waits for it (seen in 2.21).
     """
     import tensorflow as tf
 
@@ -28,17 +28,17 @@ def prefetch(batches: Any) -> Any:
 
 
 def mapped(dataset: Any, function: Callable[..., Any]) -> Any:
-    """Returns a data set of what a function makes of the elements, on all cores and in their order."""
+    """Maps a data set with a function, on all cores and in order."""
     import tensorflow as tf
 
-    return dataset.map(as_it_is(function), tf.data.AUTOTUNE, deterministic=True)
+    return dataset.map(without_autograph(function), tf.data.AUTOTUNE, deterministic=True)
 
 
-def as_it_is(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Returns a function for a data set that TensorFlow does not rewrite.
+def without_autograph(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Returns a function that AutoGraph does not rewrite when a data set calls it.
 
-    It would look for Python's `if` and `for` over tensors in the source of the function and of all that it calls, which
-    takes seconds. There are none in this package.
+    AutoGraph takes seconds to search the source of a function and its callees for `if` and `for` over tensors. This
+    package has none.
     """
     import tensorflow as tf
 

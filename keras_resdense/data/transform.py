@@ -1,4 +1,4 @@
-"""From files, encoded bytes or arrays to a network's batch, as an image contract says."""
+"""Turns files, encoded bytes or arrays into a batch by an image contract."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ class Transform:
         """Prepares images.
 
         Args:
-            images: One image or any iterable of them. An image is the path of a file, the bytes of one, or an array
-                of pixels 0–255: `(height, width, 3)` in RGB, or `(height, width, 1)` or `(height, width)` of grey.
-                An array `(images, height, width, channels)` is many.
+            images: One image, or any iterable of images. An image is the path or the content of a file, or an array of
+                pixels 0–255: `(height, width, 3)` in RGB, or `(height, width, 1)` or `(height, width)` in grey. An
+                array `(images, height, width, channels)` holds many images.
 
         Returns:
             Batch `(images, height, width, channels)` float32.
 
         Raises:
-            ValueError: If there is no image, a file is none, or an array does not hold pixels 0–255.
+            ValueError: If there are no images, a file is not an image, or an array does not hold pixels 0–255.
             OSError: If a file cannot be read.
         """
         single = isinstance(images, str | bytes | os.PathLike) or getattr(images, "ndim", 0) in (2, 3)
@@ -52,7 +52,7 @@ def load_pixels(image: Any) -> np.ndarray:
     """Returns the pixels of an image, `(height, width, channels)`, as `Transform` takes it.
 
     Raises:
-        ValueError: If the file is no image, or an array does not hold pixels 0–255. Names the file.
+        ValueError: If the file is not an image, or an array does not hold pixels 0–255. The error names the file.
         OSError: If the file cannot be read.
     """
     if isinstance(image, bytes):
@@ -68,7 +68,7 @@ def load_pixels(image: Any) -> np.ndarray:
     if pixels.ndim != 3 or pixels.shape[-1] not in (1, 3) or not pixels.size:
         raise ValueError(
             f"An array has shape {np.shape(image)}; it must be (height, width, 3) in RGB, or (height, width, 1) or "
-            "(height, width) of grey."
+            "(height, width) in grey."
         )
     if pixels.dtype == np.uint8:
         return pixels

@@ -21,7 +21,7 @@ def freeze(model: keras.Model) -> Callable:
     kinds = model.trainable_variables, model.non_trainable_variables
     weights = [[variable.numpy() for variable in kind] for kind in kinds]
 
-    # Both endpoints call the one graph that a signature allows, and the file has its constants once.
+    # Both endpoints call the same graph, so the file has its constants only once.
     @tf.function(input_signature=[tf.TensorSpec(model.inputs[0].shape, model.inputs[0].dtype)])
     def compute(images):
         return model.stateless_call(*tf.nest.map_structure(tf.constant, weights), images, training=False)[0]
@@ -44,8 +44,8 @@ def files_endpoint(model: keras.Model, compute: Callable, contract: ImageContrac
     """Returns a function from encoded images to outputs, and its signature.
 
     Args:
-        model: With 1 or 3 channels.
-        compute: From a batch of images to outputs.
+        model: Model with 1 or 3 channels.
+        compute: Function from a batch of images to outputs.
         contract: How an image becomes the model's input.
         strict: Whether a file that is not an image makes the entire batch fail; if not, `valid` marks such files.
     """
@@ -57,7 +57,7 @@ def files_endpoint(model: keras.Model, compute: Callable, contract: ImageContrac
         return prepare(decode_in_graph(encoded), contract)
 
     def read_or_blank(encoded):
-        # A graph catches no errors, but a data set skips elements that fail.
+        # A graph cannot catch errors, but a data set can skip elements that fail.
         image = tf.data.Dataset.from_tensors(encoded).map(lambda file: (read(file), True)).ignore_errors()
         blank = tf.data.Dataset.from_tensors((tf.zeros(pixels.shape), False))
         return image.concatenate(blank).take(1).get_single_element()
@@ -70,7 +70,7 @@ def files_endpoint(model: keras.Model, compute: Callable, contract: ImageContrac
         signature = pixels, tf.TensorSpec((), tf.bool)
         images, valid = tf.map_fn(read_or_blank, encoded, fn_output_signature=signature)
         outputs = compute(tf.cast(images, model.inputs[0].dtype))
-        # Whoever does not look at `valid` gets no class.
+        # NaN has no largest class, for clients that ignore `valid`.
         known = tf.reshape(valid, (-1, *[1] * (outputs.shape.rank - 1)))
         return {"outputs": tf.where(known, outputs, np.nan), "valid": valid}
 
@@ -78,7 +78,7 @@ def files_endpoint(model: keras.Model, compute: Callable, contract: ImageContrac
 
 
 def write_endpoints(endpoints: dict[str, Any], path: Path) -> None:
-    # The variables of the endpoints are found by themselves; a tracked model's are saved a second time.
+    # The endpoints' variables are saved anyway; tracking the model would save them twice.
     archive = keras.export.ExportArchive()
     for name, (serve, signature) in endpoints.items():
         archive.add_endpoint(name, serve, input_signature=signature)

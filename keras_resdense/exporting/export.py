@@ -19,6 +19,7 @@ import numpy as np
 
 from keras_resdense.checks import pick, require_tensorflow
 from keras_resdense.data.contract import LABELS_FILE, checked_names
+from keras_resdense.data.plan import ExportImages
 from keras_resdense.exporting.exporter import (
     BATCH,
     Exporter,
@@ -30,7 +31,7 @@ from keras_resdense.exporting.exporter import (
 from keras_resdense.exporting.folding import in_full_precision
 from keras_resdense.exporting.formats import EXPORTERS
 from keras_resdense.exporting.quantised_training import is_quantisation_aware, settled
-from keras_resdense.files import check_target, description_of, digests, staged
+from keras_resdense.files import check_target, description_of, digests, staged, write_text
 from keras_resdense.graph import is_graph
 
 if TYPE_CHECKING:
@@ -40,8 +41,6 @@ if TYPE_CHECKING:
 
 #: Images whose median time is the latency, after one warm-up image.
 TIMED_IMAGES = 10
-#: Images of a data set that are used to compare and to calibrate.
-COMPARED, CALIBRATED = 1024, 256
 #: Number of random images, if no images are given.
 RANDOM = 16
 #: Side of the random images, if the model takes any size.
@@ -126,7 +125,9 @@ def export(
     path = exporter.target(Path(path))
     check_replaceable(path, exporter, overwrite)
     contract = _checked_contract(model)
-    given, own_labels = (_random_images(model, contract), None) if images is None else _arrays(images, COMPARED)
+    given, own_labels = (
+        (_random_images(model, contract), None) if images is None else _arrays(images, ExportImages.compared_images)
+    )
     check_images_fit(given, model, "images")
     labels = own_labels if labels is None else np.asarray(labels)
     if labels is not None and labels.shape != given.shape[:1]:
@@ -134,7 +135,7 @@ def export(
     extras = Extras(
         images=given.astype(model.inputs[0].dtype),
         real=images is not None,
-        calibration=None if calibration is None else _arrays(calibration, CALIBRATED)[0],
+        calibration=None if calibration is None else _arrays(calibration, ExportImages.calibration_images)[0],
         contract=contract,
         class_names=_checked_names(class_names or getattr(model, "class_names", None) or (), model),
     )
@@ -146,9 +147,9 @@ def export(
         made = dataclasses.replace(_compare(name, exporter, temporary, adapted, expected, labels), path=path)
         # The old description must not stand beside the new artefact, not even for a moment.
         description_of(path).unlink(missing_ok=True)
-    _write_text(description_of(path), _as_json(made, model))
+    write_text(description_of(path), _as_json(made, model))
     if extras.class_names:
-        _write_text(path.with_name(LABELS_FILE), extras.files()[LABELS_FILE])
+        write_text(path.with_name(LABELS_FILE), extras.files()[LABELS_FILE])
     return made
 
 
@@ -290,8 +291,3 @@ def _latency(run: Runner, images: np.ndarray) -> float:
 def _as_json(made: Export, model: keras.Model) -> str:
     described = {"input_shape": model.input_shape, "output_shape": model.output_shape}
     return json.dumps({**dataclasses.asdict(made), "path": made.path.name, **described}, indent=2) + "\n"
-
-
-def _write_text(path: Path, text: str) -> None:
-    with staged(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")

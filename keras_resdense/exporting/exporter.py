@@ -48,7 +48,7 @@ class Runner:
 
     Attributes:
         compute: Function from one batch to outputs `(batch, …)`, float32.
-        shape: Shape of an image, `(height, width, channels)`; a side that is not fixed is whatever the runtime reports.
+        shape: Shape of an image, `(height, width, channels)`; a side that varies is what the runtime reports.
         batch: Largest number of images in a batch.
         contract: How an image becomes the input; None if the artefact doesn't say.
         class_names: Names of the classes in the order of their indices; None if the artefact doesn't say.

@@ -30,7 +30,7 @@ def fold_batch_norm(model: keras.Model) -> keras.Model:
 
     Returns:
         A functional model of plain Keras layers with the same inputs and outputs. It computes in float32,
-        whatever the precision of `model`.
+        regardless of the precision of `model`.
 
     Raises:
         ValueError: If the graph of the model's layers is unknown.
@@ -117,10 +117,10 @@ class _Graph:
     def build(self) -> keras.Model:
         """Returns the model that the graph now describes."""
         self.config["layers"] = list(self.layers.values())
-        # Keras's own layers take the place of those that drop in for them in training: folding changes their arguments.
+        # The drop-in layers of training are replaced by Keras's own, because folding changes their arguments.
         for layer in self.config["layers"]:
             layer["registered_name"] = None if layer["module"].startswith("keras.") else layer["registered_name"]
-        # Keras finds its own by module: names alone would take its function `add` for its layer Add.
+        # The module is needed, because Keras has a function `add` and a layer Add.
         kinds = {type(layer) for layer in self.objects.values() if not type(layer).__module__.startswith("keras.")}
         classes = {kind.__name__: kind for kind in kinds}
         model = Model.from_config(self.config, custom_objects=classes)
@@ -130,7 +130,7 @@ class _Graph:
         return model
 
     def fold(self, name: str) -> None:
-        """Folds a layer into the convolution before it or makes it one, if it scales and shifts channels."""
+        """Folds a layer that scales and shifts channels into the convolution before it, or converts it to one."""
         affine = _affine(self.objects[name], self._input_shape(name))
         if affine is None:
             return
@@ -144,7 +144,7 @@ class _Graph:
             norm = isinstance(self.objects[name], keras.layers.BatchNormalization)
             if norm:
                 self.ranges[name] = _range(self.objects[name])
-            # What was no weight becomes none that learns.
+            # Fixed values become weights that are not trainable.
             convolution = keras.layers.DepthwiseConv2D(1, name=name, trainable=norm and self.objects[name].trainable)
             self._replace(name, convolution, [scale.reshape(1, 1, -1, 1), shift])
 
@@ -154,7 +154,7 @@ class _Graph:
             self._remove(name)
 
     def append_channels(self, name: str) -> None:
-        """Makes a layer that appends channels behind a subsampling one convolution with it."""
+        """Replaces a subsampling and the layer that appends channels to it by one convolution."""
         layer = self.objects[name]
         if not isinstance(layer, keras.layers.ZeroPadding2D) or layer.data_format != "channels_first":
             return
@@ -169,7 +169,7 @@ class _Graph:
             self._remove(source)
 
     def subsample(self, name: str) -> None:
-        """Makes a pooling over one pixel a depthwise convolution."""
+        """Replaces a pooling over one pixel by a depthwise convolution."""
         layer = self.objects[name]
         if _subsamples(layer):
             channels = self._input_shape(name)[-1]
@@ -177,7 +177,7 @@ class _Graph:
             self._replace(name, convolution, [np.ones((1, 1, channels, 1))])
 
     def pool_first(self, name: str) -> None:
-        """Puts an average pooling before the 1×1 convolution that it reads."""
+        """Moves an average pooling before the 1×1 convolution that it reads."""
         if not isinstance(self.objects[name], keras.layers.AveragePooling2D):
             return
         convolution = self._sources(name)[0]
@@ -197,7 +197,7 @@ class _Graph:
         self.uses[convolution], self.uses[name] = self.uses[name], [between]
 
     def average(self, name: str) -> None:
-        """Makes an average pooling without padding a depthwise convolution."""
+        """Replaces an average pooling without padding by a depthwise convolution."""
         layer = self.objects[name]
         if not isinstance(layer, keras.layers.AveragePooling2D):
             return
@@ -212,7 +212,7 @@ class _Graph:
         """Scales what a dense block concatenates to one range, if convolutions make it and batch norms read it.
 
         Args:
-            name: Name of the batch norm behind the block, which alone reads all of it, or of any other layer.
+            name: Name of a layer, such as the batch norm after the block, which is the only one to read all of it.
         """
         end = self._sources(name)[0] if name in self.ranges else ""
         if not isinstance(self.objects.get(end), keras.layers.Concatenate) or len(self.uses[end]) != 1:
@@ -241,7 +241,7 @@ class _Graph:
                 self.weights[reader] = [kernel * self.ranges[name][channels[source]].reshape(1, 1, -1, 1), bias]
 
     def _ingredients(self, name: str, start: int = 0) -> dict[str, slice]:
-        """Returns the channels in a concatenation of everything that it is made of, itself included."""
+        """Returns the channel ranges, in a concatenation, of all tensors that it consists of, including itself."""
         found, stop = {}, start
         for tensor in _tensors(self.layers[name]["inbound_nodes"]):
             source, stop = tensor["keras_history"][0], stop + tensor["shape"][-1]
@@ -251,7 +251,7 @@ class _Graph:
         return found | {name: slice(start, stop)}
 
     def _is_linear(self, name: str) -> bool:
-        """Says whether a layer is one that absorbs a scale, and is called once."""
+        """Returns whether a layer can absorb a scale and is called once."""
         layer = self.objects[name]
         linear = isinstance(layer, _ABSORBING) and layer.activation is keras.activations.linear
         return linear and len(self._sources(name)) == 1
@@ -265,7 +265,7 @@ class _Graph:
         return next(_tensors(self.layers[name]["inbound_nodes"]), {"shape": []})["shape"]
 
     def _target(self, name: str, shift: np.ndarray) -> str | None:
-        """Returns the layer that can absorb what follows `name`, which is it or stands before it."""
+        """Returns the layer, `name` or one before it, that can absorb the following scale and shift."""
         sources = self._sources(name)
         if len(self.uses[name]) != 1 or len(sources) != 1:
             return None
@@ -286,7 +286,7 @@ class _Graph:
         self.layers[name]["config"]["use_bias"] = True
 
     def _remove(self, name: str) -> None:
-        """Connects whatever reads a layer to the only source of it."""
+        """Connects the readers of a layer to its only source."""
         (own,) = _references(self.layers[name]["inbound_nodes"])
         for reference in self.uses[name]:
             reference[0] = own[0]
@@ -304,9 +304,9 @@ class _Graph:
 
 #: Layers with a kernel and a bias that can take a scale and a shift.
 _ABSORBING = (keras.layers.Conv2D, keras.layers.DepthwiseConv2D, keras.layers.Dense)
-#: What a convolution is that has no weights to learn.
+#: Config of a convolution with fixed weights.
 _FIXED = {"use_bias": False, "trainable": False}
-#: Layers before which a channel can be scaled and shifted as well as behind.
+#: Layers that commute with a scale and shift of channels.
 _TRANSPARENT = (
     keras.layers.Dropout,
     keras.layers.SpatialDropout2D,
@@ -330,16 +330,16 @@ def _references(calls: list) -> Iterator[list]:
 
 
 def _subsamples(layer: keras.layers.Layer) -> bool:
-    """Says whether a layer keeps every n-th pixel and nothing else."""
+    """Returns whether a layer only keeps every n-th pixel."""
     return isinstance(layer, keras.layers.MaxPooling2D) and layer.pool_size == (1, 1) and layer.strides != (1, 1)
 
 
 def _affine(layer: keras.layers.Layer, shape: list[int | None]) -> tuple[np.ndarray, np.ndarray] | None:
-    """Returns by what a layer multiplies each channel and what it adds, in float64; None if it does not.
+    """Returns the scale and shift of each channel, in float64, or None if the layer does something else.
 
     Args:
-        layer: Any.
-        shape: Shape of its input, the batch first.
+        layer: Any layer.
+        shape: Shape of its input, including the batch.
     """
     if isinstance(layer, keras.layers.BatchNormalization) and layer.axis in (-1, len(shape) - 1):
         mean, variance = _float64(layer.moving_mean), _float64(layer.moving_variance)
@@ -354,7 +354,7 @@ def _affine(layer: keras.layers.Layer, shape: list[int | None]) -> tuple[np.ndar
 
 
 def _range(norm: keras.layers.BatchNormalization) -> np.ndarray:
-    """Returns how far from 0 nearly all values of each channel that a batch norm reads are: three deviations."""
+    """Returns a bound for nearly all absolute input values of a batch norm's channels: three standard deviations."""
     return abs(_float64(norm.moving_mean)) + 3 * np.sqrt(_float64(norm.moving_variance) + norm.epsilon)
 
 

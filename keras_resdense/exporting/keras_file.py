@@ -1,4 +1,4 @@
-"""Keras's own format, `.keras`, with the image contract and the names of the classes inside."""
+"""Keras's own format, `.keras`, with the image contract and the class names."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from keras_resdense.exporting.exporter import BATCH, Exporter, Extras, Runner
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PlainKeras(Exporter):
-    """Keras's own file, which needs nothing but Keras; it keeps its batch norms, for further training."""
+    """Keras's own format, which opens in plain Keras and keeps batch norms for further training."""
 
     what = "a Keras model"
 

@@ -14,9 +14,9 @@ import keras
 from keras_resdense.data.contract import ImageContract
 from keras_resdense.exporting.exporter import Exporter, Extras, Runner
 
-#: Version of the operators, which ONNX Runtime supports from 1.14 (2023) on.
+#: Version of the operators, which ONNX Runtime supports since 1.14 (2023).
 ONNX_OPSET = 18
-#: The oldest and the newest that tf2onnx writes; a file of newer ones is raised from the latter.
+#: The oldest and the newest opset that tf2onnx writes. Files are converted from the latter to newer ones.
 _OLDEST_OPSET, _CONVERTED_OPSET = 13, 18
 
 
@@ -24,7 +24,7 @@ _OLDEST_OPSET, _CONVERTED_OPSET = 13, 18
 class ONNX(Exporter):
     """ONNX, for ONNX Runtime and others: an input `images`, a batch of any size, and an output `outputs`.
 
-    The image contract and the names of the classes are in the file's metadata, as JSON, under the keys
+    The file's metadata hold the image contract and the class names as JSON, under the keys
     `image_contract` and `class_names`.
 
     Attributes:

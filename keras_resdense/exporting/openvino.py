@@ -37,7 +37,7 @@ class OpenVINO(Exporter):
 
         with tempfile.TemporaryDirectory() as folder:
             write_endpoints({"serving_default": pixels_endpoint(model, partial(model, training=False))}, Path(folder))
-            # `openvino.convert_model` would do the same, but also sends statistics home.
+            # `openvino.convert_model` does the same, but also sends telemetry.
             read = openvino.Core().read_model(folder)
             path.mkdir()
             openvino.save_model(read, path / "model.xml", compress_to_fp16=False)

@@ -1,4 +1,4 @@
-"""Networks that take pixels 0–255, whatever the network inside them takes."""
+"""Wraps networks with other inputs, so that they take pixels 0–255."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from keras_resdense.data.contract import ImageContract
 
 
 def takes_pixels(contract: ImageContract | None) -> bool:
-    """Says whether a network takes pixels 0–255 in RGB, as far as its contract tells."""
+    """Returns whether a network takes RGB pixels 0–255 by its contract."""
     return contract is None or (contract.takes_pixels and contract.order == "rgb")
 
 
 def of_pixels(contract: ImageContract | None) -> ImageContract | None:
-    """Returns the contract of the network that `from_pixels` makes."""
+    """Returns the contract of the network that `from_pixels` returns."""
     if takes_pixels(contract):
         return contract
     return dataclasses.replace(contract, order="rgb", mean=(0.0,), std=(1.0,))
@@ -26,7 +26,7 @@ def to_pixels(images: np.ndarray, contract: ImageContract | None) -> np.ndarray:
     """Returns the RGB pixels 0–255 from which a contract made a network's input.
 
     Raises:
-        ValueError: If the images are not what the contract says.
+        ValueError: If the images do not fit the contract.
     """
     if takes_pixels(contract):
         return images
@@ -38,12 +38,12 @@ def to_pixels(images: np.ndarray, contract: ImageContract | None) -> np.ndarray:
             "pixels must be from 0 to 255: prepare the images with keras_resdense.transform(model)."
         )
     nearest = pixels.round()
-    # Single precision leaves small errors in what were whole numbers.
+    # float32 leaves small errors in integers.
     return np.where(abs(pixels - nearest) < 1e-3, nearest, pixels).clip(0, 255).astype("float32")
 
 
 def from_pixels(model: keras.Model, contract: ImageContract | None) -> keras.Model:
-    """Returns the model behind a convolution that normalises pixels 0–255, in RGB, as its contract asks for."""
+    """Returns a model that first normalises RGB pixels 0–255 by a convolution, as the contract says."""
     if takes_pixels(contract):
         return model
     channels = contract.channels
@@ -57,5 +57,5 @@ def from_pixels(model: keras.Model, contract: ImageContract | None) -> keras.Mod
 
 
 def are_pixels(images: np.ndarray) -> bool:
-    """Says whether numbers go from 0 to 255, not from 0 to 1 or around 0."""
+    """Returns whether numbers are in 0–255 and not only in 0–1 or around 0."""
     return bool(images.min() >= 0 and 1 < images.max() <= 255)

@@ -9,7 +9,7 @@ import numpy as np
 
 
 def quantise(values: np.ndarray, details: dict[str, Any]) -> np.ndarray:
-    """Quantises values for a tensor of a TFLite model, whose `details` come from its interpreter."""
+    """Quantises values for a tensor of a TFLite model by the interpreter's `details`."""
     dtype, scales = details["dtype"], details["quantization_parameters"]["scales"]
     if not scales.size:
         return values.astype(dtype)
@@ -60,7 +60,7 @@ def signal_to_noise(path: str | Path, reference: str | Path, images: np.ndarray)
 
 
 class _Network:
-    """A TFLite model whose intermediate outputs can be read, which delegates would keep to themselves."""
+    """A TFLite model whose intermediate outputs can be read, because it runs without delegates."""
 
     def __init__(self, path: str | Path):
         from ai_edge_litert.interpreter import Interpreter, OpResolverType
@@ -75,7 +75,7 @@ class _Network:
         self.tensors = [details for details in self.interpreter.get_tensor_details() if details["index"] in written]
 
     def outputs(self, image: np.ndarray) -> dict[str, np.ndarray]:
-        """Returns the outputs of all operations for an image, by the names in the file without what was fused in."""
+        """Returns the outputs of all operations for an image, by their names without those of fused operations."""
         (source,) = self.interpreter.get_input_details()
         self.interpreter.set_tensor(source["index"], quantise(image[None], source))
         self.interpreter.invoke()

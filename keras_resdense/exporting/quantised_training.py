@@ -1,14 +1,14 @@
-"""Quantisation-aware training: a network that computes as its file of whole numbers will, and learns to.
+"""Quantisation-aware training: networks that round like their 8-bit files, and can be trained.
 
-The scheme is that of 1712.05877, section 3, on the graph that phones run (`rewrite_for_phones`), whose batch norms are
-folded from the start, their statistics frozen. Values are rounded to steps where LiteRT's kernels round:
+The scheme is that of 1712.05877, section 3, on the graph that phones run (`rewrite_for_phones`). Its batch norms
+are folded, so their statistics are frozen. Values are rounded to quantisation steps where LiteRT's kernels round:
 
-* kernels symmetrically, with a step for each output channel, the largest weight of which is the last step;
-* what an operation gives, behind the ReLU that is fused into it, in 256 steps between a smallest and a largest value,
-  which moving averages of the batches' own follow;
-* all that is concatenated, and both sides of an average pooling, in the same steps;
-* pixels in steps of 1, and probabilities and gates in steps of 1/256. As their gradients vanish where they are
-  rounded to 0, these two are rounded at inference only.
+* Kernels are rounded symmetrically, with one step per output channel. The largest weight is the last step.
+* The output of an operation and its fused ReLU has 256 steps between a smallest and a largest value. These are moving
+  averages over the batches.
+* All tensors of a concatenation, and input and output of an average pooling, share their steps.
+* Pixels have steps of 1. Probabilities and gates have steps of 1/256, at inference only, because gradients vanish where
+  they are rounded to 0.
 """
 
 from __future__ import annotations
@@ -35,17 +35,17 @@ from keras_resdense.exporting.rounding import (
 )
 from keras_resdense.graph import calls
 
-#: What takes the place of each of Keras's layers with kernels.
+#: Replacements of Keras's layers with kernels.
 _ROUNDED = {
     keras.layers.Conv2D: RoundedConv2D,
     keras.layers.DepthwiseConv2D: RoundedDepthwiseConv2D,
     keras.layers.Dense: RoundedDense,
 }
-#: Layers into which LiteRT fuses a ReLU behind them.
+#: Layers that LiteRT fuses with a following ReLU.
 _FUSING = (*_ROUNDED, keras.layers.Add, keras.layers.Multiply)
-#: Layers whose outputs are rounded to steps of their own.
+#: Layers whose outputs have their own quantisation step.
 _COMPUTING = (*_FUSING, keras.layers.GlobalAveragePooling2D, keras.layers.Activation)
-#: Layers that give their values in the steps that they get them in; those of an average are new ones.
+#: Layers with the same steps for inputs and outputs, although an average has new values.
 _AVERAGING = (keras.layers.AveragePooling2D,)
 _PASSING = (
     *(keras.layers.ZeroPadding2D, keras.layers.MaxPooling2D, keras.layers.GlobalMaxPooling2D),
@@ -55,40 +55,42 @@ _PASSING = (
 _REGULARIZERS = {kind: "kernel_regularizer" for kind in _ROUNDED.values()} | {
     RoundedDepthwiseConv2D: "depthwise_regularizer"
 }
-#: Name of Keras's operation that rounds to fixed ranges, a class that Keras does not export.
+#: Name of Keras's operation that rounds to a fixed range. Keras does not export this class.
 _OPERATION = "FakeQuantWithMinMaxVars"
-#: Images that ranges are measured on at once.
+#: Batch size for measuring ranges.
 _OBSERVED = 16
 _SHARES_OF_ONE = (keras.activations.softmax, keras.activations.sigmoid)
 
 
 def quantisation_aware(model: keras.Model, images: np.ndarray, *, weight_bits: int = 8) -> keras.Model:
-    """Makes of a trained network one that computes in whole numbers of 8 bits, as its `.tflite` will, and learns to.
+    """Makes a trained network quantisation-aware: it computes in 8-bit integers like its `.tflite`, and can learn.
 
-    Train it for an epoch or some with `fit`, at about a hundredth of the learning rate that the network was trained
-    with; `export(…, "tflite_int8")` then needs no calibration images. It has no weight decay, dropout or batch norm.
+    Train it for one or a few epochs with `fit`, with about a hundredth of the original learning rate. Then
+    `export(…, "tflite_int8")` needs no calibration images. The model has no weight decay, dropout or batch norm.
 
     Args:
-        model: A trained classifier, functional or sequential; it stays as it is.
-        images: Some hundreds of its training images, as it takes them, for the first ranges of activations.
+        model: A trained classifier, functional or sequential. It is not changed.
+        images: A few hundred training images, as the model takes them, for the initial ranges of activations.
         weight_bits: Bits of a weight.
 
     Returns:
-        A functional model from pixels 0–255, in RGB, to the outputs of `model`, with an image contract that says so.
-        Its convolutions compute in the present `keras.config.dtype_policy()`.
+        A functional model from RGB pixels 0–255 to the outputs of `model`, with an image contract. Its convolutions use
+        the current `keras.config.dtype_policy()`.
 
     Raises:
-        ValueError: If the model has layers of a kind that is not known here, or takes no pixels, or is one already.
+        ValueError: If the model has an unsupported layer, does not take pixels, or is quantisation-aware already.
     """
     if is_quantisation_aware(model):
-        raise ValueError(f"{model.name!r} is quantisation-aware already: train it on, or export it as tflite_int8.")
+        raise ValueError(
+            f"{model.name!r} is quantisation-aware already: train it further, or export it as tflite_int8."
+        )
     if weight_bits not in range(2, 9):
         raise ValueError(f"weight_bits is {weight_bits}; it must be between 2 and 8.")
     check_images_fit(images, model, "images")
     contract = getattr(model, "image_contract", None)
     if contract is None and not are_pixels(images):
         raise ValueError(
-            f"Networks of whole numbers take pixels 0–255; these images go from {images.min():g} to {images.max():g}. "
+            f"Such networks take pixels 0–255; these images go from {images.min():g} to {images.max():g}. "
             "Build the model with include_preprocessing=True, or set its image_contract."
         )
     plain = _apart(rewrite_for_phones(from_pixels(model, contract)))
@@ -102,7 +104,7 @@ def quantisation_aware(model: keras.Model, images: np.ndarray, *, weight_bits: i
 
 
 def is_quantisation_aware(model: keras.Model) -> bool:
-    """Says whether `quantisation_aware` made a model, or `settled` of such a one."""
+    """Returns whether a model was made by `quantisation_aware`, or from such a model by `settled`."""
     operations = getattr(model, "operations", ())
     return any(
         isinstance(operation, FakeQuantise) or type(operation).__name__ == _OPERATION for operation in operations
@@ -110,9 +112,9 @@ def is_quantisation_aware(model: keras.Model) -> bool:
 
 
 def settled(model: keras.Model) -> keras.Model:
-    """Returns a quantisation-aware model as one of Keras's own layers and operations: rounded kernels, fixed ranges.
+    """Converts a quantisation-aware model to Keras's own layers, with rounded kernels and fixed ranges.
 
-    It computes the same, opens without this package, and learns no more.
+    It computes the same and opens without this package, but cannot be trained.
     """
 
     def settle(call: Any, args: tuple, kwargs: dict) -> Any:
@@ -136,10 +138,10 @@ def _copy(layer: keras.Layer, kind: type[keras.Layer], changes: Mapping[str, Any
 
 
 def _apart(model: keras.Model) -> keras.Model:
-    """Returns the same network, not nested, in which activations are layers of their own.
+    """Returns the same network without nested models and with activations as separate layers.
 
     Raises:
-        ValueError: If it has layers of a kind that is not known here.
+        ValueError: If it has an unsupported layer.
     """
 
     def part(call: Any, args: tuple, kwargs: dict) -> Any:
@@ -147,8 +149,8 @@ def _apart(model: keras.Model) -> keras.Model:
         if not isinstance(layer, (*_COMPUTING, *_PASSING)):
             kinds = ", ".join(sorted({kind.__name__ for kind in (*_COMPUTING, *_PASSING)}))
             raise ValueError(
-                f"{model.name!r} has {layer.name!r}, a {type(layer).__name__}, behind its folding for phones; known to "
-                f"quantisation-aware training are {kinds}."
+                f"{model.name!r} has {layer.name!r}, a {type(layer).__name__}, after rewriting for phones; "
+                f"quantisation-aware training supports {kinds}."
             )
         if id(layer) not in parts:
             parts[id(layer)] = _parts(layer, taken)
@@ -165,7 +167,7 @@ def _apart(model: keras.Model) -> keras.Model:
 
 
 def _parts(layer: keras.Layer, taken: set[str]) -> list[keras.Layer]:
-    """Returns a copy of a layer, and its activation apart; no name is among those taken."""
+    """Returns a copy of a layer and its activation as a separate layer, with new names."""
     names = itertools.chain([layer.name], (f"{layer.name}_{number}" for number in itertools.count(2)))
     name = next(name for name in names if name not in taken)
     taken.add(name)
@@ -178,7 +180,7 @@ def _parts(layer: keras.Layer, taken: set[str]) -> list[keras.Layer]:
 
 
 def _groups(model: keras.Model) -> list[list[Any]]:
-    """Returns the tensors of a model that are rounded, those together that share their steps."""
+    """Returns the rounded tensors of a model in groups that share their steps."""
     readers: dict[int, list[Any]] = {id(model.outputs[0]): [None]}
     for call in calls(model):
         for tensor in call.input_tensors:
@@ -240,7 +242,7 @@ def _rounding_copy(layer: keras.Layer, weight_bits: int) -> keras.Layer:
     # As in `add_head`, the classifier keeps the precision of its weights.
     policy = keras.config.dtype_policy()
     dtype = policy.variable_dtype if kind is RoundedDense else policy.name
-    # Behind a folded batch norm, the size of a kernel matters: decay would shrink what the network computes.
+    # With folded batch norms, weight decay would shrink the outputs.
     copy = _copy(layer, kind, {"dtype": dtype, _REGULARIZERS[kind]: None})
     copy.weight_bits = weight_bits
     return copy

@@ -1,6 +1,6 @@
-"""Layers that round as LiteRT's kernels of whole numbers do, and learn as if they did not.
+"""Layers that round like LiteRT's integer kernels and can be trained.
 
-Gradients pass through the rounding unchanged, and stop where a value is beyond its range.
+Gradients pass through the rounding unchanged. They are zero for values outside the range.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ import numpy as np
 
 from keras_resdense.networks.drop_ins import averaged_over_replicas
 
-#: Share of the old range that a step of training keeps.
+#: Momentum of the moving averages of ranges.
 MOMENTUM = 0.99
-#: Ranges that LiteRT's kernels fix: of pixels, and of whatever is between 0 and 1 (softmax, sigmoid).
+#: Ranges that LiteRT's kernels fix: of pixels, and of outputs between 0 and 1 (softmax, sigmoid).
 PIXELS, SHARES = (0.0, 255.0), (0.0, 255 / 256)
 
 _register = keras.saving.register_keras_serializable("keras_resdense")
@@ -22,14 +22,14 @@ _register = keras.saving.register_keras_serializable("keras_resdense")
 
 @_register
 class FakeQuantise(keras.layers.Layer):
-    """Rounds values to 256 steps between a smallest and a largest one, of which 0 is one.
+    """Rounds values to 256 steps between a smallest and a largest value. Zero is one of the steps.
 
     Args:
-        parts: Tensors that share the steps, each rounded by a call of its own.
-        span: Fixed smallest and largest value, rounded to at inference only. None: they follow the values.
+        parts: Number of tensors that share the steps. Each is rounded by its own call.
+        span: Fixed smallest and largest value, with rounding at inference only. None to follow the values.
         name: Name of the layer.
         trainable: Whether the range follows the values in training.
-        dtype: Precision of the values; whatever they come in, they leave in it.
+        dtype: Precision of the outputs.
     """
 
     def __init__(
@@ -77,7 +77,7 @@ class FakeQuantise(keras.layers.Layer):
 
 
 class RoundedKernel:
-    """A layer whose kernel is rounded to steps, symmetrically around 0, one step for each output channel.
+    """A layer with a kernel that is rounded symmetrically around 0, with one step per output channel.
 
     Attributes:
         weight_bits: Bits of a weight.
@@ -87,7 +87,7 @@ class RoundedKernel:
 
     def rounded(self, kernel: Any) -> Any:
         flat = keras.ops.reshape(kernel, (-1, self._output_channels(kernel.shape)))
-        # A channel of zeros has a step, too.
+        # A channel of zeros also needs a step.
         step = keras.ops.maximum(keras.ops.max(keras.ops.abs(flat), axis=0), 1e-30) / (2 ** (self.weight_bits - 1) - 1)
         steps = keras.ops.reshape(keras.ops.round(flat / step) * step, kernel.shape)
         return kernel + keras.ops.stop_gradient(steps - kernel)
@@ -106,7 +106,7 @@ class RoundedKernel:
         config = dict(config)
         bits = config.pop("weight_bits", cls.weight_bits)
         layer = super().from_config(config)
-        # Under mixed precision weights are rounded in full precision, and cast then.
+        # In mixed precision, weights are rounded in float32 and then cast.
         layer.weight_bits, layer.autocast = bits, False
         return layer
 

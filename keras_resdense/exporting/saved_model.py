@@ -14,7 +14,7 @@ from keras_resdense.exporting.endpoints import files_endpoint, freeze, pixels_en
 from keras_resdense.exporting.exporter import BATCH, Exporter, Extras, Runner, holds_only
 from keras_resdense.exporting.warm_up import write_requests
 
-#: What a SavedModel consists of.
+#: Files and folders of a SavedModel.
 _PARTS = ("saved_model.pb", "variables", "assets", "assets.extra", "fingerprint.pb", "keras_metadata.pb")
 
 
@@ -80,7 +80,7 @@ class SavedModel(Exporter):
         dtype, shape = signature["images"].dtype.as_numpy_dtype, tuple(signature["images"].shape[1:])
 
         def compute(images: np.ndarray) -> np.ndarray:
-            # A signature alone does not keep its variables alive: the artefact is asked for it.
+            # The signature does not keep its variables alive, so it is looked up in the artefact.
             return artefact.signatures["serving_default"](images=tf.constant(images.astype(dtype)))["outputs"].numpy()
 
         return Runner(compute, shape, BATCH, *from_files(path / "assets"))

@@ -32,7 +32,7 @@ from keras_resdense.exporting.quantised_training import is_quantisation_aware
 
 #: The largest tensor that a file may hold: the limit of the format itself.
 MOST_BYTES = 2**31
-#: What each kind of file takes: numbers as the model does, or bytes.
+#: Allowed input types of each kind of file.
 _PIXELS = {
     "float32": ("float32", "uint8"),
     "float16": ("float32", "uint8"),
@@ -86,7 +86,7 @@ class TFLite(Exporter):
         aware = is_quantisation_aware(model)
         if aware and self.kind != "int8":
             raise ValueError(
-                f"{model.name!r} learned to compute in whole numbers of 8 bits, which {self.kind} does not: export it "
+                f"{model.name!r} was trained for 8-bit integers, which {self.kind} does not use: export it "
                 "as tflite_int8."
             )
         if self.calibrated and not aware and extras.calibration is None:
@@ -139,7 +139,7 @@ class TFLite(Exporter):
             interpreter.invoke()
             return dequantise(interpreter.get_tensor(target["index"]), target)
 
-        # Files that other programs wrote may have no archive of associated files behind them.
+        # Files of other programs may have no archive of associated files.
         known = attached(path) if zipfile.is_zipfile(path) else ()
         batch, shape = source["shape_signature"][0], tuple(source["shape"][1:].tolist())
         if batch == 1 and _takes_more(compute, shape):
@@ -149,7 +149,7 @@ class TFLite(Exporter):
     def _convert(self, model: keras.Model, extras: Extras) -> bytes:
         import tensorflow as tf
 
-        # Full integer models take their bytes by quantisation, the others by a cast.
+        # Integer models quantise their input; the others cast it.
         pixels = "float32" if self.kind == "int8" else self.pixels
         with tempfile.TemporaryDirectory() as folder:
             compute = partial(model, training=False)
@@ -203,7 +203,7 @@ class TFLite(Exporter):
 
 
 def _check_sizes(tensors: list[dict[str, Any]]) -> None:
-    """Checks the sizes that a file declares, because LiteRT reserves whatever a damaged one asks for."""
+    """Checks the sizes that a file declares, because LiteRT allocates as much memory as a damaged file asks for."""
     for tensor in tensors:
         size = math.prod(map(int, tensor["shape"])) * np.dtype(tensor["dtype"]).itemsize
         if size > MOST_BYTES:

@@ -1,8 +1,8 @@
-"""TFLite Metadata: what a `.tflite` says of its input, its output and its classes, for MediaPipe Tasks and Android.
+"""TFLite Metadata, which describe input, output and classes of a `.tflite` for MediaPipe Tasks and Android.
 
-A FlatBuffer in the model's metadata entry `TFLITE_METADATA` describes the tensors, and a ZIP archive behind the model
-holds the files that it mentions. Source: `metadata_schema.fbs` of MediaPipe (schema 1.5.0), whose tables and numbers
-are repeated here as far as they are written: no package that TensorFlow depends on ships them.
+A FlatBuffer in the model's metadata entry `TFLITE_METADATA` describes the tensors, and a ZIP archive after the model
+holds the associated files. Source: `metadata_schema.fbs` of MediaPipe (schema 1.5.0), repeated here as far
+as it is needed, because no dependency of TensorFlow includes it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import numpy as np
 #: A table of the schema: its name, and its fields.
 Table: TypeAlias = tuple[str, dict[str, Any]]
 
-#: The fields of each table, in the order that numbers them. A union is two fields, its type and its value.
+#: The fields of each table in the order of the schema. A union has two fields, its type and its value.
 _FIELDS = {
     "ModelMetadata": "name description version subgraph_metadata author license associated_files min_parser_version",
     "SubGraphMetadata": "name description input_tensor_metadata output_tensor_metadata",
@@ -32,10 +32,10 @@ _FIELDS = {
     "AssociatedFile": "name description type",
 }
 _IMAGE_PROPERTIES, _NORMALIZATION_OPTIONS = 2, 1
-#: By the number of channels; of others the schema knows nothing.
+#: Colour spaces by the number of channels; the schema has no others.
 _COLOR_SPACES = {3: 1, 1: 2}
 _TENSOR_AXIS_LABELS = 2
-#: The fields above are in the schema from its first version on.
+#: The fields above exist since the first version of the schema.
 _MIN_PARSER_VERSION = "1.0.0"
 
 
@@ -44,9 +44,9 @@ def image_input(name: str, description: str, shape: tuple[int, int, int], pixels
 
     Args:
         name: Name of the tensor.
-        description: In words.
+        description: Description of the tensor.
         shape: `(height, width, channels)`.
-        pixels: Whether it takes pixels 0–255 as they are; if not, nothing is said of how to normalise them.
+        pixels: Whether it takes pixels 0–255. If not, the metadata do not describe the normalisation.
     """
     height, width, channels = shape
     size = ("ImageSize", {"width": width, "height": height})
@@ -60,12 +60,12 @@ def image_input(name: str, description: str, shape: tuple[int, int, int], pixels
 
 
 def class_output(name: str, description: str, labels_file: str | None, probabilities: bool) -> Table:
-    """Describes an output of one score a class.
+    """Describes an output with one score per class.
 
     Args:
         name: Name of the tensor.
-        description: In words.
-        labels_file: Associated file of the names of the classes, one a line; None for no names.
+        description: Description of the tensor.
+        labels_file: Associated file of the class names, one per line; None without names.
         probabilities: Whether the scores are from 0 to 1.
     """
     fields = {"name": name, "description": description}
@@ -81,10 +81,10 @@ def model_metadata(about: Mapping[str, str], source: Table, target: Table, files
     """Describes a model.
 
     Args:
-        about: `name`, `description`, `version`, `author` and `license`, or some of them.
-        source: Its input, as `image_input` returns it.
-        target: Its output, as `class_output` returns it.
-        files: Associated files of the model as a whole, with what each is.
+        about: Any of `name`, `description`, `version`, `author` and `license`.
+        source: Result of `image_input`.
+        target: Result of `class_output`.
+        files: Names and descriptions of the model's associated files.
     """
     subgraph = ("SubGraphMetadata", {"input_tensor_metadata": [source], "output_tensor_metadata": [target]})
     fields = {**about, "subgraph_metadata": [subgraph], "min_parser_version": _MIN_PARSER_VERSION}
@@ -99,8 +99,8 @@ def describe(model: bytes, names: tuple[str, str], metadata: Table, files: Mappi
 
     Args:
         model: A `.tflite` whose first graph has one input and one output.
-        names: What these two are called in the file from now on.
-        metadata: As `model_metadata` returns it.
+        names: New names of these two.
+        metadata: Result of `model_metadata`.
         files: Names and texts of the associated files.
     """
     from ai_edge_litert import schema_py_generated as schema
@@ -119,13 +119,13 @@ def describe(model: bytes, names: tuple[str, str], metadata: Table, files: Mappi
     file = io.BytesIO(builder.Output())
     with zipfile.ZipFile(file, "a") as archive:
         for name, text in files.items():
-            # With no time of its own, the same model is the same file.
+            # With a fixed time, the same model gives the same file.
             archive.writestr(zipfile.ZipInfo(name), text)
     return file.getvalue()
 
 
 class _Aligned(flatbuffers.Builder):
-    """Aligns weights to 16 bytes, as TFLite's schema asks and its generated Python code forgets."""
+    """Aligns weights to 16 bytes, which TFLite's schema requires and its generated Python code does not do."""
 
     def StartVector(self, elemSize: int, numElems: int, alignment: int) -> int:  # noqa: N802, N803
         return super().StartVector(elemSize, numElems, 16 if elemSize == 1 else alignment)
@@ -138,7 +138,7 @@ def _finished(metadata: Table) -> bytes:
 
 
 def _write(builder: flatbuffers.Builder, value: str | list | Table) -> int:
-    """Writes a string, a vector of floats or tables, or a table, and returns where it is."""
+    """Writes a string, a vector of floats or tables, or a table, and returns its offset."""
     if isinstance(value, str):
         return builder.CreateString(value)
     if isinstance(value, list):
@@ -150,7 +150,7 @@ def _write(builder: flatbuffers.Builder, value: str | list | Table) -> int:
         return builder.EndVector()
     kind, fields = value
     slots = _FIELDS[kind].split()
-    # Whatever a table refers to is written before it.
+    # Children are written before their table.
     stored = {name: part if isinstance(part, int) else _write(builder, part) for name, part in fields.items()}
     builder.StartObject(len(slots))
     for name, part in fields.items():

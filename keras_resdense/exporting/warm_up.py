@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-#: Where TensorFlow Serving looks for them in a SavedModel.
+#: Path in a SavedModel where TensorFlow Serving finds the requests.
 WARM_UP_FILE = "assets.extra/tf_serving_warmup_requests"
 
 
@@ -16,7 +16,7 @@ def write_requests(path: Path, requests: Mapping[str, Mapping[str, np.ndarray | 
 
     Args:
         path: Path of the SavedModel.
-        requests: By signature, its inputs by name.
+        requests: Inputs by name for each signature.
     """
     import tensorflow as tf
 
@@ -28,7 +28,7 @@ def write_requests(path: Path, requests: Mapping[str, Mapping[str, np.ndarray | 
 
 
 def _prediction_log(signature: str, inputs: Mapping[str, np.ndarray | Sequence[bytes]]) -> bytes:
-    """Returns a `PredictionLog` of `tensorflow_serving/apis`, whose package only clients have."""
+    """Returns a `PredictionLog` of `tensorflow_serving/apis`, a package that only clients install."""
     import tensorflow as tf
 
     model_spec = _message((3, signature.encode()))
@@ -41,7 +41,7 @@ def _prediction_log(signature: str, inputs: Mapping[str, np.ndarray | Sequence[b
 
 
 def _message(*fields: tuple[int, bytes]) -> bytes:
-    """Encodes a protocol buffer whose fields, by number, are strings, bytes or messages."""
+    """Encodes a protocol buffer with fields of strings, bytes or messages, by number."""
     return b"".join(_varint(number << 3 | 2) + _varint(len(value)) + value for number, value in fields)
 
 

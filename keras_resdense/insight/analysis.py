@@ -48,7 +48,7 @@ def count_macs(model: keras.Model) -> int:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Part:
+class PartSummary:
     """Cost and receptive field of a stage, a block or a layer.
 
     Attributes:
@@ -71,7 +71,7 @@ class Part:
     receptive_field: int | None
 
 
-def summarise(model: keras.Model, per: Literal["stage", "block", "layer"] = "stage") -> list[Part]:
+def summarise(model: keras.Model, per: Literal["stage", "block", "layer"] = "stage") -> list[PartSummary]:
     """Lists the parts of a network with their cost and receptive field.
 
     Args:
@@ -109,7 +109,7 @@ def group_layers(model: keras.Model, per: Literal["stage", "block", "layer"]) ->
     return groups
 
 
-def format_parts(parts: Sequence[Part]) -> str:
+def format_parts(parts: Sequence[PartSummary]) -> str:
     """Returns a table of parts, one per line, and their total."""
     width = max(len(part.name) for part in parts) + 2
     lines = [f"{'':{width}}{'output':>16}{'parameters':>14}{'MMACs':>12}{'activations':>14}{'sees':>11}"]
@@ -120,14 +120,14 @@ def format_parts(parts: Sequence[Part]) -> str:
     return "\n".join([*lines, f"{'total':{width}}{'':>16}{_costs(dataclasses.replace(parts[-1], **total))}"])
 
 
-def write_parts(parts: Sequence[Part], path: Path | str) -> None:
+def write_parts(parts: Sequence[PartSummary], path: Path | str) -> None:
     """Writes parts as CSV, one per row, with shapes such as 56×56×256.
 
     Raises:
         OSError: If the file cannot be written.
     """
     with staged(Path(path)) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, [field.name for field in dataclasses.fields(Part)])
+        writer = csv.DictWriter(file, [field.name for field in dataclasses.fields(PartSummary)])
         writer.writeheader()
         writer.writerows(dataclasses.asdict(part) | {"output_shape": _times(part.output_shape)} for part in parts)
 
@@ -284,9 +284,9 @@ def _macs(layer: keras.Layer) -> int:
     return math.prod(layer.kernel.shape) if isinstance(layer, keras.layers.Dense) else 0
 
 
-def _part(name: str, layers: list[keras.Layer], fields: dict) -> Part:
+def _part(name: str, layers: list[keras.Layer], fields: dict) -> PartSummary:
     field = fields[layers[-1]]
-    return Part(
+    return PartSummary(
         name=name,
         output_shape=tuple(layers[-1].output.shape[1:]),
         parameters=sum(_size(_parameters(layer)) for layer in layers),
@@ -300,7 +300,7 @@ def _times(shape: tuple[int, ...]) -> str:
     return "×".join(map(str, shape))
 
 
-def _costs(part: Part) -> str:
+def _costs(part: PartSummary) -> str:
     return f"{part.parameters:14,}{part.macs / 1e6:12,.1f}{part.activation_bytes / 1e6:11,.1f} MB"
 
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from keras_resdense.files import staged
 from keras_resdense.graph import place_of
-from keras_resdense.insight.analysis import GradientNorm, Part, group_layers, summarise
+from keras_resdense.insight.analysis import GradientNorm, PartSummary, group_layers, summarise
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -199,7 +199,7 @@ class _Sheet:
     def write(self, x: float, y: float, words: str, size=8.2, color=_INK, weight="normal", align="left") -> None:
         self.axes.text(x, y, words, fontsize=size, color=color, weight=weight, ha=align, va="center")
 
-    def label(self, y: float, part: Part, layers: list[keras.Layer], count: int) -> None:
+    def label(self, y: float, part: PartSummary, layers: list[keras.Layer], count: int) -> None:
         """Writes a stage's description in the words of the papers' tables."""
         self.write(0.3, y + 0.36, part.name.replace("stage", "stage "), size=11, weight="bold")
         self.write(0.3, y + 0.13, " × ".join(map(str, part.output_shape)))

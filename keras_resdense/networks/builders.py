@@ -17,7 +17,7 @@ _signature = functools.cache(partial(inspect.signature, eval_str=True))
 
 
 class Builder(Protocol):
-    """Builds one variant as `create_model` does, whose arguments it takes."""
+    """A function that builds one variant, with the arguments of `create_model` except `variant`."""
 
     __name__: str
 

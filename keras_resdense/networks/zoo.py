@@ -1,4 +1,4 @@
-"""All variants by name, and what builds them.
+"""All variants by name, and the function that builds them.
 
 `create_model` takes the arguments of keras.applications with the same meanings and defaults, except
 `weights=None`: nothing is downloaded unless you ask for it.
@@ -38,8 +38,8 @@ _KNOBS_BESIDE_WEIGHTS = (
 #: Every variant: its name and its row. Change one with `dataclasses.replace(row, field=…)`.
 VARIANTS: dict[str, layers.Network] = resnet.RESNETS | resnet_v2.RESNETS_V2 | densenet.DENSENETS
 
-#: Other packages' names of variants. Those of keras.applications are not among them: its `resnet50` is `resnet50v1`
-#: here and its `resnet50v2` is `resnet50v2_keras`, because most packages give these names another meaning.
+#: Other packages' names of variants. keras.applications is left out, because most packages use its names for other
+#: networks: its `resnet50` is `resnet50v1` here, and its `resnet50v2` is `resnet50v2_keras`.
 ALIASES = {
     "wide_resnet50_2": "wideresnet50_2",
     "wide_resnet101_2": "wideresnet101_2",
@@ -57,7 +57,7 @@ PEERS_ARGUMENTS = {
     "drop_path_rate": "build a row: dataclasses.replace(keras_resdense.VARIANTS[variant], drop_path=…)",
     "output_stride": "build a row: dataclasses.replace(keras_resdense.VARIANTS[variant], output_stride=…)",
     "zero_init_residual": "build a row: dataclasses.replace(…, zero_init_last_gamma=True)",
-    "progress": "downloads show their progress by themselves",
+    "progress": "downloads always show their progress",
 }
 
 
@@ -87,12 +87,12 @@ Returned = TypeVar("Returned")
 
 
 def _explaining(create: Callable[Arguments, Returned]) -> Callable[Arguments, Returned]:
-    """Makes a function explain, for an argument of other packages' functions, what to pass instead."""
+    """Adds errors for arguments of other packages' functions that say what to pass instead."""
 
     @functools.wraps(create)
     def explained(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Returned:
         for name in kwargs.keys() & PEERS_ARGUMENTS.keys():
-            raise TypeError(f"There is no argument {name!r}, as timm and torchvision have it: {PEERS_ARGUMENTS[name]}.")
+            raise TypeError(f"{name!r} is an argument of timm and torchvision. Here, {PEERS_ARGUMENTS[name]}.")
         return create(*args, **kwargs)
 
     return explained
@@ -118,15 +118,15 @@ def create_model(
         variant: Name of a variant, or a row: one of `VARIANTS` changed by `dataclasses.replace`.
         include_top: Whether to add global average pooling and the classifier.
         weights: None for random weights; "imagenet" for the most accurate published set whose licence allows
-            free use; the name of a published set, see `list_weights`; or a path, see `weights.load`. A
-            `"#sha256=…"` behind either pins the contents of the file.
+            free use; the name of a published set, see `list_weights`; or a path, see `weights.load`. Add
+            `"#sha256=…"` to either to check the file.
         input_tensor: Keras tensor `(batch, height, width, channels)` to build on, such as the output of
             preprocessing layers.
         input_shape: `(height, width, channels)`. Height and width may be None. Default: the size the
             variant was published for with `include_top`, else `(None, None, 3)`.
         pooling: Without the top: None for the last feature map `(batch, height, width, channels)`;
             "avg" or "max" for `(batch, channels)`.
-        classes: Outputs of the classifier. Default: of the data set the variant was published for.
+        classes: Number of outputs of the classifier. Default: as many as the variant's data set has classes.
         classifier_activation: Activation of the classifier; None for logits.
         name: Name of the model; default the variant's.
         layer_prefix: Put before the name of every layer, so that two models can be joined in one.
@@ -199,12 +199,12 @@ def _find_weights(variant, weights: str | Path | None, include_top: bool) -> tup
         weights = f"{download(published, include_top)}{separator}{digest}"
     path, sha256 = checked(weights)
     if published and Path(name).is_file():
-        print(f"{path} is taken for {published.publisher}'s {published.variant} {published.name}, by its name.")
+        print(f"{path} looks like {published.publisher}'s {published.variant} {published.name}, by its name.")
     return path, sha256, published
 
 
 def _preprocessing_of(wanted: bool | str, file: Path | None, published: WeightSet | None) -> str | None:
-    """Returns the preprocessing to put into the model; None for none."""
+    """Returns the name of the preprocessing to add to the model, if any."""
     if isinstance(wanted, str):
         pick(PREPROCESSINGS, wanted, "preprocessing")
         return wanted
@@ -217,19 +217,19 @@ def _preprocessing_of(wanted: bool | str, file: Path | None, published: WeightSe
 
 
 def _variant_of(row: layers.Network) -> str:
-    """Returns the name of the variant whose weights fit a row: it differs only in fields that don't change them."""
+    """Returns the variant that a row differs from only in fields that do not affect the weights."""
     for name, published in VARIANTS.items():
         if isinstance(row, type(published)):
             same = {knob: getattr(published, knob) for knob in _KNOBS_BESIDE_WEIGHTS if hasattr(published, knob)}
             if dataclasses.replace(row, **same) == published:
                 return name
     raise ValueError(
-        "No published weights fit this row: it differs from all rows of VARIANTS in fields that change the weights."
+        "No published weights fit this row: it differs from every row of VARIANTS in fields that affect the weights."
     )
 
 
 def _images(input_tensor, input_shape, row: layers.Network, prefix: str):
-    """Returns the Keras tensor to build on, after checking that its shape fits the row."""
+    """Returns the Keras tensor of the images, after checking that its shape fits the row."""
     if keras.config.image_data_format() != "channels_last":
         raise ValueError(
             "keras_resdense builds (batch, height, width, channels); "
@@ -250,7 +250,7 @@ def _images(input_tensor, input_shape, row: layers.Network, prefix: str):
 
 
 def _shape(shape, least: int) -> tuple[int | None, int | None, int] | None:
-    """Returns `(height, width, channels)` as Python's integers; None if it is not a shape of images."""
+    """Returns `(height, width, channels)` as Python integers, or None if the shape is not that of images."""
     if not isinstance(shape, Sequence) or isinstance(shape, str) or len(shape) != 3:
         return None
     sizes = [whole(size, bound) for size, bound in zip(shape, (least, least, 1), strict=True)]

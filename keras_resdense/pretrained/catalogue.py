@@ -1,8 +1,8 @@
 """The published ImageNet-1k weights that fit our variants.
 
-The rows are in `published_weights.csv`. timm's come from its package's configurations and its
-`results/results-imagenet.csv` (top-1 at `input_size`); those of keras.applications from Keras's sources and
-documentation, with their MD5 sums.
+The rows are in `published_weights.csv`. Those of timm are from its model configurations and its
+`results/results-imagenet.csv` (top-1 at `input_size`). Those of keras.applications, with their MD5 sums, are from
+Keras's sources and documentation.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ class WeightSet:
         variant: Name of the variant it fits.
         name: What `weights=` takes.
         publisher: "timm" or "keras.applications".
-        location: Repository on the Hugging Face hub, with `@revision` behind it where one is pinned, or
-            `folder/file#md5` under the `KERAS_BASE` of `downloads`.
-        no_top_location: The same without the classifier, where published.
-        licence: As its publisher states it.
-        megabytes: About what there is to download, in millions of bytes: 4 for each number in it.
-        top1: Published accuracy on ImageNet's validation images, in percent; None where not published.
+        location: Repository on the Hugging Face hub, followed by `@revision` if a revision is pinned, or
+            `folder/file#md5` relative to the `KERAS_BASE` of `downloads`.
+        no_top_location: Location of the weights without the classifier, if published.
+        licence: Licence that its publisher states.
+        megabytes: Approximate size of the download, in millions of bytes (4 bytes per number).
+        top1: Published accuracy on ImageNet's validation images, in percent; None if not published.
         train_size: Side of the images in training, in pixels.
-        train_crop: As `crop`, at `train_size`.
-        input_size: Side of the images `top1` was measured at.
-        crop: Share of the resized image's side that the central crop keeps then; None where not published.
-        interpolation: Interpolation of the resizing; None where not published.
+        train_crop: As `crop`, but at `train_size`.
+        input_size: Side of the images that `top1` was measured with, in pixels.
+        crop: Share of the resized image's side that the central crop keeps at `input_size`; None if not published.
+        interpolation: Interpolation of the resizing; None if not published.
         preprocessing: Key of `keras_resdense.pretrained.preprocessing.PREPROCESSINGS`.
     """
 
@@ -57,11 +57,11 @@ class WeightSet:
     preprocessing: str
 
     def contract(self, size: int | tuple[int, int] | None = None, channels: int = 3) -> ImageContract:
-        """Returns how an image becomes the input of a network with these weights.
+        """Returns the image contract of a network with these weights.
 
-        timm publishes a crop for the training size and one for the size of the test; as in timm, other sizes take
-        the former. keras.applications publishes none: these are the 0.875 and the bilinear resizing usual for
-        networks of their time (1512.03385, section 3.4: shorter side 256 for 224 pixels).
+        timm publishes one crop for the training size and one for the test size. As in timm, other sizes use the first.
+        keras.applications publishes no crop. Its weights use a crop of 0.875 and bilinear resizing, as was usual
+        (1512.03385, section 3.4: a shorter side of 256 for 224 pixels).
 
         Args:
             size: Height and width of the input in pixels, or the side of a square; default `input_size`.
@@ -104,10 +104,10 @@ def find_weights(variant: str, name: str) -> WeightSet:
 
     Args:
         variant: Name of a variant.
-        name: Name of a set; "imagenet" for the most accurate one whose licence allows free use.
+        name: Name of a set; "imagenet" for the most accurate set whose licence allows free use.
 
     Raises:
-        ValueError: If there is none.
+        ValueError: If there is no such set.
     """
     sets = list_weights(variant)
     fitting = [s for s in sets if s.name == name or (name == "imagenet" and s.licence in FREE_LICENCES)]
@@ -118,10 +118,10 @@ def find_weights(variant: str, name: str) -> WeightSet:
 
 
 def set_of_file(path: Path) -> WeightSet | None:
-    """Finds the published set that a file is, by its name or its folders', such as `resnet18.a1_in1k.safetensors`.
+    """Finds the published set of a file by the names of the file and its folders.
 
     Returns:
-        The set, or None where the names tell none.
+        The set, or None if no name is that of a set, such as `resnet18.a1_in1k.safetensors`.
     """
     parts = path.absolute().parts
     for found in published_weights():

@@ -1,4 +1,4 @@
-"""Published weights brought here: into their publishers' usual caches, or found there without a network."""
+"""Downloads published weights into their publishers' usual caches. Cached weights need no network."""
 
 from __future__ import annotations
 
@@ -22,22 +22,22 @@ KERAS_MIRROR = "KERAS_RESDENSE_KERAS_BASE"
 ATTEMPTS = 3
 #: Seconds without a byte after which a download has failed. The hub has its own, `HF_HUB_DOWNLOAD_TIMEOUT`.
 TIMEOUT = 30.0
-#: Bytes that are read at once.
+#: Number of bytes per read.
 PIECE = 2**16
 
 
 def download(found: WeightSet, include_top: bool = True) -> Path:
-    """Fetches a published set into its publisher's usual cache, or finds it there without network.
+    """Downloads a published set into its publisher's usual cache, unless it is there already.
 
     Args:
         found: The set.
-        include_top: Whether the classifier is needed, too.
+        include_top: Whether to include the classifier.
 
     Returns:
         Path of the file.
 
     Raises:
-        OSError: If it is not in the cache and cannot be had; says what to put where by hand.
+        OSError: If it is not in the cache and cannot be downloaded. The error says how to do it by hand.
     """
     if found.publisher == "timm":
         return _from_hub(found)
@@ -78,7 +78,7 @@ def _from_hub(found: WeightSet) -> Path:
 
 @contextlib.contextmanager
 def _bars_on_terminals_only() -> Iterator[None]:
-    """Keeps the hub's bar, which moves the cursor, out of log files."""
+    """Turns off the hub's progress bar, which moves the cursor, unless it is on a terminal."""
     from huggingface_hub import utils
 
     disabled = utils.are_progress_bars_disabled()
@@ -113,7 +113,7 @@ def _from_keras(location: str) -> Path:
 
 
 def _fetch(url: str, path: Path, md5: str) -> None:
-    """Downloads a file; half of one is never seen under its name."""
+    """Downloads a file. It gets its name when it is complete."""
     with urllib.request.urlopen(url, timeout=TIMEOUT) as answer, staged(path) as temporary:
         size = int(answer.headers.get("Content-Length", 0))
         print(f"Downloading {url}, {size / 1e6:.0f} MB.", file=sys.stderr, flush=True)

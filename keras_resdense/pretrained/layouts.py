@@ -1,6 +1,6 @@
-"""Which tensor of a peer's file belongs to which of our variables: a rule for each layout and family.
+"""Maps our variables to the tensors in other packages' files, with a rule for each layout and family.
 
-A rule takes the place of a layer and returns the peer's name of it, or None where the peer has no such layer.
+A rule takes the place of a layer and returns the name of that layer in the file, or None if the file has no such layer.
 """
 
 from __future__ import annotations
@@ -127,7 +127,7 @@ def _keras_densenet(place: Place) -> str | None:
     return None
 
 
-#: Of each layout of files, the rule of each family of networks; "own" files have our names.
+#: The rules by layout of the file and family of the network. "own" files have our names.
 LAYOUTS: dict[str, dict[str, Rule]] = {
     "torch": {
         "resnet": _torch_resnet,
@@ -152,7 +152,7 @@ def own_variables(model: keras.Model, prefix: str = "") -> dict[str, keras.Varia
     """Lists a network's variables as `"layer/variable"`, without the prefix.
 
     Args:
-        model: One of this package's.
+        model: A model of this package.
         prefix: The `layer_prefix` it was built with.
     """
     return {
@@ -166,13 +166,13 @@ def peer_names(model: keras.Model, layout: str, prefix: str = "") -> dict[str, s
     """Maps our variables to a peer's tensors.
 
     Args:
-        model: One of this package's.
+        model: A model of this package.
         layout: "torch" for timm and torchvision, "keras" for keras.applications, "own" for this package.
         prefix: The `layer_prefix` the model was built with.
 
     Returns:
-        Of each variable, `"layer/variable"` without the prefix, the peer's name of its tensor:
-        `"layer1.0.conv1.weight"` for torch, `"conv2_block1_1_conv/kernel"` for keras.
+        The peer's name for each `"layer/variable"` (without the prefix), such as `"layer1.0.conv1.weight"` for torch
+        or `"conv2_block1_1_conv/kernel"` for keras.
 
     Raises:
         ValueError: If the layout has no network of the model's family.
@@ -182,18 +182,18 @@ def peer_names(model: keras.Model, layout: str, prefix: str = "") -> dict[str, s
     names = {name: name_of(name) for name in variables}
     for name, peer in names.items():
         if peer is None:
-            raise ValueError(f"{layout} files hold no network with a layer such as {name.partition('/')[0]!r}.")
+            raise ValueError(f"No network in {layout} files has a layer such as {name.partition('/')[0]!r}.")
     return names
 
 
 def peer_head(model: keras.Model, layout: str, prefix: str = "") -> set[str]:
-    """Lists a peer's names of a classifier's tensors, whether the model has one or not."""
+    """Returns a peer's names for a classifier's tensors, whether or not the model has one."""
     name_of = _translation(layout, own_variables(model, prefix))
     return {name_of("predictions/kernel"), name_of("predictions/bias")}
 
 
 def _translation(layout: str, names: Collection[str]) -> Callable[[str], str | None]:
-    """Returns what turns `"layer/variable"` into the layout's name, for the family that has such variables."""
+    """Returns a function from `"layer/variable"` to the layout's name, for the family that has these variables."""
     rule = LAYOUTS[layout].get(_family(names), lambda place: None)
 
     def translate(name: str) -> str | None:

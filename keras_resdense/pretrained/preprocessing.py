@@ -1,4 +1,4 @@
-"""From pixels to what published weights were trained on, and from probabilities to names of classes."""
+"""Preprocessing for published weights, and the names of ImageNet's classes."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from keras_resdense.data.contract import ImageContract
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Preprocessing:
-    """How pixels 0–255 in RGB become a network's input: `(pixels - mean) / deviation`, channel by channel.
+    """Converts RGB pixels 0–255 to a network's input: `(pixels - mean) / deviation` for each channel.
 
     Attributes:
-        mean: Subtracted, in pixels, in the order of the network's channels.
-        deviation: Divided by, in pixels.
+        mean: Mean of each channel, 0–255, in the order of the network's channels.
+        deviation: Standard deviation of each channel, 0–255.
         reversed_channels: Whether the network's channels are blue, green, red.
     """
 
@@ -29,7 +29,7 @@ class Preprocessing:
     reversed_channels: bool = False
 
     def contract(self, size: tuple[int, int], channels: int = 3) -> ImageContract:
-        """Returns the contract of a network of this size that is given squashed images."""
+        """Returns an image contract that squashes images to a size."""
         mean, std = self.mean, self.deviation
         if channels != 3:
             mean, std = ((sum(values) / 3,) for values in (mean, std))
@@ -37,7 +37,7 @@ class Preprocessing:
         return ImageContract(size=size, channels=channels, order=order, mean=mean, std=std)
 
 
-#: By the names that keras.applications gives its modes; "half" is timm's mean and deviation of 0.5.
+#: Preprocessings by keras.applications' names of its modes; "half" is timm's mean and deviation of 0.5.
 PREPROCESSINGS = {
     "torch": Preprocessing(
         mean=(0.485 * 255, 0.456 * 255, 0.406 * 255), deviation=(0.229 * 255, 0.224 * 255, 0.225 * 255)
@@ -51,16 +51,17 @@ PREPROCESSINGS = {
 def preprocess_input(
     images: Any, mode: str = "torch", data_format: Literal["channels_last", "channels_first"] | None = None
 ) -> Any:
-    """Turns pixels into a network's input, as keras.applications' functions of this name do.
+    """Turns pixels into a network's input, like the functions of this name in keras.applications.
 
     Args:
-        images: Pixels 0–255 in RGB, `(height, width, 3)` with any axes before: an array, or a tensor of TensorFlow
-            or of Keras's backend, a symbolic one, too.
+        images: RGB pixels 0–255, `(…, height, width, 3)`: an array, or a tensor of TensorFlow or of Keras's backend,
+            which may be symbolic.
         mode: Key of `PREPROCESSINGS`, such as `list_weights(variant)[0].preprocessing`.
-        data_format: "channels_first" for `(3, height, width)`; default Keras's own, which is "channels_last".
+        data_format: "channels_last", or "channels_first" for `(…, 3, height, width)`; default
+            `keras.config.image_data_format()`.
 
     Returns:
-        Of the shape of `images`, float32: an array for an array, a tensor for a tensor.
+        An array or tensor like `images`, float32.
 
     Raises:
         ValueError: If there is no such mode or format, or the channels are not three.
@@ -88,11 +89,11 @@ def preprocess_input(
 
 
 def add_preprocessing(x: Any, preprocessing: str, prefix: str = "") -> Any:
-    """Adds layers that do what `preprocess_input` does.
+    """Adds layers that compute `preprocess_input`.
 
     Args:
-        x: Keras tensor of pixels 0–255, `(batch, height, width, channels)`. Where these are not RGB, all
-            take the mean over the three of mean and deviation.
+        x: Keras tensor of pixels 0–255, `(batch, height, width, channels)`. For other channels than RGB, mean and
+            deviation are averaged over the three.
         preprocessing: Key of `PREPROCESSINGS`.
         prefix: Put before the names of the layers.
 
@@ -112,14 +113,14 @@ def add_preprocessing(x: Any, preprocessing: str, prefix: str = "") -> Any:
 
 
 def decode_predictions(predictions: np.ndarray, top: int = 5) -> list[list[tuple[str, str, float]]]:
-    """Names the most probable of the 1000 classes of ImageNet, as keras.applications does, without network.
+    """Returns the most probable of ImageNet's 1000 classes, as keras.applications does, but without a download.
 
     Args:
         predictions: `(batch, 1000)`.
-        top: How many classes to name.
+        top: Number of classes to return for each image.
 
     Returns:
-        Of each image, most probable first: WordNet's id, name, probability.
+        For each image, WordNet's id, name and probability of each class, the most probable first.
 
     Raises:
         ValueError: If there are not 1000 classes.
@@ -134,6 +135,6 @@ def decode_predictions(predictions: np.ndarray, top: int = 5) -> list[list[tuple
 
 @functools.cache
 def imagenet_classes() -> list[tuple[str, str]]:
-    """Lists the classes of ImageNet-1k: WordNet's id and the first of its words for it."""
+    """Returns WordNet's id and first word for each class of ImageNet-1k."""
     with resources.files("keras_resdense.pretrained").joinpath("imagenet_classes.csv").open(encoding="utf-8") as file:
         return [(row["wordnet_id"], row["name"]) for row in csv.DictReader(file)]

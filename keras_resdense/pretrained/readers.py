@@ -1,4 +1,4 @@
-"""Files of weights into arrays: what is damaged, points to other files or holds no floats is refused."""
+"""Reads files of weights into arrays. Damaged files, links to other files and other types than floats are refused."""
 
 from __future__ import annotations
 
@@ -13,28 +13,28 @@ import numpy as np
 
 from keras_resdense.graph import place_of
 
-#: The layout of a file, as `peer_names` takes it, and its tensors by their names there.
+#: The layout of a file, see `peer_names`, and its tensors by name.
 Tensors = tuple[str, dict[str, np.ndarray]]
 FLOATS = ("float16", "bfloat16", "float32", "float64")
-#: Names of a layer's variables, by their number, in the order in which Keras 3 numbers them in its files.
+#: Names of a layer's variables by how many there are, in the order that Keras 3 numbers them in files.
 _VARIABLES = {
     1: ("kernel",),
     2: ("kernel", "bias"),
     4: ("gamma", "beta", "moving_mean", "moving_variance"),
 }
-#: What every network of ours begins with.
+#: The first variable of every network of this package.
 _FIRST_KERNEL = "stem_conv1/kernel"
 
 
 def fault_of(name: str, tensor: np.ndarray) -> str | None:
-    """Says what is wrong with the numbers of a tensor; None where nothing is.
+    """Describes what is wrong with the numbers of a tensor; returns None if nothing is.
 
     Args:
-        name: Name of the tensor, which tells whether it is a variance.
+        name: Name of the tensor, which shows whether it is a variance.
         tensor: Any array.
     """
     if tensor.dtype.name not in FLOATS:
-        return f"{name} holds {tensor.dtype.name}, no floats"
+        return f"{name} holds {tensor.dtype.name}, not floats"
     with np.errstate(over="ignore"):
         finite = np.isfinite(tensor.astype("float32"))
     if not finite.all():
@@ -55,7 +55,7 @@ def _read_torch(path: Path) -> Tensors:
         import torch
     except ImportError as error:
         raise ImportError(f"Reading {path} needs torch: pip install torch, or convert it to .safetensors.") from error
-    # Nothing but tensors is unpickled: a file that wants to run code is refused.
+    # Only tensors are unpickled, so a file that contains code is refused.
     state = torch.load(path, map_location="cpu", weights_only=True)
     state = state.get("state_dict", state.get("model", state))
     arrays = {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in state.items()}
@@ -63,7 +63,7 @@ def _read_torch(path: Path) -> Tensors:
 
 
 def _current_names(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Renames what torchvision's first DenseNet files call `norm.1.weight` as its code does today."""
+    """Renames `norm.1.weight` of torchvision's first DenseNet files to `norm1.weight`, as in its current code."""
     return {re.sub(r"\.(norm|conv)\.(\d)\.", r".\1\2.", name): tensor for name, tensor in tensors.items()}
 
 
@@ -86,7 +86,7 @@ def _read_keras(path: Path) -> Tensors:
 
 
 def _read_keras_weights(file: Path | io.BytesIO) -> Tensors:
-    """Reads what Keras 3 writes: it numbers layers by class, and notes the name of each beside its variables."""
+    """Reads a file of Keras 3, which numbers layers by class and stores the name of each beside its variables."""
     import h5py
 
     tensors: dict[str, np.ndarray] = {}
@@ -99,7 +99,7 @@ def _read_keras_weights(file: Path | io.BytesIO) -> Tensors:
         for variable, number in zip(names, sorted(group, key=int), strict=True):
             if f"{layer}/{variable}" in tensors:
                 raise ValueError(f"it holds two layers called {layer}")
-            # NumPy, and so HDF5, has no bfloat16 of its own.
+            # NumPy and HDF5 have no bfloat16 type.
             kind = group[number].attrs.get("dtype")
             values = group[number][()]
             tensors[f"{layer}/{variable}"] = values.view(ml_dtypes.bfloat16) if kind == "bfloat16" else values
@@ -110,13 +110,13 @@ def _read_keras_weights(file: Path | io.BytesIO) -> Tensors:
     prefix = next((name.removesuffix(_FIRST_KERNEL) for name in tensors if name.endswith(_FIRST_KERNEL)), None)
     if prefix is None:
         return "keras", tensors
-    # Layers before and behind the network may be anyone's.
+    # The model may have other layers before and after the network.
     own = {name: tensor for name, tensor in tensors.items() if place_of(name.partition("/")[0], prefix)}
     return "own", {name.removeprefix(prefix): tensor for name, tensor in own.items()}
 
 
 def _check_contained(group) -> None:
-    """Raises a ValueError where a file of HDF5 takes contents from other files, as Keras does."""
+    """Raises a ValueError if an HDF5 file refers to other files, as Keras does."""
     import h5py
 
     for name in group:
@@ -124,10 +124,10 @@ def _check_contained(group) -> None:
         if isinstance(item, h5py.Group):
             _check_contained(item)
         elif item is None or item.external or item.is_virtual:
-            raise ValueError(f"{group.name.rstrip('/')}/{name} is a link or stands in another file")
+            raise ValueError(f"{group.name.rstrip('/')}/{name} is a link or is stored in another file")
 
 
-#: Of each kind of file, what reads it.
+#: The reader for each file suffix.
 READERS: dict[str, Callable[[Path], Tensors]] = {
     ".safetensors": _read_safetensors,
     ".pth": _read_torch,

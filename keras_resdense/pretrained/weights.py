@@ -1,13 +1,11 @@
-"""Weights from files: which tensor of which peer belongs to which of our variables.
+"""Loads weights from files of this package and of others.
 
-A file's tensors are all matched and checked before the first variable changes: their names and shapes, that they are
-finite floats, and that no variance is negative. Flipped bits that leave such numbers are seen by a hash alone: pass
-`"file#sha256=…"`.
+All tensors are matched and checked before the first variable changes: names, shapes, that they are finite floats, and
+that no variance is negative. Only a hash detects flipped bits that leave valid numbers: pass `"file#sha256=…"`.
 
 * timm and torchvision: `.safetensors`, `.pth`, `.pt`, `.bin`.
-* keras.applications: `.h5`, and `.keras` and `.weights.h5` as Keras 3 saves its models. Biases beside a batch norm,
-  which our convolutions lack, are subtracted from its moving mean; its epsilon of 1.001e-5 goes into the moving
-  variance where ours differs.
+* keras.applications: `.h5`, `.keras` and `.weights.h5`. Our convolutions have no bias before a batch norm, so such a
+  bias is subtracted from the moving mean. A difference from its epsilon of 1.001e-5 is added to the moving variance.
 * This package: `.keras`, `.weights.h5`.
 """
 
@@ -92,17 +90,17 @@ def _raise_faults(model: keras.Model, faults: list[str]) -> None:
 def assign(model: keras.Model, tensors: Mapping[str, np.ndarray], layout: str, prefix: str = "") -> None:
     """Sets a model's variables from a peer's tensors: all of them, or none.
 
-    A head for another number of classes stays as it is, with a warning. A first convolution made for RGB
-    is adapted to other channels, see `adapt_channels`.
+    A head for another number of classes is left as it is, with a warning. A first convolution for RGB is adapted
+    to other channels, see `adapt_channels`.
 
     Args:
-        model: One of this package's.
-        tensors: By the peer's names, in the peer's shapes.
-        layout: As `peer_names` takes it.
+        model: A model of this package.
+        tensors: Tensors with the names and shapes of the peer.
+        layout: See `peer_names`.
         prefix: The `layer_prefix` the model was built with.
 
     Raises:
-        ValueError: If tensors are missing, left over, of another shape or no finite floats; the model is as it was
+        ValueError: If tensors are missing, left over, of another shape or not finite floats. The model is unchanged
             then.
     """
     variables, names = own_variables(model, prefix), peer_names(model, layout, prefix)
@@ -135,7 +133,7 @@ def assign(model: keras.Model, tensors: Mapping[str, np.ndarray], layout: str, p
     _raise_faults(model, faults)
     if len(values) < len(variables):
         warnings.warn(
-            "The weights' head has another number of classes: it is left out, the new one is untrained.",
+            "The weights' head has another number of classes. It is not loaded, so the model's head is untrained.",
             stacklevel=2,
         )
     for name, value in values.items():
@@ -147,8 +145,8 @@ def adapt_channels(kernel: np.ndarray, channels: int) -> np.ndarray:
 
     Args:
         kernel: `(height, width, 3, filters)`.
-        channels: Wanted. 1 takes the sum over RGB, so that a grey image gives what its RGB replica gave;
-            more repeat the three and scale them by `3 / channels`.
+        channels: Number of channels. 1 takes the sum over RGB, so a grey image gives the same result as its RGB copy.
+            More than 3 repeat the three and scale them by `3 / channels`.
 
     Returns:
         `(height, width, channels, filters)`.
@@ -173,7 +171,7 @@ def _to_keras(tensor: np.ndarray, variable: keras.Variable) -> np.ndarray:
 
 
 def _without_biases(tensors: dict[str, np.ndarray], names: Mapping[str, str]) -> dict[str, np.ndarray]:
-    """Moves the biases that our convolutions lack into the moving means behind them."""
+    """Subtracts biases that our convolutions lack from the moving means of the next batch norm."""
     wanted = set(names.values())
     for name in [name for name in tensors if name.endswith("_conv/bias") and name not in wanted]:
         mean = name.replace("_conv/bias", "_bn/moving_mean")

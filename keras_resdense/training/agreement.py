@@ -1,4 +1,4 @@
-"""What has to be the same: on every worker of a training, and at every start of a run."""
+"""Checks that all workers of a training agree, and that a resumed run uses the same data."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ from pathlib import Path
 from typing import Any
 
 from keras_resdense.data.examples import ImageData
-from keras_resdense.files import staged
+from keras_resdense.files import write_text
 from keras_resdense.training import workers
 from keras_resdense.training.recipes import Recipe, Settings
 
-#: A run's file with what its data held when it began.
+#: File of a run with facts about its data when it began.
 DATA_FILE = "data.json"
-#: Distributions whose versions decide what a training computes.
+#: Packages whose versions affect the results of a training.
 PACKAGES = ("keras-resdense", "keras", "tensorflow")
-#: Differences that an error lists.
+#: Largest number of differences in an error.
 SHOWN = 10
 
 
 def check_workers(strategy: Any, recipe: Recipe, settings: Settings, data: ImageData) -> None:
-    """Makes sure that all workers train alike; alone, a worker always does.
+    """Checks that all workers use the same recipe, settings, versions and data.
 
     Raises:
-        ValueError: On every worker, if recipe, settings, versions or data differ. It says what differs and where.
+        ValueError: On every worker, if something differs. The error says what differs and where.
     """
-    # Where TFDS keeps its files may differ from machine to machine.
+    # The folder of TFDS may differ between machines.
     rows = dataclasses.asdict(recipe) | dataclasses.asdict(dataclasses.replace(settings, data_dir=""))
     facts = {name: str(value) for name, value in rows.items()} | dict(data.contents)
     facts |= {name: importlib.metadata.version(name) for name in PACKAGES}
@@ -42,7 +42,7 @@ def check_workers(strategy: Any, recipe: Recipe, settings: Settings, data: Image
     ]
     if found:
         raise ValueError(
-            f"The workers would not train alike. In comparison with {names[0]}:\n  "
+            f"The workers would not train the same. In comparison with {names[0]}:\n  "
             + "\n  ".join(_shortened(found))
             + "\nGive all of them the same command, the same data and the same versions."
         )
@@ -50,10 +50,10 @@ def check_workers(strategy: Any, recipe: Recipe, settings: Settings, data: Image
 
 @contextlib.contextmanager
 def stopping_together(strategy) -> Iterator[None]:
-    """Lets an error of one worker stop all of them, so that none waits for it.
+    """Stops all workers if one of them fails, so that none waits for it.
 
     Raises:
-        ValueError: Where another worker has failed. It says which, and why.
+        ValueError: If another worker has failed. The error says which one and why.
     """
     failure = None
     try:
@@ -69,40 +69,33 @@ def stopping_together(strategy) -> Iterator[None]:
 
 
 def check_data(folder: Path, data: ImageData) -> None:
-    """Makes sure that a run goes on with the data that it began with; runs of older versions do not know.
+    """Checks that a resumed run uses the data that it began with. Runs of older versions are not checked.
 
     Raises:
-        ValueError: If the data, or how they are split, have changed. It says how.
+        ValueError: If the data or their split have changed. The error says how.
     """
     if not (folder / DATA_FILE).is_file():
         return
     before = json.loads((folder / DATA_FILE).read_text(encoding="utf-8"))
     if found := _differences(before, data.contents):
-        # Where the data have a split that can change, it is kept.
-        way = (
-            ", go on with the images and the split of before (--on-changed-data old_split)" if data.write_split else ""
-        )
+        # A split that can change is recorded in the run.
+        way = ", resume with the old images and their split (--on-changed-data old_split)" if data.write_split else ""
         raise ValueError(
             f"The data have changed since the run in {folder} began, and images that were held out may now be trained"
             " on:\n  "
             + "\n  ".join(_shortened(found))
-            + f"\nPut them back{way}, or begin a new run with another --name."
+            + f"\nPut them back{way}, or start a new run with another --name."
         )
 
 
 def write_data(folder: Path, data: ImageData) -> None:
-    """Writes down what the data of a run hold, for `check_data`."""
-    with staged(folder / DATA_FILE) as temporary:
-        temporary.write_text(json.dumps(dict(data.contents), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    """Records facts about the data of a run for `check_data`."""
+    write_text(folder / DATA_FILE, json.dumps(dict(data.contents), indent=2, ensure_ascii=False) + "\n")
 
 
 @contextlib.contextmanager
 def naming_changed_files(data: ImageData) -> Iterator[None]:
-    """Turns TensorFlow's errors of reading into one that names the images that changed after their check.
-
-    Raises:
-        ValueError: In their place.
-    """
+    """Replaces TensorFlow's errors of reading by a ValueError that names images that changed after their check."""
     import tensorflow as tf
 
     errors = tf.errors

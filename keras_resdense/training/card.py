@@ -1,4 +1,4 @@
-"""A run's model card: its text, with the metadata that the Hugging Face Hub reads, and its pictures."""
+"""Writes a run's model card, with metadata for the Hugging Face Hub and charts."""
 
 from __future__ import annotations
 
@@ -15,26 +15,26 @@ import numpy as np
 
 from keras_resdense.data.contract import LABELS_FILE
 from keras_resdense.data.plan import Plan
-from keras_resdense.files import staged
+from keras_resdense.files import write_text
 from keras_resdense.training import recipes
 from keras_resdense.training.recipes import RECIPE_FILE, Recipe, Settings
 
-#: Classes up to which they are named in card and confusion matrix.
+#: Largest number of classes whose names are shown in the card and the confusion matrix.
 LABELLED_CLASSES = 30
 #: Characters of a line of code.
 CODE_WIDTH = 80
-#: The words that every training's command begins with.
+#: First words of the command of every training.
 PROGRAM = ("keras-resdense", "train")
-#: A loss beyond this multiple of the median is drawn at the edge: it would flatten all others.
+#: Multiple of the median loss beyond which a loss is an outlier, which would flatten the chart.
 OUTLIER = 100
 
 
 def write_card(folder: Path, results: Mapping[str, Any]) -> None:
-    """Writes the card of a run from its files, with a row for each export that is there.
+    """Writes the card of a run from its files, with a row for each existing export.
 
     Args:
-        folder: The run's.
-        results: What `run.json` holds.
+        folder: Folder of the run.
+        results: Contents of `run.json`.
     """
     from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
@@ -62,7 +62,7 @@ def write_card(folder: Path, results: Mapping[str, Any]) -> None:
             )
         ],
     )
-    # Runs of version 0.1.0 tell it with their exports only.
+    # In runs of version 0.1.0, only the exports have the shape.
     height, width, channels = results.get("image_shape") or exports[0]["input_shape"][1:]
     plan = Plan(recipe=recipe, size=(height, width), classes=len(class_names))
     card = ModelCard.from_template(
@@ -87,15 +87,14 @@ def write_card(folder: Path, results: Mapping[str, Any]) -> None:
         known=json.loads((folder / "environment.json").read_text()),
         recipe_file=RECIPE_FILE,
     )
-    with staged(folder / "README.md") as temporary:
-        # Jinja leaves out the last line break.
-        temporary.write_text(f"{card}\n", encoding="utf-8")
+    # Jinja leaves out the last line break.
+    write_text(folder / "README.md", f"{card}\n")
 
 
 def command(recipe: Recipe, settings: Settings) -> list[str]:
-    """Returns the words of the command that makes a run, with what differs from the defaults."""
+    """Returns the words of the command of a run, with all options that differ from the defaults."""
     words = list(PROGRAM)
-    # Without a recipe, a folder would get one that suits it.
+    # Without --recipe, the command would choose a recipe for the folder.
     words += ["--recipe", "digits"] if Path(recipe.data).is_dir() else []
     for row in (recipe, settings):
         for field in dataclasses.fields(row):
@@ -148,7 +147,7 @@ def draw_curves(path: Path, history: Sequence[Mapping[str, float]]) -> None:
 
 
 def _keep_readable(axes: Any) -> None:
-    """Draws losses of several orders of magnitude on a logarithmic axis, and writes outliers at its edge."""
+    """Uses a logarithmic axis for losses of several orders of magnitude, and names outliers in the title."""
     from matplotlib.ticker import ScalarFormatter
 
     points = np.concatenate([line.get_xydata() for line in axes.lines])
@@ -161,11 +160,11 @@ def _keep_readable(axes: Any) -> None:
     if not within.all():
         axes.set_ylim(0.9 * losses.min(), 1.1 * losses[within].max())
         said = ", ".join(f"{loss:,.0f} in epoch {epoch:.0f}" for epoch, loss in points[~within])
-        axes.set_title(f"beyond the axis: {said}", size=9)
+        axes.set_title(f"not shown: {said}", size=9)
 
 
 def draw_confusion(path: Path, confusion: np.ndarray, class_names: Sequence[str]) -> None:
-    """Draws a confusion matrix to a file: colours are shares of a class, numbers are images."""
+    """Draws a confusion matrix to a file. Colours are shares of a class, and numbers are images."""
     from matplotlib.figure import Figure
     from sklearn.metrics import ConfusionMatrixDisplay
 
@@ -198,7 +197,7 @@ def draw_confusion(path: Path, confusion: np.ndarray, class_names: Sequence[str]
 
 
 def _drawable(names: Sequence[str]) -> list[str]:
-    """Replaces names in scripts that Matplotlib's font lacks by their numbers."""
+    """Replaces names that Matplotlib's font cannot draw by their numbers."""
     from matplotlib import font_manager
 
     known = font_manager.get_font(font_manager.findfont("DejaVu Sans")).get_charmap()

@@ -137,12 +137,12 @@ def save_weights(path: Path, model: keras.Model) -> None:
     """Writes a model's weights as Keras does, and their SHA-256 beside them.
 
     Raises:
-        OSError: If they cannot be written. What the file was before, it still is.
+        OSError: If they cannot be written. The old file is unchanged then.
     """
     size = sum(weight.value.dtype.size * math.prod(weight.shape) for weight in model.weights)
     with staged(path, size + _HDF5_OVERHEAD * len(model.weights)) as temporary:
         model.save_weights(temporary)
-        # From here on, the hash beside the file belongs to the file before.
+        # The recorded SHA-256 is that of the old file.
         remove_digest(path)
     write_digest(path)
 

@@ -1,4 +1,4 @@
-"""A recipe for images of one's own, chosen from what they are: how many, of how many classes, how large."""
+"""Chooses a recipe for a folder of images by their number, classes and sizes."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from keras_resdense.data.keeping import kept_bytes
 from keras_resdense.data.tfdata import mapped, prefetch
 from keras_resdense.training.recipes import Recipe, get_recipe
 
-#: Images whose size is looked at.
+#: Number of images whose sizes are measured.
 SAMPLE = 200
-#: Updates of the weights that a training should have, within its bounds of epochs.
+#: Number of steps of a training, and the least and most epochs.
 STEPS, LEAST_EPOCHS, MOST_EPOCHS = 500, 6, 50
-#: Batches that an epoch should have at least, and bounds of a batch. A step on fewer images costs nearly as much.
+#: Least number of batches in an epoch, and bounds of the batch size. A step on fewer images takes nearly as long.
 BATCHES, LEAST_BATCH, MOST_BATCH = 30, 16, 128
-#: Sides of images, in pixels: below the first, a CIFAR network reads them as they are; the second is the largest that a
-#: training from scratch is given by itself.
+#: Sides of images, in pixels: up to the first, a CIFAR network takes them unchanged; the second is the largest size for
+#: training from scratch.
 SMALL, LARGEST = 40, 96
-#: How many times as many images the largest class may have as the smallest before classes are balanced.
+#: Largest ratio between the images of the largest and the smallest class without balancing.
 BALANCED = 2.0
 #: Bytes that decoded images may take in memory.
 KEPT = 2**30
@@ -36,13 +36,13 @@ def choose(data: ImageData, weights: str = "") -> tuple[Recipe, str]:
         weights: Published weights to start from, as `Recipe.weights`; "" to train from scratch.
 
     Returns:
-        The recipe, a row of `RECIPES` adapted to the images, and a sentence that says what was found.
+        The recipe, which is a row of `RECIPES` adapted to the images, and a description of the images.
     """
     count, counts = data.train.count, class_counts(data.train, len(data.class_names))
     side = _median_side(data)
     batch = int(2 ** math.floor(math.log2(min(max(count / BATCHES, LEAST_BATCH), MOST_BATCH, count))))
     row = "small_folder_pretrained" if weights else "small_folder"
-    # Published weights need fewer epochs: no more than their recipe has.
+    # Published weights need fewer epochs.
     most = get_recipe(row).epochs if weights else MOST_EPOCHS
     epochs = min(max(round(STEPS * batch / count), LEAST_EPOCHS), most)
     chosen = {"batch_size": batch, "epochs": epochs, "weights": weights}
@@ -61,7 +61,7 @@ def _from_scratch(side: int, data: ImageData) -> dict:
     uniform = None not in data.image_shape
     if side <= SMALL:
         size = 0 if uniform else max(8, side)
-        # Small images are often letters and digits, which mirroring spoils.
+        # Small images are often letters or digits, which must not be flipped.
         moved = {"crop": "none", "padding": max(1, side // 14), "flip": False}
         return {"model": "resnet20", "learning_rate": 2e-3, "image_size": size} | moved
     return {"image_size": min(LARGEST, side // 32 * 32)}
@@ -69,7 +69,7 @@ def _from_scratch(side: int, data: ImageData) -> dict:
 
 def _median_side(data: ImageData) -> int:
     """Returns the median shorter side of the images, in pixels."""
-    sample = data.train.order((0, 0)).take(SAMPLE)
+    sample = data.train.handles((0, 0)).take(SAMPLE)
     sizes = prefetch(mapped(sample, lambda handle: data.train.open(handle).shape[:2]))
     return int(np.median([size.min() for size in sizes.as_numpy_iterator()]))
 
@@ -84,7 +84,7 @@ def _found(counts: np.ndarray, side: int, data: ImageData) -> str:
 
 
 def explain(recipe: Recipe) -> str:
-    """Says in plain words what a chosen recipe, and what was changed in it, will do."""
+    """Describes a chosen recipe, with its changes, in plain words."""
     start = f"from the weights {recipe.weights!r}" if recipe.weights else "from scratch"
     size = f" of {recipe.image_size}×{recipe.image_size} pixels" if recipe.image_size else " as they are"
     lines = [

@@ -1,4 +1,4 @@
-"""The network of a recipe, built for a data set."""
+"""Builds the network of a recipe for a data set."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ if TYPE_CHECKING:
 
 
 def network(recipe: Recipe, memory_efficient: bool = False) -> Network:
-    """Returns the row of a recipe's network, with what the recipe asks of it.
+    """Returns the row of a recipe's network with the recipe's dropout, drop path and weight decay.
 
     Args:
         recipe: Recipe that names the network.
         memory_efficient: Whether a dense network saves memory, see `DenseStyle`.
 
     Raises:
-        ValueError: If there is no such variant, or it has no such knob.
+        ValueError: If there is no such variant, or it lacks one of these fields.
     """
     row = zoo.get_row(recipe.model)
     wanted = {field: getattr(recipe, field) for field in ("drop_path", "dropout") if getattr(recipe, field)}
@@ -35,13 +35,13 @@ def network(recipe: Recipe, memory_efficient: bool = False) -> Network:
     for field in wanted:
         if not hasattr(row, field):
             raise ValueError(f"{recipe.model} is a {type(row).__name__}, which has no {field}: leave it out.")
-    # Optimisers that decay weights by themselves would otherwise do it twice.
+    # The other optimisers decay weights themselves.
     decay = recipe.weight_decay if recipe.optimizer == "sgd" else 0.0
     return dataclasses.replace(row, weight_decay=decay, **wanted)
 
 
 def build_classifier(row: Network, plan: Plan, normalisation: Any, channels: int) -> keras.Model:
-    """Builds a recipe's network for images of 0–255.
+    """Builds a recipe's network for pixels 0–255.
 
     Args:
         row: Row of the network.
@@ -64,7 +64,7 @@ def build_classifier(row: Network, plan: Plan, normalisation: Any, channels: int
 
 
 def quantised(model: keras.Model, data: ImageData, plan: Plan) -> keras.Model:
-    """Makes a classifier one of whole numbers, its ranges measured on the training images that exports calibrate on."""
+    """Makes a classifier quantisation-aware, with ranges measured on the training images that exports calibrate on."""
     images, _ = take_images(data.train, plan.contract(model.input_shape[-1]), ExportImages.calibration_images)
     return quantisation_aware(model, images)
 

@@ -1,4 +1,4 @@
-"""Where and in which precision a training computes."""
+"""Devices and precision of a training."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from keras_resdense.training import workers
 def strategy(name: str = "auto") -> Any:
     """Returns a `tf.distribute` strategy: build and compile under its `scope()`, then call `model.fit` as usual.
 
-    Its data sets are untuned, because TensorFlow's tuning can make an epoch wait for up to a minute at its end.
+    Its data sets do not use TensorFlow's tuning, which can delay the end of an epoch by up to a minute.
 
     Args:
         name: "none" for one device; "mirrored" for all GPUs of this machine, or all its logical CPUs;
-            "multiworker" for the machines that `TF_CONFIG` or SLURM name; "auto" for what fits.
+            "multiworker" for the machines that `TF_CONFIG` or SLURM name; "auto" to choose by the environment.
 
     Raises:
-        ValueError: If the name is another, or "multiworker" finds no workers.
+        ValueError: If the name is unknown, or there are no workers for "multiworker".
     """
     require_tensorflow("strategy")
     import tensorflow as tf
@@ -44,7 +44,7 @@ def strategy(name: str = "auto") -> Any:
 
 
 def _untuning(kind: type) -> type:
-    """Returns a kind of strategy that unties `fit`, `evaluate` and `predict` from the tuning of their data sets."""
+    """Returns a subclass of a strategy whose data sets are not tuned."""
 
     class Untuning(kind):
         def experimental_distribute_dataset(self, dataset, options=None):
@@ -54,10 +54,7 @@ def _untuning(kind: type) -> type:
 
 
 def _untune_device_iterators() -> None:
-    """Takes the tuning thread from the data set that TensorFlow lays around every distributed one, for each device.
-
-    That data set has nothing to tune, and no public way to give it options.
-    """
+    """Turns off tuning for the data sets that TensorFlow creates for each device, which have no public options."""
     from tensorflow.python.data.ops import multi_device_iterator_ops as devices
 
     create = devices._create_device_dataset
@@ -72,7 +69,7 @@ def _untune_device_iterators() -> None:
 
 @contextlib.contextmanager
 def precision(policy: str) -> Iterator[None]:
-    """Lets Keras build layers that compute as `Settings.precision` says."""
+    """Sets Keras's dtype policy for the layers that are built in this context."""
     before = keras.config.dtype_policy()
     keras.config.set_dtype_policy(policy)
     try:

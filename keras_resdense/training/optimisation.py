@@ -11,7 +11,7 @@ import keras
 from keras_resdense.graph import all_layers
 from keras_resdense.training.recipes import Recipe, Settings
 
-#: Learning rate of the epochs in whole numbers, as a share of the recipe's.
+#: Learning rate of quantisation-aware training, as a share of the recipe's.
 QUANTISED_SHARE = 0.01
 
 
@@ -46,7 +46,7 @@ def compile_phase(model: keras.Model, phase: Phase, recipe: Recipe, settings: Se
         "binary_crossentropy" if recipe.loss == "binary" else "categorical_crossentropy",
         weighted_metrics=["accuracy"],
         jit_compile=settings.xla,
-        # An epoch ends where a call of the compiled function does.
+        # The number must divide an epoch.
         steps_per_execution=max(n for n in range(1, settings.steps_per_execution + 1) if steps % n == 0),
     )
     model.optimizer.build(model.trainable_variables)

@@ -1,4 +1,4 @@
-"""Recipes of training. A recipe is one row, which names its network and its data."""
+"""Training recipes. A recipe is one row that names its network and its data."""
 
 from __future__ import annotations
 
@@ -34,19 +34,19 @@ class OptimisationRecipe:
         learning_rate_batch: Batch size that the learning rate was published for.
         momentum: Momentum of SGD.
         nesterov: Whether the momentum is Nesterov's.
-        warmup_epochs: Epochs of warm-up, at most half of all. The rate rises linearly from 0 where it then falls
-            along a cosine, and stays at a tenth of the peak where it falls in steps.
-        milestones: Epochs after which the rate is divided by 10; none for half a cosine down to 0.
+        warmup_epochs: Epochs of warm-up, at most half of all. The learning rate rises linearly from 0 before
+            a cosine decay, and stays at a tenth of the peak before a decay in steps.
+        milestones: Epochs after which the learning rate is divided by 10; none for a cosine decay to 0.
         weight_decay: λ for convolution and dense kernels, not for batch norm and biases. With SGD it is part of the
             loss; otherwise it is decoupled from the gradients (1711.05101).
         ema: Decay per step of the exponential moving average of the weights, which is evaluated and saved; 0 for the
             weights themselves.
-        frozen_epochs: First epochs, in which only the classifier learns.
-        frozen_learning_rate: Learning rate of these epochs, for `learning_rate_batch` images.
-        quantise: "int8" to let the network learn, in its last epochs, to compute in whole numbers of 8 bits
-            (1712.05877), see `quantisation_aware`; "" for floats throughout.
-        quantised_epochs: Number of these epochs. Their learning rate falls along a cosine from a hundredth of
-            `learning_rate`, without weight decay, and that of the epochs before has come down by then.
+        frozen_epochs: Number of first epochs in which only the classifier is trained.
+        frozen_learning_rate: Learning rate in these epochs, for `learning_rate_batch` images.
+        quantise: "int8" for quantisation-aware training in the last epochs (1712.05877), see `quantisation_aware`;
+            "" for none.
+        quantised_epochs: Number of these epochs. They use a cosine decay from a hundredth of `learning_rate`, without
+            weight decay. The schedule of the other epochs ends before them.
     """
 
     epochs: int = 30
@@ -326,8 +326,8 @@ class Settings:
         strategy: "auto", "none", "mirrored" or "multiworker", see `keras_resdense.strategy`.
         precision: "float32", "mixed_bfloat16" or "mixed_float16"; the last scales the loss.
         sync_batch_norm: Whether batch norm computes its statistics over all replicas together.
-        steps_per_execution: Most steps in one call of the compiled function; the largest number that divides an epoch
-            is used.
+        steps_per_execution: Largest number of steps per call of the compiled function. The largest such number that
+            divides an epoch is used.
         xla: Whether XLA compiles the training step.
         memory_efficient: Whether a dense network saves memory by recomputing some tensors, see `DenseStyle`.
         deterministic: Whether runs are bit-identical, at the cost of slower kernels.
@@ -373,11 +373,11 @@ def read(path: Path) -> tuple[Recipe, Settings]:
     """Reads recipe and settings from a run's `recipe.json`.
 
     Raises:
-        ValueError: If it is no such file.
+        ValueError: If the file is not a run's recipe.
     """
     try:
         described = json.loads(path.read_text())
         recipe = described["recipe"] | {"milestones": tuple(described["recipe"]["milestones"])}
         return Recipe(**recipe), Settings(**described["settings"])
     except (TypeError, KeyError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ValueError(f"{path} is no {RECIPE_FILE} of a run: {error}.") from error
+        raise ValueError(f"{path} is not the {RECIPE_FILE} of a run: {error}.") from error

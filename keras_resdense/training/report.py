@@ -16,7 +16,7 @@ import numpy as np
 
 import keras_resdense
 from keras_resdense.data.contract import LABELS_FILE, as_files
-from keras_resdense.files import staged
+from keras_resdense.files import staged, write_text
 from keras_resdense.training import card
 from keras_resdense.training.recipes import Recipe, Settings
 
@@ -63,8 +63,8 @@ def write_history(path: Path, history: Sequence[Mapping[str, float]]) -> None:
 
 def write(folder: Path, results: Results) -> None:
     """Writes all files about a run after its exports, and last the file that marks it as complete."""
-    (folder / LABELS_FILE).write_text(as_files(None, results.class_names)[LABELS_FILE], encoding="utf-8")
-    (folder / "environment.json").write_text(json.dumps(environment(), indent=2) + "\n")
+    write_text(folder / LABELS_FILE, as_files(None, results.class_names)[LABELS_FILE])
+    write_text(folder / "environment.json", json.dumps(environment(), indent=2) + "\n")
     card.draw_curves(folder / "curves.png", results.history)
     card.draw_confusion(folder / "confusion.png", results.confusion, results.class_names)
     numbers = {
@@ -72,8 +72,7 @@ def write(folder: Path, results: Results) -> None:
     }
     numbers["confusion"] = results.confusion.tolist()
     card.write_card(folder, numbers)
-    with staged(folder / RESULTS_FILE) as temporary:
-        temporary.write_text(json.dumps(numbers) + "\n")
+    write_text(folder / RESULTS_FILE, json.dumps(numbers) + "\n")
 
 
 def environment() -> dict[str, Any]:

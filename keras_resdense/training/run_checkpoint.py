@@ -19,7 +19,7 @@ from keras_resdense.training import checkpoints, report, run_folder, workers
 from keras_resdense.training.checkpoints import Position
 from keras_resdense.training.optimisation import Phase
 
-#: Seconds that checkpoints after epochs may always take, and the share of the time that they may take beyond.
+#: Checkpoints after epochs may take this many seconds in total, or this share of the time.
 SAVING_SECONDS, SAVING_SHARE = 5.0, 0.05
 
 
@@ -54,7 +54,7 @@ class RunCheckpoint(keras.callbacks.Callback):
             ValueError: If other workers have other checkpoints.
         """
         found = checkpoints.restore(self.folder / "checkpoints", self.model, phase.number)
-        # Of a run in whole numbers, the best weights in floats are none.
+        # The quantised phase has best weights of its own.
         best = -1.0 if phase.quantised else self.position.best
         begin = dataclasses.replace(self.position, phase=phase.number, step=phase.first * self.steps, best=best)
         self.position = found or begin
@@ -97,7 +97,7 @@ class RunCheckpoint(keras.callbacks.Callback):
         self.position = dataclasses.replace(self.position, history=(*self.position.history, row))
         if self.chief:
             report.write_history(self.folder / "history.csv", self.position.history)
-        # One worker's clock decides for all, which save together.
+        # The chief's clock decides, because all workers save together.
         due = self.saving <= max(SAVING_SECONDS, SAVING_SHARE * (time.perf_counter() - self.begun))
         if epoch + 1 == self.params["epochs"] or workers.mean(self.model.distribute_strategy, self.chief and due):
             self._save()
@@ -119,7 +119,7 @@ class RunCheckpoint(keras.callbacks.Callback):
         start = time.perf_counter()
         checkpoints.save(self.folder / "checkpoints", self.model, self.position, write=self.chief)
         self.saving += time.perf_counter() - start
-        # Until the chief has written it, no other worker reads the newest.
+        # No worker reads the checkpoint before the chief has written it.
         workers.mean(self.model.distribute_strategy, 0.0)
 
 

@@ -1,4 +1,4 @@
-"""The folder of a run: who may write to it, and what it already holds."""
+"""The folder of a run: its name, its lock and its first files."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from keras_resdense.data.examples import ImageData
-from keras_resdense.files import WRITING, locked, remove_leftovers, staged
+from keras_resdense.files import WRITING, locked, remove_leftovers, write_text
 from keras_resdense.training import report
 from keras_resdense.training.agreement import DATA_FILE, write_data
 from keras_resdense.training.recipes import RECIPE_FILE, Recipe, Settings, describe, read
@@ -48,10 +48,10 @@ def choose_folder(parent: Path, name: str | None, recipe: Recipe, settings: Sett
 def claimed(folder: Path) -> Iterator[None]:
     """Creates a run's folder if it is missing, and keeps other processes from training in it.
 
-    It removes what a killed process left half-written and, at the end, the folder itself if that is empty.
+    It removes half-written files of killed processes and, at the end, the folder if that is empty.
 
     Raises:
-        OSError: If the folder cannot be made.
+        OSError: If the folder cannot be created.
         ValueError: If another process trains there.
     """
     try:
@@ -68,12 +68,11 @@ def claimed(folder: Path) -> Iterator[None]:
 
 
 def begin(folder: Path, recipe: Recipe, settings: Settings, data: ImageData) -> None:
-    """Records which run a folder holds, and on which data."""
+    """Records a run and its data in the run's folder."""
     write_data(folder, data)
     if data.write_split:
         data.write_split(folder / SPLIT_FILE)
-    with staged(folder / RECIPE_FILE) as temporary:
-        temporary.write_text(describe(recipe, settings))
+    write_text(folder / RECIPE_FILE, describe(recipe, settings))
 
 
 def split_of(folder: Path) -> Path | None:
@@ -96,11 +95,7 @@ def check_kept(folder: Path) -> None:
 
 @contextlib.contextmanager
 def naming_unwritten_events(folder: Path) -> Iterator[None]:
-    """Turns TensorFlow's error for events that TensorBoard's callback cannot write into one that says what to do.
-
-    Raises:
-        OSError: In its place.
-    """
+    """Replaces TensorFlow's error for TensorBoard events that cannot be written by an OSError that says what to do."""
     import tensorflow as tf
 
     try:

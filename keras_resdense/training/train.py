@@ -24,7 +24,7 @@ from keras_resdense.data.batches import (
 )
 from keras_resdense.data.examples import ImageData
 from keras_resdense.data.keeping import keep
-from keras_resdense.data.plan import Plan
+from keras_resdense.data.plan import ExportImages, Plan
 from keras_resdense.data.sources import load_data
 from keras_resdense.exporting.export import Export, export
 from keras_resdense.exporting.formats import EXPORTERS
@@ -50,12 +50,10 @@ from keras_resdense.training.run_folder import (
 )
 from keras_resdense.training.run_progress import RunProgress
 
-#: Formats that every run exports.
+#: Formats that a run exports.
 FORMATS = ("keras", "saved_model", "tflite")
-#: The same of a run in whole numbers.
+#: Formats that a run with quantisation-aware training exports.
 QUANTISED_FORMATS = ("keras", "saved_model", "tflite_int8")
-#: Images held out that exports are compared on, at most.
-COMPARED = 1024
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -88,7 +86,7 @@ def train(
 
     Args:
         recipe: What to train, and on which data; default `Recipe()`, ResNet-20 on the embedded digits.
-        settings: Devices, precision, checkpoints and so on; default `Settings()`.
+        settings: Devices, precision, checkpoints and more; default `Settings()`.
         folder: Folder in which the run's folder is created.
         name: Name of the run; default the names of model and data, with a number if they are taken.
         data: The recipe's data, if `load_data` has already loaded them.
@@ -173,7 +171,7 @@ def train(
             weights_origin=final.weights_origin,
             **dataclasses.asdict(measured),
         )
-        images, labels = take_images(data.test, final.image_contract, COMPARED)
+        images, labels = take_images(data.test, final.image_contract, ExportImages.compared_images)
         exports = []
         try:
             for format in QUANTISED_FORMATS if recipe.quantise else FORMATS:
@@ -211,7 +209,7 @@ def _fit(
             validation_data=test,
             validation_steps=test_steps,
             callbacks=callbacks,
-            # The batches come shuffled.
+            # The batches are shuffled already.
             shuffle=False,
             verbose=keras_verbosity() if state.chief else 0,
         )

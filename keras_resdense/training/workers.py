@@ -1,15 +1,15 @@
-"""Training on several machines: their strategy, how workers wait for one another, and corrections of Keras's `fit`.
+"""Training on several machines: the strategy, waiting for workers, and corrections of Keras's `fit`.
 
 Keras 3's TensorFlow trainer has two faults under `MultiWorkerMirroredStrategy` (keras issue 20585):
 
 * To build metrics it needs the shapes of one batch, and takes them from the mean of all replicas' batches,
   a reduction over the network that fails. One replica's batch has the same shapes.
-* It averages a step's metrics "along axis 0", which scalars do not have.
+* It averages a step's metrics along axis 0, which scalars do not have.
 
-`patch_trainer` corrects both for this strategy only; all others run Keras's own code. It does not change a version of
-Keras that has fixed or removed these functions.
+`patch_trainer` corrects both for this strategy only. It does nothing in a version of Keras that has fixed or removed
+these functions.
 
-TensorFlow cannot take a worker back into a running job: if one is lost, all must be restarted.
+TensorFlow cannot add a worker to a running job again. If one is lost, all must be restarted.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-#: Seconds between messages while workers are waited for, and after which the waiting is given up.
+#: Seconds between messages while waiting for workers, and seconds until waiting fails.
 PATIENCE, LIMIT = 10, 3600
 
 
 class WorkerLost(ConnectionError):
-    """A worker no longer answers, so the others cannot go on without starting anew."""
+    """A worker no longer answers, so all others must be restarted."""
 
 
 def worker_count() -> int:
-    """Counts the workers that `TF_CONFIG` or SLURM name; 1 where neither names any."""
+    """Returns the number of workers that `TF_CONFIG` or SLURM describe; 1 without either."""
     if os.environ.get("TF_CONFIG"):
         cluster = _read_tf_config().get("cluster", {})
         return max(1, sum(len(cluster.get(role, ())) for role in ("chief", "worker")))
@@ -42,7 +42,7 @@ def worker_count() -> int:
 
 
 def worker_names() -> list[str]:
-    """Names the workers in the order of their numbers, such as "worker 0"; alone, it is one."""
+    """Returns the names of all workers, such as "worker 0", in the order of their numbers."""
     if worker_count() < 2:
         return [_name("worker", 0)]
     import tensorflow as tf
@@ -51,22 +51,22 @@ def worker_names() -> list[str]:
 
 
 def multi_worker_strategy(kind: type) -> Any:
-    """Creates the strategy over the workers that `TF_CONFIG` or SLURM name, and corrects `fit` for it.
+    """Creates the strategy for the workers that `TF_CONFIG` or SLURM describe, and corrects `fit` for it.
 
-    Call it before anything else of TensorFlow. It returns once all workers are there.
+    Call it before any other function of TensorFlow. It returns when all workers have started.
 
     Args:
         kind: `tf.distribute.MultiWorkerMirroredStrategy` or a subclass.
 
     Raises:
-        ValueError: If neither names several workers.
-        TimeoutError: If some of them have not started within an hour.
+        ValueError: If neither describes several workers.
+        TimeoutError: If a worker has not started within an hour.
     """
     import tensorflow as tf
 
     if worker_count() < 2:
         raise ValueError(
-            "Several workers are asked for, but neither TF_CONFIG nor SLURM names them. For two on this machine, set"
+            "The strategy needs several workers, but TF_CONFIG and SLURM describe none. For two on this machine, set"
             ' TF_CONFIG=\'{"cluster": {"worker": ["127.0.0.1:5001", "127.0.0.1:5002"]}, "task": {"type": "worker",'
             ' "index": 0}}\' for one and index 1 for the other.'
         )
@@ -76,20 +76,20 @@ def multi_worker_strategy(kind: type) -> Any:
     resolver = tf.distribute.cluster_resolver.TFConfigClusterResolver()
     others = _addresses(resolver)
     mine = others.pop(_name(resolver.task_type, resolver.task_id))
-    # TensorFlow waits, too, but without a word.
+    # TensorFlow also waits, but without a message.
     await_workers(others, int(mine.rpartition(":")[2]))
     return kind(resolver)
 
 
 def await_workers(others: Mapping[str, str], port: int) -> None:
-    """Waits until other workers answer, and says every ten seconds which of them do not.
+    """Waits until all other workers answer, and prints every ten seconds which of them do not.
 
     Args:
-        others: Their names and addresses, such as `{"worker 1": "127.0.0.1:5002"}`.
-        port: Where this one lets the others find it.
+        others: Names and addresses of the others, such as `{"worker 1": "127.0.0.1:5002"}`.
+        port: Port on which this worker answers the others.
 
     Raises:
-        TimeoutError: If some of them do not answer within an hour.
+        TimeoutError: If a worker does not answer within an hour.
     """
     start = time.monotonic()
     spoken = start
@@ -97,7 +97,7 @@ def await_workers(others: Mapping[str, str], port: int) -> None:
         while missing := _silent(others):
             now = time.monotonic()
             if now - start > LIMIT:
-                raise TimeoutError(f"Waited {LIMIT} s in vain for {missing}: start it, and this one again.")
+                raise TimeoutError(f"Waited {LIMIT} s in vain for {missing}: start it, and restart this worker.")
             if now - spoken > PATIENCE:
                 spoken = now
                 print(f"Waiting for {missing} to start.", file=sys.stderr, flush=True)
@@ -106,11 +106,7 @@ def await_workers(others: Mapping[str, str], port: int) -> None:
 
 @contextlib.contextmanager
 def noticing_losses() -> Iterator[None]:
-    """Turns the errors that TensorFlow raises where a worker is gone into one that names it.
-
-    Raises:
-        WorkerLost: In their place.
-    """
+    """Replaces TensorFlow's errors for a lost worker by a `WorkerLost` that names it."""
     import tensorflow as tf
 
     errors = tf.errors
@@ -118,7 +114,7 @@ def noticing_losses() -> Iterator[None]:
         yield
     except errors.OpError as error:
         kinds = errors.UnavailableError, errors.AbortedError, errors.CancelledError, errors.DeadlineExceededError
-        # A worker that is back already answers, but doesn't know the group that the collective operation is for.
+        # A worker that has restarted answers, but does not know the group of the collective operation.
         is_loss = isinstance(error, kinds) or "Collective ops is aborted" in str(error)
         if worker_count() < 2 or not is_loss:
             raise
@@ -130,14 +126,14 @@ def noticing_losses() -> Iterator[None]:
 
 
 def start_again() -> None:
-    """Replaces this process by one of the same command."""
+    """Restarts this process with the same command."""
     sys.stdout.flush()
     sys.stderr.flush()
     os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 
 def is_chief(strategy: Any) -> bool:
-    """Says whether this process is the one that writes files."""
+    """Returns whether this process is the one that writes files."""
     resolver = strategy.cluster_resolver
     if resolver is None or not resolver.cluster_spec().as_dict():
         return True
@@ -146,7 +142,7 @@ def is_chief(strategy: Any) -> bool:
 
 
 def mean(strategy: Any, value: float) -> float:
-    """Returns the mean of all workers' values, once each of them has come here; alone, the value."""
+    """Returns the mean of all workers' values. It waits for all of them."""
     import tensorflow as tf
 
     if not _is_multi_worker(strategy):
@@ -156,7 +152,7 @@ def mean(strategy: Any, value: float) -> float:
 
 
 def gather(strategy: Any, text: str) -> list[str]:
-    """Returns the texts of all workers in the order of their numbers, once each has come here; alone, the text."""
+    """Returns the texts of all workers in the order of their numbers. It waits for all of them."""
     import numpy as np
     import tensorflow as tf
 
@@ -195,11 +191,7 @@ def _has(function, fault: str) -> bool:
 
 
 def _read_tf_config() -> dict:
-    """Reads TF_CONFIG.
-
-    Raises:
-        ValueError: If it does not describe this worker.
-    """
+    """Reads TF_CONFIG; raises a ValueError if it does not describe this worker."""
     text = os.environ["TF_CONFIG"]
     example = '{"cluster": {"worker": ["node1:5001", "node2:5001"]}, "task": {"type": "worker", "index": 0}}'
     try:
@@ -216,10 +208,10 @@ def _read_tf_config() -> dict:
 
 
 def _describe_slurm() -> None:
-    """Sets TF_CONFIG as SLURM describes the job.
+    """Sets TF_CONFIG from SLURM's description of the job.
 
-    TensorFlow's `SlurmClusterResolver` knows SLURM's names of machines, but fails where there are no GPUs, or where
-    SLURM has shared them out among the tasks: so it is told of one for each task, and does not touch them.
+    TensorFlow's `SlurmClusterResolver` fails without GPUs, or if SLURM has assigned them to tasks. So it is given one
+    GPU per task and told not to configure them.
     """
     import tensorflow as tf
 
@@ -247,7 +239,7 @@ def _addresses(resolver) -> dict[str, str]:
 
 
 def _silent(workers: Mapping[str, str]) -> str:
-    """Names those workers at whose address nobody answers; "" for none."""
+    """Returns the names and addresses of workers that do not answer; "" if all do."""
     silent = []
     for name, address in workers.items():
         host, _, port = address.rpartition(":")

@@ -165,9 +165,7 @@ def test_bad_input(tmp_path):
     model, images = aware()
     with pytest.raises(ValueError, match="is quantisation-aware already: train it further, or export it"):
         quantisation_aware(model, images)
-    with pytest.raises(
-        ValueError, match="in whole numbers of 8 bits, which float16 does not: export it as tflite_int8"
-    ):
+    with pytest.raises(ValueError, match="for 8-bit integers, which float16 does not use: export it as tflite_int8"):
         export(model, tmp_path / "m.tflite", "tflite_float16", images)
     with pytest.raises(ValueError, match="weight_bits is 1; it must be between 2 and 8"):
         quantisation_aware(tiny(), images, weight_bits=1)

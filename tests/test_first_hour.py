@@ -106,7 +106,7 @@ def test_the_folder_without_its_option(capsys):
 def test_an_image_that_is_none(advice):
     Path("photos/cat/notes.jpg").write_text("nothing to see")
     said = advice(*train("--data", "photos"))
-    assert "photos/cat/notes.jpg: no image" in said
+    assert "photos/cat/notes.jpg: not an image" in said
     (option,) = re.findall(r"leave them out with (.+)\.", said)
     assert begins(*train("--data", "photos", *option.split()))
 

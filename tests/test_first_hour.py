@@ -145,7 +145,7 @@ def test_tiny_and_grey_images_need_no_advice():
 
 def test_grey_arrays_with_an_axis_in_the_wrong_place():
     transform = keras_resdense.transform(keras_resdense.ImageContract(size=(8, 8)))
-    with pytest.raises(ValueError, match=r"it must be .*\(height, width\) of grey"):
+    with pytest.raises(ValueError, match=r"it must be .*\(height, width\) in grey"):
         transform(np.zeros((1, 16, 16), "uint8"))
     assert transform(np.zeros((16, 16), "uint8")).shape == (1, 8, 8, 3)
 

@@ -385,6 +385,7 @@ for format in sys.argv[2:]:
 """
 
 
+@pytest.mark.sweep
 def test_a_full_disk_names_the_file_and_leaves_nothing(tmp_path):
     subprocess.run([sys.executable, "-c", FULL, tmp_path, *EXACT], check=True)
     assert not list(tmp_path.iterdir())

@@ -25,6 +25,7 @@ def test_values_become_steps_and_back():
     np.testing.assert_array_equal(dequantise(quantise(values, FLOATS), FLOATS), values.astype("float32"))
 
 
+@pytest.mark.sweep
 def test_noise_of_every_layer(tmp_path):
     model, images = tiny(), some_images(16)
     made = {name: write(model, tmp_path / EXPORTERS[name].file_name, name, images) for name in FORMATS}

@@ -177,6 +177,7 @@ def test_data_that_changed_stop_a_run_that_goes_on(tmp_path, monkeypatch):
     killed(monkeypatch, 1, **options)
 
 
+@pytest.mark.sweep
 def test_a_run_goes_on_with_the_split_that_it_began_with(tmp_path, monkeypatch):
     """And is bit-identical to one whose images never changed; afterwards, too, it is evaluated on the old ones."""
     photos, random = tmp_path / "photos", np.random.default_rng(0)
@@ -318,6 +319,7 @@ def test_a_folder_that_cannot_be_made_is_said_before_any_work(tmp_path):
         train.train(RECIPE, folder=str(tmp_path / "file"), name="run")
 
 
+@pytest.mark.sweep
 def test_out_of_memory_is_said_and_leaves_the_last_checkpoint(tmp_path, monkeypatch, capsys):
     class Exhaust(keras.callbacks.Callback):
         def on_train_batch_begin(self, batch, logs=None):

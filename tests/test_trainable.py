@@ -185,6 +185,7 @@ def test_what_is_not_sound_is_not_learned(learner):
     assert (run["save"]()["weights"] != before).any()
 
 
+@pytest.mark.sweep
 def test_weights_of_others_are_not_restored(network, learner, tmp_path):
     run = runners(learner)
     before = run["save"]()["weights"]

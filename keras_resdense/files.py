@@ -138,7 +138,10 @@ def check_digests(path: Path, found: Mapping[str, str] | None = None) -> None:
     """
     for record in (_digest_file(path), description_of(path)):
         expected = _recorded(record, path.name)
-        if expected is not None and path.exists() and (found or digests(path)) != expected:
+        if expected is None or not path.exists():
+            continue
+        found = found or digests(path)
+        if found != expected:
             raise ValueError(
                 f"{path} is damaged, or was replaced: its SHA-256 is not that in {record.name}. "
                 "Write it again, or remove that file if the replacement is intended."

@@ -484,8 +484,9 @@ def test_tflite_that_asks_for_all_memory_is_refused(tmp_path):
     assert shape in content
     huge = np.array([2**24, 4, 4, 8], "<i4").tobytes()
     (tmp_path / "model.tflite").write_bytes(content.replace(shape, huge))
-    with pytest.raises(ValueError, match=r"shape \(16777216, 4, 4, 8\) takes 8,589,934,592 bytes; the largest"):
-        EXPORTERS["tflite"].read(tmp_path / "model.tflite")
+    for read in (EXPORTERS["tflite"].read, keras_resdense.device_report):
+        with pytest.raises(ValueError, match=r"shape \(16777216, 4, 4, 8\) takes 8,589,934,592 bytes; the largest"):
+            read(tmp_path / "model.tflite")
 
 
 def test_what_takes_other_inputs_is_refused(tmp_path):

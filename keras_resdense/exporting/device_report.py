@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from keras_resdense.exporting.tflite import open_interpreter
+
 if TYPE_CHECKING:
     from ai_edge_litert.interpreter import Interpreter
 
@@ -132,14 +134,10 @@ def device_report(path: str | Path) -> DeviceReport:
 
 
 def _open(path: Path, resolver: Any) -> Interpreter:
-    from ai_edge_litert.interpreter import Interpreter
-
     try:
-        interpreter = Interpreter(str(path), num_threads=1, experimental_op_resolver_type=resolver)
-        interpreter.allocate_tensors()
+        return open_interpreter(path, 1, resolver)
     except (ValueError, RuntimeError) as error:
         raise ValueError(f"{path} is not a TFLite model, or it is damaged: {error}") from error
-    return interpreter
 
 
 def _reads(node: Node) -> list[int]:

@@ -22,7 +22,7 @@ def differentiable(layer: Any) -> Callable | None:
         known = layer.kernel_size == layer.strides == (1, 1) and layer.depth_multiplier == 1
         return _activated(layer, _scale) if known else None
     if isinstance(layer, keras.layers.Dense):
-        return _activated(layer, _multiply)
+        return _activated(layer, multiply)
     if isinstance(layer, keras.layers.Activation):
         return _activated(layer, lambda weights, inputs: inputs)
     return (lambda weights, *args: layer(*args)) if isinstance(layer, _PLAIN) else None
@@ -40,7 +40,8 @@ def _activated(layer: Any, compute: Callable) -> Callable | None:
     return activation and (lambda weights, inputs: activation(compute(weights, inputs)))
 
 
-def _multiply(weights: list[Any], inputs: Any) -> Any:
+def multiply(weights: list[Any], inputs: Any) -> Any:
+    """Computes a dense layer without its activation, from its kernel and, if it has one, its bias."""
     kernel, *bias = weights
     return sum(bias, inputs @ kernel)
 

@@ -11,7 +11,7 @@ import zipfile
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import keras
 import numpy as np
@@ -29,6 +29,9 @@ from keras_resdense.exporting.exporter import (
 from keras_resdense.exporting.pixels import are_pixels, from_pixels, of_pixels, to_pixels
 from keras_resdense.exporting.quantisation import dequantise, quantise
 from keras_resdense.exporting.quantised_training import is_quantisation_aware
+
+if TYPE_CHECKING:
+    from ai_edge_litert.interpreter import Interpreter
 
 #: The largest tensor that a file may hold: the limit of the format itself.
 MOST_BYTES = 2**31
@@ -124,11 +127,7 @@ class TFLite(Exporter):
         path.write_bytes(tflite_metadata.describe(written, ("images", "outputs"), metadata, extras.files()))
 
     def open(self, path: Path, threads: int | None) -> Runner:
-        from ai_edge_litert.interpreter import Interpreter
-
-        interpreter = Interpreter(model_path=str(path), num_threads=threads or os.cpu_count())
-        _check_sizes(interpreter.get_tensor_details())
-        interpreter.allocate_tensors()
+        interpreter = open_interpreter(path, threads or os.cpu_count())
         (source,), (target,) = interpreter.get_input_details(), interpreter.get_output_details()
 
         def compute(images: np.ndarray) -> np.ndarray:
@@ -202,15 +201,31 @@ class TFLite(Exporter):
         )
 
 
-def _check_sizes(tensors: list[dict[str, Any]]) -> None:
-    """Checks the sizes that a file declares, because LiteRT allocates as much memory as a damaged file asks for."""
-    for tensor in tensors:
+def open_interpreter(path: Path, threads: int, resolver: Any = None) -> Interpreter:
+    """Returns an interpreter of a file, with its tensors allocated.
+
+    Args:
+        path: Path of the file.
+        threads: Number of threads.
+        resolver: LiteRT's `OpResolverType`, which selects the kernels; default its own choice.
+
+    Raises:
+        ValueError: If the file declares a tensor of more than `MOST_BYTES`. LiteRT would allocate as much memory as a
+            damaged file asks for.
+    """
+    from ai_edge_litert.interpreter import Interpreter, OpResolverType
+
+    kernels = resolver or OpResolverType.AUTO
+    interpreter = Interpreter(model_path=str(path), num_threads=threads, experimental_op_resolver_type=kernels)
+    for tensor in interpreter.get_tensor_details():
         size = math.prod(map(int, tensor["shape"])) * np.dtype(tensor["dtype"]).itemsize
         if size > MOST_BYTES:
             raise ValueError(
                 f"its tensor {tensor['name']!r} of shape {tuple(tensor['shape'].tolist())} takes {size:,} bytes; "
                 f"the largest that is read takes {MOST_BYTES:,}."
             )
+    interpreter.allocate_tensors()
+    return interpreter
 
 
 def _takes_more(compute: Callable[[np.ndarray], np.ndarray], shape: tuple[int, ...]) -> bool:

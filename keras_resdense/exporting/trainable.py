@@ -13,7 +13,7 @@ import keras
 import numpy as np
 
 from keras_resdense.exporting.exporter import Extras, relative_noise
-from keras_resdense.exporting.gradients import differentiable
+from keras_resdense.exporting.gradients import differentiable, multiply
 from keras_resdense.exporting.retracing import follow, retraced
 from keras_resdense.exporting.tflite import TFLite
 from keras_resdense.graph import all_layers, calls, place_of
@@ -144,9 +144,10 @@ class _Learner:
     def __init__(self, model: keras.Model, row: TrainableTFLite, class_names: tuple[str, ...]):
         import tensorflow as tf
 
-        self.model, self.softmax = model, _ends_in_softmax(model)
+        self.model = model
         self.learning, self.flowing = _learning_layers(model, row.learns)
         self.classifier, self.end = _classifier(model)
+        self.softmax = any(model.get_layer(name).activation is keras.activations.softmax for name in self.end)
         # By layer: the weights that Keras calls trainable, and the others.
         self.constant = {
             layer.name: [
@@ -232,8 +233,7 @@ class _Learner:
         def use(call: Any, args: tuple, kwargs: dict) -> Any:
             layer = call.operation
             if layer is self.classifier:
-                kernel, *bias = learned[layer.name]
-                return sum(bias, args[0] @ kernel)
+                return multiply(learned[layer.name], args[0])
             if layer.name in self.end:
                 return args[0]
             constants = tf.nest.map_structure(tf.constant, self.constant[layer.name])
@@ -255,11 +255,6 @@ class _Learner:
         # Three bytes are a whole number that float32 holds.
         numbers = np.frombuffer(digest.digest()[: 3 * _KEY], "uint8").reshape(_KEY, 3) @ [1, 2**8, 2**16]
         return numbers.astype("float32")
-
-
-def _ends_in_softmax(model: keras.Model) -> bool:
-    _, end = _classifier(model)
-    return any(model.get_layer(name).activation is keras.activations.softmax for name in end)
 
 
 def _exactly(values: Any, shape: tuple[int, ...]) -> Any:

@@ -113,16 +113,10 @@ def without_dense_networks(folder):
         path.write_text(re.sub(pattern, "", path.read_text(encoding="utf-8"), flags=re.MULTILINE), encoding="utf-8")
 
 
-@pytest.mark.parametrize(
-    "chosen",
-    [
-        ["tests/test_resnet.py", "-k", "figure_4 or from_the_blocks"],
-        pytest.param(["tests/test_resnet.py", "tests/test_layers.py"], marks=pytest.mark.sweep),
-    ],
-    ids=["some", "all"],
-)
-def test_resnets_stand_without_densenets(chosen, tmp_path):
+@pytest.mark.sweep
+def test_resnets_stand_without_densenets(tmp_path):
     without_dense_networks(tmp_path)
+    chosen = ["tests/test_resnet.py", "tests/test_layers.py"]
     command = [sys.executable, "-m", "pytest", "-q", "-n", "0", "-p", "no:cacheprovider", *chosen]
     environment = os.environ | {"PYTHONPATH": str(tmp_path)}
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)

@@ -73,6 +73,7 @@ def test_shared_statistics_change_no_number(name, memory_efficient, monkeypatch)
     assert_close(step(ours), step(theirs), 1e-5)
 
 
+@pytest.mark.sweep
 def test_recomputing_draws_the_same_dropout():
     results = []
     for memory_efficient in (False, True):

@@ -170,7 +170,8 @@ module.write_shard = killing
 """
 
 
-@pytest.mark.parametrize(("trouble", "code"), [(FULL_DISK, 1), pytest.param(KILLED, -9, marks=pytest.mark.sweep)])
+@pytest.mark.sweep
+@pytest.mark.parametrize(("trouble", "code"), [(FULL_DISK, 1), (KILLED, -9)])
 def test_a_preparation_survives_a_full_disk_and_sigkill(trouble, code, folder, tmp_path):
     expected, given = contents(prepare(folder, tmp_path / "expected")), contents(folder)
     command = f"import sys; from keras_resdense.__main__ import main\n{trouble}\nsys.exit(main(sys.argv[1:]))"

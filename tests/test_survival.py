@@ -84,9 +84,8 @@ FROZEN = {"frozen_epochs": 1, "frozen_learning_rate": 0.1}
 QUANTISED = {"quantise": "int8", "quantised_epochs": 1}
 
 
-@pytest.mark.parametrize(
-    "phases, stops", [(FROZEN, (7, 6)), pytest.param(FROZEN | QUANTISED, (7, 6, 3), marks=pytest.mark.sweep)]
-)
+@pytest.mark.sweep
+@pytest.mark.parametrize("phases, stops", [(FROZEN, (7, 6)), (FROZEN | QUANTISED, (7, 6, 3))])
 def test_phases_survive_too(tmp_path, monkeypatch, phases, stops):
     recipe = dataclasses.replace(RECIPE, **phases)
     whole = train.train(recipe, folder=str(tmp_path), name="whole")

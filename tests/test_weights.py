@@ -341,6 +341,7 @@ def test_a_hash_pins_the_contents(resnet18):
         weights.load(model, f"{resnet18}x")
 
 
+@pytest.mark.sweep
 def test_files_of_keras_applications_as_keras_3_saves_them_load(tmp_path):
     network = randomised(applications.ResNet50(weights=None, input_shape=(32, 32, 3), classes=10))
     network.save(tmp_path / "model.keras")

@@ -22,8 +22,8 @@ DOCS = ROOT / "docs"
 PAGES = {path.relative_to(DOCS).as_posix(): path.read_text() for path in sorted(DOCS.rglob("*.md"))}
 #: A block of code and, where one follows, what it prints.
 CODE = re.compile(r'```python\n(.*?)```(?:\n\n```text title="prints"\n(.*?)```)?', flags=re.DOTALL)
-#: Pages whose code trains, as other tests always do.
-SLOW = {"train.md", "quantisation.md"}
+#: Pages whose code trains or exports for long, as other tests always do.
+SLOW = {"train.md", "quantisation.md", "phones.md", "export.md"}
 WITH_CODE = [
     pytest.param(page, marks=[pytest.mark.sweep] * (page in SLOW)) for page, text in PAGES.items() if CODE.search(text)
 ]

@@ -130,8 +130,13 @@ def test_a_second_ctrl_c_stops_at_once(tmp_path, monkeypatch):
             os.kill(os.getpid(), signal.SIGINT)
 
     monkeypatch.setattr(train, "_callbacks", lambda *_: [Impatient()])
-    with pytest.raises(KeyboardInterrupt):
-        train.train(RECIPE, folder=str(tmp_path), name="run")
+    # Shells let processes in the background ignore SIGINT.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            train.train(RECIPE, folder=str(tmp_path), name="run")
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_a_name_is_free_until_something_is_trained(tmp_path, monkeypatch):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import importlib.util
 import math
 import numbers
 from collections.abc import Collection, Mapping
@@ -85,6 +86,19 @@ def require_tensorflow(what: str) -> None:
             f"{what} needs TensorFlow, but Keras runs on {backend}. Save the model as .keras, and open it in a process "
             "with the environment variable KERAS_BACKEND=tensorflow."
         )
+
+
+def require_packages(what: object, needed: Collection[str], to_install: Collection[str] = ()) -> None:
+    """Raises a ValueError with a pip command unless some packages are installed.
+
+    Args:
+        what: What needs the packages.
+        needed: Names of the packages, as Python imports them.
+        to_install: Names to install if one is missing; default the missing ones.
+    """
+    missing = [name for name in needed if importlib.util.find_spec(name) is None]
+    if missing:
+        raise ValueError(f"{what} needs {', '.join(missing)}: pip install {' '.join(to_install or missing)}")
 
 
 def pick(table: Mapping[str, Row], name: str, kind: str, where: str = "") -> Row:

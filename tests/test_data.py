@@ -431,7 +431,7 @@ def test_a_server_that_does_not_answer_is_named_at_once(tmp_path, monkeypatch):
     builder = tfds.builder("cifar10", data_dir=tmp_path)
     (found,) = builder.url_infos.values()
     monkeypatch.setattr(type(builder), "url_infos", {"http://nowhere.invalid/images.tar.gz": found})
-    with pytest.raises(OSError, match="cifar10 is not in .*nowhere.invalid.*tfds build cifar10"):
+    with pytest.raises(OSError, match=r"cifar10 is not in .*nowhere.invalid.*load\('cifar10'\)"):
         load_data("cifar10", str(tmp_path))
 
 

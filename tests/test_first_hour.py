@@ -1,10 +1,19 @@
 """The errors of the first hour: what each advises, followed to the letter, works."""
 
+import contextlib
 import dataclasses
+import hashlib
+import http.server
 import importlib.metadata
+import os
 import re
+import shlex
 import shutil
+import socket
+import subprocess
 import sys
+import threading
+import venv
 from pathlib import Path
 
 import numpy as np
@@ -130,6 +139,12 @@ def test_too_few_classes(advice, folders):
     assert begins(*train("--data", "mine"))
 
 
+def test_a_batch_of_more_images_than_there_are(advice):
+    command = train("--data", "photos", "--batch-size")
+    (most,) = re.findall(r"at most (\d+)", advice(*command, "64"))
+    assert begins(*command, most)
+
+
 def test_images_too_small_for_a_network(advice):
     said = advice("train", "--data", "photos", "--model", "resnet18", "--image-size", "16")
     (pixels,) = re.findall(r"at least (\d+) pixels", said)
@@ -173,21 +188,150 @@ def test_weights_of_keras_without_a_network(here, monkeypatch):
     assert downloads.download(found) == path
 
 
-def test_a_missing_extra(advice, monkeypatch):
-    Path("model.onnx").write_bytes(b"")
-    monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    (package,) = re.findall(r"pip install (\S+)", advice("predict", "model.onnx", "photos"))
-    assert package in importlib.metadata.packages_distributions()["onnxruntime"]
+class Refusing(http.server.SimpleHTTPRequestHandler):
+    """Refuses every request for a file of the current folder."""
+
+    def send_head(self):
+        return self.send_error(403)
+
+    def log_message(self, *_):
+        pass
+
+
+class Serving(Refusing):
+    send_head = http.server.SimpleHTTPRequestHandler.send_head
+
+
+@contextlib.contextmanager
+def publisher(port, handler):
+    """Runs a web server of the current folder."""
+    with http.server.ThreadingHTTPServer(("localhost", port), handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield
+        server.shutdown()
+        thread.join()
+
+
+def publish(url, archive, monkeypatch):
+    """Registers the data set "published_pets" of TFDS, an archive of photos on its publisher's server."""
+    import tensorflow_datasets as tfds
+
+    class PublishedPets(tfds.core.GeneratorBasedBuilder):
+        VERSION = tfds.core.Version("1.0.0")
+
+        def _info(self):
+            kinds = {"image": tfds.features.Image(), "label": tfds.features.ClassLabel(names=["cat", "dog"])}
+            return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(kinds))
+
+        def _split_generators(self, manager):
+            folder = Path(manager.download_and_extract(url))
+            return {split: self._generate_examples(folder) for split in ("train", "test")}
+
+        def _generate_examples(self, folder):
+            for path in sorted(folder.rglob("*.png")):
+                yield str(path), {"image": str(path), "label": path.parent.name}
+
+    checksum = hashlib.sha256(archive.read_bytes()).hexdigest()
+    found = tfds.download.checksums.UrlInfo(size=archive.stat().st_size, checksum=checksum, filename=archive.name)
+    monkeypatch.setattr(PublishedPets, "url_infos", {url: found})
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_data_set_that_cannot_be_reached(advice, here, monkeypatch):
+    """The publisher's server is first off, then refuses, and at last serves another machine."""
+    from tensorflow_datasets.core import constants
+
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    archive = Path(shutil.make_archive("pets", "zip", "photos"))
+    publish(f"http://localhost:{port}/pets.zip", archive, monkeypatch)
+    monkeypatch.setattr(constants, "DATA_DIR", str(here / "data"))
+    command = train("--data", "published_pets", "--batch-size", 4)
+    assert "does not answer" in advice(*command)
+    with publisher(port, Refusing):
+        said = advice(*command)
+    assert "403" in said
+    prepare, folder, root = re.findall(r"run `(.+?)`, copy the folder (\S+) that .+ to (\S+), and repeat", said)[0]
+    with publisher(port, Serving), monkeypatch.context() as elsewhere:
+        elsewhere.setattr(constants, "DATA_DIR", str(here / "elsewhere"))
+        python, option, program = shlex.split(prepare)
+        assert (python, option) == ("python", "-c")
+        exec(program)
+    # As `cp -r` does, which takes no offence at what the refused attempt left.
+    shutil.copytree(here / "elsewhere" / folder, Path(root) / folder, dirs_exist_ok=True)
+    assert begins(*command)
+    (embedded,) = re.findall(r"you can use '(\w+)'", said)
+    assert begins(*train("--data", embedded, "--name", "embedded"))
+
+
+#: Commands that need a package which is not installed with this one.
+EXTRAS = {
+    "onnxruntime": ("predict", "model.onnx", "photos"),
+    "tf2onnx": ("export", RUN, "--format", "onnx"),
+    "openvino": ("export", RUN, "--format", "openvino"),
+    "apache_beam": ("prepare", "photos", "--to", "prepared", "--beam="),
+    "torch": train("--data", "photos", "--weights", "model.pth"),
+}
+
+
+@pytest.mark.parametrize("package", EXTRAS)
+def test_a_missing_extra(package, advice, monkeypatch):
+    """What is to be installed is what this package's extras install, so an index has it."""
+    for name in ("model.onnx", "model.pth"):
+        Path(name).write_bytes(b"")
+    monkeypatch.setitem(sys.modules, package, None)
+    named = re.findall(rf"needs {package}: pip install (.+)", advice(*EXTRAS[package]))[0].split()
+    required = {
+        re.match(r"[\w-]+", text)[0].replace("-", "_") for text in importlib.metadata.requires("keras-resdense")
+    }
+    assert package in named and set(named) <= required
 
 
 @pytest.mark.sweep
-def test_a_wrong_name_of_a_variant_a_recipe_and_a_set(advice):
-    said = advice("train", "--data", "photos", "--model", "resnet2O")
-    (closest, *_) = re.findall(r"Closest: (\w+)", said)
+def test_the_advised_installation_of_a_missing_extra(here):
+    """In an environment that has all packages of this one but ONNX Runtime."""
+    keras_resdense.export(keras_resdense.load_model(RUN / "model.keras"), "model.onnx", "onnx")
+    venv.create("environment", with_pip=True)
+    (python,) = Path("environment/bin").glob("python3")
+    (site,) = Path("environment/lib").glob("python*/site-packages")
+    others = here / "others"
+    others.mkdir()
+    for path in Path(pytest.__file__).parent.parent.iterdir():
+        if not path.name.startswith("onnxruntime"):
+            (others / path.name).symlink_to(path)
+    (site / "others.pth").write_text(str(others))
+
+    def predict():
+        command = [python, "-m", "keras_resdense", "predict", "model.onnx", "photos"]
+        return subprocess.run(command, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
+
+    failed = predict()
+    (installation,) = re.findall(r"pip (install .+)", failed.stderr)
+    assert failed.returncode == 1
+    subprocess.run([python, "-m", "pip", *installation.split()], check=True, capture_output=True)
+    assert "photos/cat/0.png" in predict().stdout
+
+
+def test_a_wrong_name_of_a_variant(advice):
+    (closest, *_) = re.findall(r"Closest: (\w+)", advice("train", "--data", "photos", "--model", "tinyy"))
     assert begins("train", "--data", "photos", "--model", closest)
+
+
+def test_a_wrong_name_of_a_recipe(advice):
     (closest, *_) = re.findall(r"Closest: (\w+)", advice(*train("--recipe", "fasst")))
-    assert begins(*train("--recipe", closest, "--name", "recipe"))
-    assert "tv_in1k" in re.findall(r"There are: (.+)\.", advice("train", "--model", "resnet18", "--weights", "a9"))[0]
+    assert begins(*train("--recipe", closest))
+
+
+@pytest.mark.filterwarnings("default:The weights' head")
+def test_a_wrong_name_of_a_weight_set(advice, here, monkeypatch):
+    command = ("train", "--data", "photos", "--model", "resnet18", "--image-size", "32", "--weights")
+    (listed,) = re.findall(r"There are: (.+)\.", advice(*command, "a9"))
+    file = here / "published.safetensors"
+    save_file({name: rule.array(name, tuple(shape)) for name, shape in TORCH["resnet18"]["tensors"]}, file)
+    monkeypatch.setattr(zoo, "download", lambda found, include_top: file)
+    assert begins(*command, listed.split(", ")[0])
 
 
 def test_a_run_that_exists(advice):
@@ -196,5 +340,8 @@ def test_a_run_that_exists(advice):
     assert begins(*train("--data", "photos", "--name", "other"))
 
 
-def test_a_model_that_does_not_exist(advice):
-    assert "does not exist: it must be a run's folder" in advice("predict", "saved_models/nothing", "photos")
+def test_a_model_that_does_not_exist(advice, capsys):
+    said = advice("predict", "saved_models/nothing", "photos")
+    assert "does not exist: it must be a run's folder" in said
+    assert main(["predict", str(RUN), "photos/cat/0.png"]) == 0
+    assert "photos/cat/0.png" in capsys.readouterr().out

@@ -264,9 +264,10 @@ def test_the_command_prepares_and_the_result_can_be_decoded(folder, tmp_path, ca
         np.testing.assert_array_equal(example.part(np.array([1, 2, 9, 11], "int32")), image[1:10, 2:13])
 
 
-def test_beam_that_is_not_installed_names_the_extra(folder, tmp_path, monkeypatch):
+def test_beam_that_is_not_installed_is_told_before_images_are_read(folder, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "apache_beam", None)
-    with pytest.raises(ValueError, match=r"keras-resdense\[beam\]"):
+    monkeypatch.setattr("keras_resdense.data.prepare.find_images", None)
+    with pytest.raises(ValueError, match="needs apache_beam: pip install apache_beam"):
         prepare(folder, tmp_path / "made", beam=[])
 
 

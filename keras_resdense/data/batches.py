@@ -36,7 +36,10 @@ def steps_per_epoch(examples: Examples, recipe: ImageRecipe) -> int:
         ValueError: If there are fewer images than a batch has.
     """
     if examples.count < recipe.batch_size:
-        raise ValueError(f"batch_size is {recipe.batch_size}, more than the {examples.count} training images.")
+        raise ValueError(
+            f"batch_size is {recipe.batch_size}, more than the {examples.count} training images. Give a --batch-size of"
+            f" at most {examples.count}."
+        )
     return examples.count // recipe.batch_size
 
 

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from keras_resdense.checks import require_whole
+from keras_resdense.checks import require_packages, require_whole
 from keras_resdense.data.checking import decode_fast, read_file
 from keras_resdense.data.decoding import is_plain_png
 from keras_resdense.data.folder import Files, find_images
@@ -90,12 +90,14 @@ def prepare(
         The data set's folder.
 
     Raises:
-        ValueError: If `to` exists, another process prepares it, or images are bad or have changed.
+        ValueError: If `to` exists, another process prepares it, images are bad or have changed, or Beam is missing.
         OSError: If it cannot be written. What is written so far is kept for the next call.
     """
     folder, to = Path(folder), Path(to)
     if to.exists():
         raise ValueError(f"{to} exists: choose another folder.")
+    if beam is not None:
+        require_packages("--beam", ["apache_beam"])
     found = find_images(folder, on_bad_image)
     staging = to.parent / f"{PREPARING}{to.name}"
     staging.mkdir(parents=True, exist_ok=True)
@@ -257,11 +259,9 @@ def _write_all(shards: list[Shard], beam: Sequence[str] | None) -> None:
 
 
 def _write_by_beam(shards: list[Shard], options: Sequence[str]) -> None:
-    try:
-        import apache_beam
-        from apache_beam.options.pipeline_options import PipelineOptions
-    except ImportError as error:
-        raise ValueError("Apache Beam is not installed: install keras-resdense[beam].") from error
+    import apache_beam
+    from apache_beam.options.pipeline_options import PipelineOptions
+
     with apache_beam.Pipeline(options=PipelineOptions(list(options))) as pipeline:
         _ = pipeline | apache_beam.Create(shards) | apache_beam.Reshuffle() | apache_beam.Map(write_shard)
 

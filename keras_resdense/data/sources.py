@@ -163,11 +163,13 @@ def _prepare(builder) -> None:
     """Downloads and prepares a data set of TFDS, unless that is done.
 
     Raises:
-        OSError: If its publisher cannot be reached.
+        OSError: If it cannot be downloaded.
         ValueError: If its files must be downloaded by hand.
     """
+    import requests
     import tensorflow_datasets as tfds
     from tensorflow_datasets.core.download.resource import get_dl_fname
+    from tensorflow_datasets.core.download.util import DownloadError
 
     if not sys.stderr.isatty():
         tfds.disable_progress_bar()
@@ -176,15 +178,19 @@ def _prepare(builder) -> None:
     missing = [
         url for url, found in urls.items() if not (root / "downloads" / get_dl_fname(url, found.checksum)).exists()
     ]
+    advice = (
+        "On a machine with a network, run"
+        f" `python -c \"import tensorflow_datasets; tensorflow_datasets.load('{builder.name}')\"`, copy the folder"
+        f" {builder.name} that it makes in ~/tensorflow_datasets to {root}, and repeat the command. Without a network,"
+        " you can use 'digits' or a folder of images."
+    )
+    failure = f"{builder.name} is not in {root} yet, and cannot be downloaded"
     if silent := find_silent(missing):
-        raise OSError(
-            f"{builder.name} is not in {root} yet, and cannot be downloaded: {silent} does not answer. Where there is"
-            f" a network, run `tfds build {builder.name}`, copy the folder {builder.name} that it makes in"
-            f" ~/tensorflow_datasets to {root}, and repeat the command. Without a network you can use 'digits' or a"
-            " folder of images."
-        )
+        raise OSError(f"{failure}: {silent} does not answer. {advice}")
     try:
         builder.download_and_prepare()
+    except (DownloadError, requests.RequestException) as error:
+        raise OSError(f"{failure}: {error}. {advice}") from error
     except AssertionError as error:
         if not builder.MANUAL_DOWNLOAD_INSTRUCTIONS:
             raise

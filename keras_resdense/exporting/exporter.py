@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import ClassVar
@@ -11,6 +10,7 @@ from typing import ClassVar
 import keras
 import numpy as np
 
+from keras_resdense.checks import require_packages
 from keras_resdense.data.contract import ImageContract, as_files
 from keras_resdense.exporting import folding
 from keras_resdense.files import check_digests
@@ -105,9 +105,7 @@ class Exporter:
 
     def check_packages(self) -> None:
         """Raises a ValueError if a package that the format needs is not installed."""
-        missing = [name for name in self.packages if importlib.util.find_spec(name) is None]
-        if missing:
-            raise ValueError(f"{type(self).__name__} needs {', '.join(missing)}: pip install {' '.join(self.packages)}")
+        require_packages(type(self).__name__, self.packages, self.packages)
 
     def check(self, model: keras.Model, extras: Extras) -> None:
         """Raises a ValueError if the model or the extras do not fit the format."""

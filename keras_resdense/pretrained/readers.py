@@ -11,6 +11,7 @@ from pathlib import Path
 import ml_dtypes
 import numpy as np
 
+from keras_resdense.checks import require_packages
 from keras_resdense.graph import place_of
 
 #: The layout of a file, see `peer_names`, and its tensors by name.
@@ -51,10 +52,9 @@ def _read_safetensors(path: Path) -> Tensors:
 
 
 def _read_torch(path: Path) -> Tensors:
-    try:
-        import torch
-    except ImportError as error:
-        raise ImportError(f"Reading {path} needs torch: pip install torch, or convert it to .safetensors.") from error
+    require_packages("it", ["torch"])
+    import torch
+
     # Only tensors are unpickled, so a file that contains code is refused.
     state = torch.load(path, map_location="cpu", weights_only=True)
     state = state.get("state_dict", state.get("model", state))

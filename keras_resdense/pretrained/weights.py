@@ -74,8 +74,6 @@ def load_checked(model: keras.Model, path: Path, prefix: str = "") -> None:
         raise ValueError(f"{path} is of an unknown kind: it must be one of {', '.join(READERS)}.")
     try:
         layout, tensors = READERS[kind](path)
-    except ImportError:
-        raise
     except Exception as error:  # every format's library has exceptions of its own for damage
         raise ValueError(f"{path} cannot be read: {error}") from error
     assign(model, tensors, layout, prefix)

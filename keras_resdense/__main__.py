@@ -167,7 +167,7 @@ def _export(options: argparse.Namespace) -> None:
             f"--report describes .tflite files, and {', '.join(options.format)} writes none: add a format such as "
             "tflite, or leave it out."
         )
-    for field in vars(options).keys() & {"batch", "pixels", "license", "opset", "version"}:
+    for field in vars(options).keys() & {"batch", "pixels", "learns", "license", "opset", "version"}:
         if not any(hasattr(row, field) for row in rows):
             raise ValueError(f"{field} can be chosen for other formats, not for {', '.join(options.format)}.")
         change = {field: getattr(options, field)}

@@ -186,6 +186,13 @@ def _export(command: argparse.ArgumentParser) -> None:
     )
     rows("--uint8-pixels", **constant, const="uint8", help="TFLite: take uint8 pixels, as from a camera")
     rows("--int8-pixels", **constant, const="int8", help="tflite_int8: int8 input and output, not uint8")
+    rows(
+        "--learn-last-stage",
+        action="store_const",
+        dest="learns",
+        const="last_stage",
+        help="tflite_trainable: the last stage learns, too, not only the head",
+    )
     rows("--license", metavar="NAME", help="TFLite: the model's licence, such as Apache-2.0")
     rows("--opset", type=int, metavar="N", help="ONNX: version of the operators")
     rows(

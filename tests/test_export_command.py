@@ -68,6 +68,16 @@ def test_into_another_folder_with_the_card(run, tmp_path):
     assert (folder / "README.md").read_text() == "of somebody else"
 
 
+@pytest.mark.sweep
+def test_the_last_stage_learns_if_asked(run):
+    sizes = {}
+    for options in ((), ("--learn-last-stage",)):
+        assert export(run, "--overwrite", *options, "--format", "tflite_trainable") == 0
+        interpreter = Interpreter(str(run / "model_trainable.tflite"))
+        sizes[options] = interpreter.get_signature_runner("save")()["weights"].size
+    assert sizes["--learn-last-stage",] > 2 * sizes[()]
+
+
 def test_options_of_formats(run, tmp_path, capsys):
     options = ["--opset", "17", "--serving-version", "3", "--license", "MIT", "--int8-pixels"]
     with warnings.catch_warnings():

@@ -14,12 +14,14 @@ from keras_resdense import quantisation_aware
 from keras_resdense.data.contract import ImageContract
 from keras_resdense.exporting.device_report import device_report
 from keras_resdense.exporting.export import export
+from keras_resdense.exporting.formats import EXPORTERS
 from keras_resdense.exporting.quantised_training import settled
 from keras_resdense.exporting.rounding import FakeQuantise
 from keras_resdense.training import train
 from tests.test_export import CLASSES, some_images, tiny
 from tests.test_folding import REPRESENTATIVES, build, shrunk
 from tests.tiny import RECIPE, install
+from tests.zoo_facts import sweep
 
 #: One with concatenations, which need most; the others only in the sweep.
 NETWORKS = ["densenetbc100_12"]
@@ -110,10 +112,15 @@ def test_plain_keras_opens_it_and_its_bytes_are_exported_again(tmp_path):
     assert export(opened, tmp_path / "m.tflite", "tflite_int8", images).agreement >= 0.9
 
 
-@pytest.mark.sweep
-def test_servers_get_it_too(tmp_path):
+@pytest.mark.parametrize("format", sweep(("onnx", "openvino", "saved_model", "saved_model_frozen"), {"onnx"}))
+def test_other_formats_round_too(format, tmp_path):
     model, images = aware()
-    assert export(model, tmp_path / "saved", "saved_model", images).agreement == 1
+    trained(model, images)
+    made = export(model, tmp_path / "made", format, images)
+    assert made.agreement >= 0.9 and made.noise < 0.03
+    # Probabilities keep their steps, which only rounding makes.
+    outputs = 256 * EXPORTERS[format].read(made.path)(images.astype("float32"))
+    np.testing.assert_allclose(outputs, outputs.round(), atol=1e-3)
 
 
 @pytest.mark.sweep
@@ -165,8 +172,11 @@ def test_bad_input(tmp_path):
     model, images = aware()
     with pytest.raises(ValueError, match="is quantisation-aware already: train it further, or export it"):
         quantisation_aware(model, images)
-    with pytest.raises(ValueError, match="for 8-bit integers, which float16 does not use: export it as tflite_int8"):
-        export(model, tmp_path / "m.tflite", "tflite_float16", images)
+    for format, kind in (("tflite", "float32"), ("tflite_float16", "float16"), ("tflite_trainable", "float32")):
+        with pytest.raises(ValueError, match=f"for 8-bit integers, which {kind} does not use"):
+            export(model, tmp_path / "m.tflite", format, images)
+    with pytest.raises(ValueError, match="needs calibration images, a few hundred of the training data"):
+        export(tiny(), tmp_path / "m.tflite", "tflite_int8", images)
     with pytest.raises(ValueError, match="weight_bits is 1; it must be between 2 and 8"):
         quantisation_aware(tiny(), images, weight_bits=1)
     with pytest.raises(ValueError, match="these images go from 0 to 1"):

@@ -181,6 +181,10 @@ def test_what_is_not_sound_is_not_learned(learner):
         with pytest.raises(RuntimeError, match="must sum"):
             run["train"](**good | change)
         np.testing.assert_array_equal(run["save"]()["weights"], before)
+    # Such as those of a head with another number of classes.
+    with pytest.raises(RuntimeError, match="must sum"):
+        run["restore"](weights=before[:-9])
+    np.testing.assert_array_equal(run["save"]()["weights"], before)
     assert np.isfinite(run["train"](**good)["loss"])
     assert (run["save"]()["weights"] != before).any()
 

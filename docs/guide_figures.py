@@ -1,7 +1,9 @@
 """Pictures of the guides: each function returns the axes of one."""
 
 import json
+import re
 import statistics
+import tempfile
 from pathlib import Path
 
 from drawing import BLUE, GREEN, INK, ORANGE, PURPLE, arrow, bare, box, canvas, column, plus, write
@@ -10,7 +12,24 @@ from matplotlib.patches import Rectangle
 
 from keras_resdense import ORDERS
 
-INFERENCE = Path(__file__).parent.parent / "benchmarks" / "inference.json"
+ROOT = Path(__file__).parent.parent
+INFERENCE = ROOT / "benchmarks" / "inference.json"
+NOISE = ROOT / "benchmarks" / "noise.json"
+VARIANTS = Path(__file__).parent / "variants.md"
+#: Colour and marker of each family, by the beginning of its builders' names or a part of them; the first that fits.
+FAMILIES = {
+    "dense": ("DenseNet", ORANGE, "o"),
+    "plain": ("PlainNet", INK, "x"),
+    "wide and ResNeXt": ("ResNeXt|Wide", GREEN, "D"),
+    "pre-activation": ("V2|PreAct", PURPLE, "^"),
+    "residual": ("ResNet", BLUE, "s"),
+}
+#: Variants that are named beside their points.
+NAMED = ("ResNet20", "ResNet50", "ResNet152", "DenseNetBC40_12", "DenseNet121", "WideResNet101_2")
+#: Runs whose noise is drawn.
+RUNS = {"resnet20_fashion_mnist": "ResNet-20", "densenetbc40_12_fashion_mnist": "DenseNet-BC-40"}
+#: Formats whose noise is drawn.
+QUANTISED = {"tflite_int8": ORANGE, "tflite_int16x8": BLUE}
 
 
 def strides():
@@ -161,4 +180,72 @@ def moving_average():
     return axes
 
 
-PICTURES = (strides, shared_batch, triple_block, exporting, boundary, phone_files, moving_average)
+def measure_noise():
+    """Writes the signal-to-noise ratio of each layer of the committed networks, for `noise_by_layer`."""
+    from keras_resdense import export, load_data, load_model
+    from keras_resdense.data.batches import take_images
+    from keras_resdense.exporting.quantisation import signal_to_noise
+
+    data, measured = load_data("fashion_mnist"), {}
+    for run in RUNS:
+        model = load_model(ROOT / "saved_models" / run / "model.keras")
+        calibration, _ = take_images(data.train, model.image_contract, 256)
+        images, labels = take_images(data.test, model.image_contract, 1024)
+        with tempfile.TemporaryDirectory() as folder:
+            exact = export(model, f"{folder}/model.tflite", "tflite", images, labels)
+            for format in QUANTISED:
+                made = export(model, f"{folder}/{format}.tflite", format, images, labels, calibration=calibration)
+                ratios = signal_to_noise(made.path, exact.path, images[:32])
+                measured.setdefault(run, {})[format] = {name: round(ratio, 1) for name, ratio in ratios.items()}
+    NOISE.write_text(json.dumps(measured, indent=1) + "\n")
+
+
+def noise_by_layer():
+    """Draws the signal-to-noise ratio of each layer of two 8-bit networks, from `benchmarks/noise.json`."""
+    measured, figure = json.loads(NOISE.read_text()), Figure(figsize=(7.2, 2.9), layout="constrained")
+    panels = figure.subplots(1, 2, sharey=True)
+    for axes, (run, title) in zip(panels, RUNS.items(), strict=True):
+        drawn = measured[run]
+        for format, colour in QUANTISED.items():
+            axes.plot(list(drawn[format].values()), color=colour, label=format)
+        stages = ["".join(re.findall(r"stage\d", name)[:1]) for name in drawn["tflite_int8"]]
+        starts = {stage: stages.index(stage) for stage in sorted(set(stages)) if stage}
+        axes.set_xticks(list(starts.values()), starts)
+        axes.set_ylim(0, 70)
+        axes.set_title(title, color=INK, size=10)
+        bare(axes)
+    panels[0].set_ylabel("signal to noise (dB)", color=INK)
+    panels[1].get_legend().remove()
+    return panels[0]
+
+
+def variants():
+    """Draws the parameters and the multiply-adds of all variants, from the table on their page."""
+    figure = Figure(figsize=(7.2, 3.9), layout="constrained")
+    axes = figure.subplots()
+    table = re.findall(r"^\| `(\w+)` \| ([\d,]+) \| ([\d.]+) ", VARIANTS.read_text(), flags=re.MULTILINE)
+    places = {name: (int(count.replace(",", "")) / 1e6, float(macs)) for name, count, macs in table}
+    left = dict(places)
+    for label, (pattern, colour, marker) in FAMILIES.items():
+        members = [left.pop(name) for name in list(left) if re.search(pattern, name)]
+        axes.plot(*zip(*members, strict=True), marker, color=colour, label=label, markersize=5, alpha=0.8)
+    for name in NAMED:
+        axes.annotate(name, places[name], (6, -3), textcoords="offset points", size=8, color=INK, va="top")
+    axes.set(xscale="log", yscale="log")
+    axes.set_xlabel("million parameters", color=INK)
+    axes.set_ylabel("billion multiply-adds an image", color=INK)
+    bare(axes)
+    return axes
+
+
+PICTURES = (
+    strides,
+    shared_batch,
+    triple_block,
+    exporting,
+    boundary,
+    phone_files,
+    moving_average,
+    noise_by_layer,
+    variants,
+)

@@ -1,11 +1,11 @@
 """Five orders of activation (1603.05027, figure 4): where batch norm and ReLU stand in a residual unit.
 
-Trains the five as ResNet-56 on 5,120 images of Fashion-MNIST at 14×14 pixels, all for the same eight epochs, two
-seeds each, and ranks them beside the paper's errors, which are ResNet-110's on CIFAR-10.
+Trains a ResNet-56 with each order for eight epochs on 5,120 images of Fashion-MNIST at 14×14 pixels, with two seeds,
+and ranks the orders beside the paper's errors, which are those of ResNet-110 on CIFAR-10.
 
     python examples/activation_orders.py [--full]
 
-30 minutes on one core. Full pre-activation comes first, as in the paper, and ReLU before addition last.
+Takes 30 minutes on one core. Full pre-activation comes first, as in the paper, and ReLU before addition last.
 """
 
 import dataclasses

@@ -1,10 +1,10 @@
-"""What a trained network answers, where it looks, and how it is built: pictures of the README and the site.
+"""Draws pictures for the README and the site: what a trained network answers, where it looks, and how it is built.
 
     python examples/answers.py
 
-Six test images of Fashion-MNIST, the committed ResNet-20's three likeliest classes, and its Grad-CAM (1610.02391) over
-each image; the network, drawn; and a photo as three image contracts prepare it. Half a minute on one core;
-Fashion-MNIST comes through TFDS.
+The first picture shows six test images of Fashion-MNIST with the three most probable classes of the committed ResNet-20
+and its Grad-CAM (1610.02391). The second shows the network, and the third a photo as three image contracts prepare it.
+Takes half a minute on one core. TFDS downloads Fashion-MNIST if necessary.
 """
 
 import argparse
@@ -20,7 +20,7 @@ from keras_resdense import ImageContract, runs
 from keras_resdense.data.transform import Transform
 
 RUN = Path(__file__).parent.parent / "saved_models/resnet20_fashion_mnist"
-#: Numbers of test images, one of each kind, and one that the network is not sure of.
+#: Indices of the test images: several classes, and one image that the network is unsure about.
 IMAGES = (1, 2, 5, 11, 18, 36)
 
 
@@ -65,7 +65,7 @@ def draw(transform: Transform, model, pixels: np.ndarray, labels: np.ndarray, na
 
 
 def draw_contracts(photo: np.ndarray) -> Figure:
-    """Draws a photo, and what networks of 96 pixels see of it by three contracts."""
+    """Draws a photo, and how three contracts prepare it for networks that take 96 pixels."""
     contracts = {
         'resize="squash"': ImageContract(size=(96, 96)),
         'resize="shorter_side"': ImageContract(size=(96, 96), resize="shorter_side"),

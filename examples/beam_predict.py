@@ -2,9 +2,9 @@
 
     python examples/beam_predict.py runs/NAME/saved_model 'photos/**' answers --runner=FlinkRunner
 
-Workers need TensorFlow and Apache Beam, not this package: the SavedModel's signature `serve_images` takes JPEG and PNG
-files and prepares each as the image contract says. Answers are JSON, a line for each image, in any order. Beam's own
-handler of TensorFlow models opens files of Keras 2, so the one here opens the SavedModel itself.
+Workers need TensorFlow and Apache Beam, but not this package: the SavedModel's signature `serve_images` takes JPEG and
+PNG files and prepares each by the image contract. The answers are JSON, with one line per image, in any order. Beam's
+handler of TensorFlow models opens files of Keras 2 only, so this script opens the SavedModel itself.
 """
 
 import argparse
@@ -21,7 +21,7 @@ TOP = 5
 
 
 class Images(ModelHandler):
-    """Answers encoded images, batch by batch."""
+    """Classifies encoded images in batches."""
 
     def __init__(self, path: str) -> None:
         super().__init__(max_batch_size=64)
@@ -49,8 +49,8 @@ def read(file: fileio.ReadableFile) -> tuple[str, bytes]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("model", help="folder of a SavedModel")
-    parser.add_argument("images", help="pattern of their files, as Beam understands it")
-    parser.add_argument("output", help="beginning of the names of the files to write")
+    parser.add_argument("images", help="pattern of the image files, in the syntax of Beam")
+    parser.add_argument("output", help="prefix of the output files")
     options, others = parser.parse_known_args()
     with beam.Pipeline(options=PipelineOptions(others)) as pipeline:
         _ = (

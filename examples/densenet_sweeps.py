@@ -1,11 +1,12 @@
-"""DenseNet (1608.06993): growth rate k, compression θ, ResNets of as many parameters, and which features are reused.
+"""DenseNet (1608.06993): growth rate k, compression θ, ResNets of the same size, and which features are reused.
 
 Trains DenseNet-BC-40 with several k and θ, and ResNet-20 in four widths, on 6,400 images of Fashion-MNIST at 14×14
-pixels, one seed each. The heat maps are the paper's figure 5, of the network with k = 12 and θ = 0.5.
+pixels, with one seed. The heat maps repeat the paper's figure 5 for the network with k = 12 and θ = 0.5.
 
     python examples/densenet_sweeps.py [--full]
 
-24 minutes on one core. A larger k makes fewer errors, θ = 0.5 costs none; in so few steps ResNets are ahead.
+Takes 24 minutes on one core. A larger k gives fewer errors, and θ = 0.5 costs nothing. After so few steps, ResNets are
+better.
 """
 
 import dataclasses
@@ -21,12 +22,12 @@ DENSENET = VARIANTS["densenetbc40_12"]
 DENSENETS = [(k, 0.5) for k in (6, 12, 24)] + [(12, theta) for theta in (0.25, 1.0)]
 ROWS = {f"k={k}, θ={t}": dataclasses.replace(DENSENET, growth_rate=k, compression=t) for k, t in DENSENETS}
 ROWS |= {f"{n} filters": dataclasses.replace(VARIANTS["resnet20"], filters=(n, 2 * n, 4 * n)) for n in (6, 8, 12, 16)}
-#: Of each line in the figure, what the names of its networks hold.
+#: Lines of the figure, and the text that the names of their networks contain.
 LINES = {"DenseNet-BC-40, θ=0.5": "θ=0.5", "DenseNet-BC-40, k=12": "k=12", "ResNet-20": "filters"}
 
 
 def look(model) -> dict[str, list]:
-    """Returns the weights of each block by source and reader, None where a layer would read what comes later."""
+    """Returns the mean weights of each block by source and reader; None where the source comes after the reader."""
     found = {block: np.round(weights.astype("float64"), 5) for block, weights in feature_reuse(model).items()}
     return {block: np.where(np.isnan(weights), None, weights).tolist() for block, weights in found.items()}
 

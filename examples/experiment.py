@@ -1,7 +1,6 @@
-"""What the experiments share: images, trainings over several seeds, and figures.
+"""Code that all experiments share: images, trainings with several seeds, and figures.
 
-Results stand as JSON beside their figure, and an interrupted experiment resumes after the last training
-that it completed.
+Results are saved as JSON beside the figure. An interrupted experiment resumes after its last complete training.
 """
 
 from __future__ import annotations
@@ -29,26 +28,26 @@ from keras_resdense.data.tfdata import prefetch
 from keras_resdense.files import staged, write_text
 from keras_resdense.networks.layers import Network
 
-#: Those of Okabe and Ito's colours, which colour-blind readers tell apart, that are dark enough for a line, and greys.
+#: Colours of Okabe and Ito, which colour-blind readers can distinguish, that are dark enough for a line, and greys.
 COLOURS = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999", "#666666"
 MARKS = "os^DvPX<>"
-#: Images that errors are measured on after each epoch; the final error is that of all test images.
+#: Number of images for the errors after each epoch. The final error is measured on all test images.
 TEST_IMAGES = 2000
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Experiment:
-    """How networks are trained, all alike: SGD with momentum 0.9, warmed up, then falling along half a cosine.
+    """How all networks are trained: SGD with momentum 0.9, a warm-up, and a cosine decay.
 
     Attributes:
-        name: Of its files.
+        name: Name of the files, without suffix.
         data: Name of the data set.
-        images: Training images, the first of it.
+        images: Number of training images. The first ones of the data set are used.
         side: Height and width that images are resized to, in pixels.
-        epochs: Of each training.
-        seeds: How often each network is trained.
-        quick: Whether networks have one block a stage and run without being compiled, to test a script.
-        folder: Where its files are.
+        epochs: Number of epochs of each training.
+        seeds: Number of times that each network is trained.
+        quick: Whether networks have one block per stage and run without compilation, to test a script.
+        folder: Folder of the files.
     """
 
     name: str
@@ -71,7 +70,7 @@ class Experiment:
 
     @functools.cached_property
     def data_sets(self) -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]:
-        """Images `(images, side, side, 1)` of mean 0 and deviation 1 with their classes, to train on and to test on."""
+        """Images `(images, side, side, 1)` of mean 0 and standard deviation 1 and classes, for training and testing."""
         data = keras_resdense.load_data(self.data)
         train, labels = self._read(data.train, self.images)
         test, test_labels = self._read(data.test, data.test.count)
@@ -79,18 +78,18 @@ class Experiment:
         return ((train - mean) / deviation, labels), ((test - mean) / deviation, test_labels)
 
     def train(self, rows: dict[str, Network], look: Callable[[keras.Model], Any] = lambda model: None) -> dict:
-        """Trains every network with every seed, except those that are done.
+        """Trains each network with each seed, except for trainings that are complete.
 
         Args:
-            rows: Of the networks, by the names they have in the figure.
+            rows: Rows of the networks, by their names in the figure.
             look: Function that returns measurements of a network for JSON; called before and after training.
 
         Returns:
-            Of each network: "parameters", "macs" and "runs", of which each has "train_error" and "test_error" after
-            every epoch and "final_error", all in percent, "step_ms", and what was seen "before" and "after".
+            For each network, "parameters", "macs" and "runs". Each run has "train_error" and "test_error" after every
+            epoch, "final_error", all in percent, "step_ms", and the results of `look` "before" and "after" training.
 
         Raises:
-            ValueError: If there are results of other settings.
+            ValueError: If the saved results have other settings.
         """
         path = self.folder / f"{self.name}.json"
         settings = {name: value for name, value in dataclasses.asdict(self).items() if name not in ("seeds", "folder")}
@@ -112,7 +111,7 @@ class Experiment:
         return {name: results["networks"][name] for name in rows}
 
     def save(self, figure: Figure, suffix: str = "") -> None:
-        """Writes a figure beside the results."""
+        """Saves a figure beside the results."""
         save(figure, self.folder / f"{self.name}{suffix}.png")
 
     def _read(self, examples: Examples, count: int) -> tuple[np.ndarray, np.ndarray]:
@@ -136,10 +135,10 @@ class Experiment:
         return model
 
     def _run(self, model: keras.Model, row: Network, seed: int, look: Callable) -> dict:
-        """Trains a compiled network from new weights: compiling a deep one takes as long as an epoch."""
+        """Trains a compiled network from new weights. Compiling a deep network again would take as long as an epoch."""
         keras.utils.set_random_seed(seed)
         model.set_weights(self.build(row).get_weights())
-        # What the optimiser keeps starts at zero: its momenta and its count of steps.
+        # The state of the optimiser starts at zero: the momenta and the step count.
         for variable in model.optimizer.variables:
             variable.assign(keras.ops.zeros_like(variable))
         before, clock = look(model), _StepClock()
@@ -179,7 +178,7 @@ def command_line(description: str, experiment: Experiment) -> Experiment:
 
     Args:
         description: The script's docstring.
-        experiment: What it does by default.
+        experiment: Experiment without options.
     """
     parser = options_parser(description)
     parser.add_argument("--full", action="store_true", help="all 60,000 images at 28×28 pixels")
@@ -195,36 +194,38 @@ def command_line(description: str, experiment: Experiment) -> Experiment:
 def options_parser(description: str) -> argparse.ArgumentParser:
     """Returns a parser of the options that all scripts have."""
     parser = argparse.ArgumentParser(description=description.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="see that the script runs, on next to nothing")
-    parser.add_argument("--folder", type=Path, default=Experiment.folder, help="of the results; default %(default)s")
+    parser.add_argument("--quick", action="store_true", help="only test that the script runs")
+    parser.add_argument(
+        "--folder", type=Path, default=Experiment.folder, help="folder of the results; default %(default)s"
+    )
     return parser
 
 
 def read(path: Path) -> dict:
-    """Reads results, if there are any."""
+    """Reads the results, if there are any."""
     return json.loads(path.read_text()) if path.exists() else {}
 
 
 def write(path: Path, results: dict) -> None:
-    """Writes results as JSON."""
+    """Writes the results as JSON."""
     write_text(path, json.dumps(results, indent=1) + "\n")
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Writes a figure as PNG, of few colours and so a third of the bytes."""
+    """Writes a figure as PNG with a small palette, which needs a third of the bytes."""
     with staged(path) as temporary:
         figure.savefig(temporary, dpi=120)
         Image.open(temporary).convert("RGB").quantize(128, Image.Quantize.MAXCOVERAGE).save(temporary, optimize=True)
 
 
 def panels(count: int, width: float = 4.2, height: float = 3.4, sharey: bool = False):
-    """Returns a figure and its panels, which stand side by side.
+    """Returns a figure and its panels, side by side.
 
     Args:
-        count: How many.
-        width: Of a panel, in inches.
-        height: Likewise.
-        sharey: Whether they have one scale.
+        count: Number of panels.
+        width: Width of a panel, in inches.
+        height: Height of a panel, in inches.
+        sharey: Whether the panels share their vertical axis.
     """
     figure = Figure(figsize=(count * width, height), layout="constrained")
     axes = figure.subplots(1, count, sharey=sharey, squeeze=False)[0]
@@ -235,14 +236,14 @@ def panels(count: int, width: float = 4.2, height: float = 3.4, sharey: bool = F
 
 
 def draw_spread(axis, runs: list[list[float]], style: int, label: str, line: str = "-") -> None:
-    """Draws the mean of several runs as a line, and shades from the least to the greatest.
+    """Draws the mean of several runs as a line, and shades the range from minimum to maximum.
 
     Args:
         axis: Panel of a figure.
-        runs: Of each, what to draw over 1, 2, 3, …
-        style: Place in `COLOURS` and `MARKS`.
-        label: In the legend.
-        line: As matplotlib writes its style.
+        runs: Values of each run, drawn over 1, 2, 3, …
+        style: Index into `COLOURS` and `MARKS`.
+        label: Label in the legend.
+        line: Line style of Matplotlib.
     """
     values, colour = np.array(runs), COLOURS[style]
     places = np.arange(1, values.shape[1] + 1)
@@ -251,13 +252,13 @@ def draw_spread(axis, runs: list[list[float]], style: int, label: str, line: str
 
 
 def draw_points(axis, points: list[tuple[float, float, str]], style: int, label: str) -> None:
-    """Connects points by a line and labels each of them.
+    """Connects points with a line and labels each of them.
 
     Args:
         axis: Panel of a figure.
-        points: Of each its place, across and up, and what to write.
-        style: Place in `COLOURS` and `MARKS`, and whether words stand above or below.
-        label: In the legend.
+        points: Horizontal position, vertical position and label of each point.
+        style: Index into `COLOURS` and `MARKS`; it also puts the labels above or below the points.
+        label: Label in the legend.
     """
     across, up = [x for x, _, _ in points], [y for _, y, _ in points]
     axis.plot(across, up, f"{MARKS[style]}-", color=COLOURS[style], markersize=4, label=label)
@@ -272,8 +273,8 @@ def draw_final_errors(axis, networks: dict[str, dict], notes: dict[str, str]) ->
 
     Args:
         axis: Panel of a figure.
-        networks: Of the results of `Experiment.train`, styled in their order.
-        notes: What stands below their names.
+        networks: Results of `Experiment.train`, styled in their order.
+        notes: Text below the name of each network.
     """
     styles = {name: style for style, name in enumerate(networks)}
     ranked = sorted(networks, key=lambda name: mean_error(networks[name]), reverse=True)
@@ -286,12 +287,12 @@ def draw_final_errors(axis, networks: dict[str, dict], notes: dict[str, str]) ->
 
 
 def mean_error(network: dict) -> float:
-    """Averages the final errors of a network's runs, in percent."""
+    """Returns the mean final error of a network's runs, in percent."""
     return statistics.mean(run["final_error"] for run in network["runs"])
 
 
 def print_table(networks: dict[str, dict]) -> None:
-    """Prints what came out as a table in Markdown: of errors the mean, and of test errors the range, too."""
+    """Prints the results as a Markdown table: means of the errors, and the range of test errors."""
     print("| network | parameters | million MACs | ms a step | training error | test error |")
     print("|---|---:|---:|---:|---:|---:|")
     for name, network in networks.items():

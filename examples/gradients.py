@@ -1,12 +1,14 @@
 """Gradients by depth: a plain, two residual and a dense network, at initialisation and after 50 steps.
 
-Left and middle: the norm of the loss's gradient by the kernel of each convolution. Right: the "1 +" of 1603.05027,
-equation 5: where shortcuts are identities, the gradient at a block's output is the one at the stage's end plus what
-the blocks between add. Three seeds; 6,400 images of Fashion-MNIST at 14×14 pixels.
+The left and middle panels show the norm of the gradient for the kernel of each convolution. The right panel shows the
+"1 +" of 1603.05027, equation 5: with identity shortcuts, the gradient at a block's output is the gradient at the end of
+the stage plus the contributions of the blocks between. Uses three seeds and 6,400 images of Fashion-MNIST at 14×14
+pixels.
 
     python examples/gradients.py [--full]
 
-12 minutes on one core. In the plain network gradients explode towards the input, then vanish; shortcuts keep them even.
+Takes 12 minutes on one core. In the plain network, gradients explode towards the input at first and vanish after some
+steps. Shortcuts keep them even.
 """
 
 import dataclasses
@@ -26,7 +28,7 @@ NETWORKS = {name: VARIANTS[name.lower().replace("-", "")] for name in ("PlainNet
 
 
 def cosines(model: keras.Model, images, labels) -> list[float]:
-    """Compares the gradients at the outputs of the first stage's blocks with the last one, in the channels of both."""
+    """Returns cosines between the gradients at the first stage's blocks and at its end, in their common channels."""
     outputs = [layer.output for layer in model.layers if re.fullmatch(r"stage2_\w+_out", layer.name)]
     probe = keras.Model(model.input, [*outputs, model.output])
     variables = probe.trainable_variables, probe.non_trainable_variables

@@ -1,12 +1,12 @@
 """The beginning of a DenseNet, block by block: stem, six layers that read 64 to 224 channels, transition to 128.
 
-Builds a well-known PyTorch module again from the package's public blocks and counts its parameters. The module itself
-is in `tests/golden/make_post_golden.py`, which records what it computes; given the same weights, this one computes
-the same (`pytest tests/test_examples.py`). It is also how DenseNet-121 begins, which the script shows.
+Rebuilds a well-known PyTorch module from the package's public blocks and counts its parameters. The original module is
+in `tests/golden/make_post_golden.py`, which records its outputs. With the same weights, this network gives the same
+outputs (`pytest tests/test_examples.py`). DenseNet-121 begins in the same way, as the script shows.
 
     python examples/post_densenet.py
 
-Less than half a minute. It came to 377,856 parameters, and a largest difference to DenseNet-121's first layers of 0.
+Takes less than half a minute. It counts 377,856 parameters, and the outputs equal those of DenseNet-121's first layers.
 """
 
 import keras
@@ -17,7 +17,7 @@ from keras_resdense.networks.layers import IMAGENET_STEM, add_stem
 
 
 def build(side: int = 224) -> keras.Model:
-    """Builds the module for images `(side, side, 3)`."""
+    """Builds the network for images `(side, side, 3)`."""
     style = DenseStyle(growth_rate=32)
     images = keras.Input((side, side, 3))
     x = add_stem(images, IMAGENET_STEM, 64, style, ("bn", "relu"), "stem")

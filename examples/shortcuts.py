@@ -1,12 +1,12 @@
-"""Shortcuts A, B and C (1512.03385, section 3.3), and bottleneck against basic blocks: what each costs and brings.
+"""Shortcuts A, B and C (1512.03385, section 3.3), and bottleneck against basic blocks: costs and errors.
 
-Trains ResNet-20 with each shortcut, and ResNet-29, which has a bottleneck in the place of each basic block, on 6,400
-images of Fashion-MNIST at 14×14 pixels, three seeds each. Then counts the weights of the two blocks of figure 5 at
-256 channels in built models.
+Trains ResNet-20 with each shortcut, and ResNet-29, which has a bottleneck instead of each basic block, on 6,400 images
+of Fashion-MNIST at 14×14 pixels, with three seeds. Then builds the two blocks of figure 5 with 256 channels and counts
+their weights.
 
     python examples/shortcuts.py [--full]
 
-20 minutes on one core. All four make 13.5 to 13.6 % errors, within what seeds differ by.
+Takes 20 minutes on one core. All four networks have 13.5 to 13.6 % errors. Seeds differ by more.
 """
 
 import dataclasses
@@ -18,8 +18,8 @@ from keras_resdense import VARIANTS, bottleneck_block, count_macs, count_paramet
 
 
 def block_counts() -> dict[str, tuple[int, int]]:
-    """Returns the weights of each block's convolutions, and its parameters together with those of batch norm."""
-    # Of a map of one pixel, a convolution uses each weight once.
+    """Returns for each block the number of its convolutions' weights and of all its parameters, with batch norm."""
+    # On a map of one pixel, a convolution uses each weight once.
     images = keras.Input((1, 1, 256))
     blocks = {
         "two 3×3 of 256": identity_block(images, 256),

@@ -1,12 +1,12 @@
-"""Transfer learning: what a backbone learned on five kinds of clothes helps to tell five others apart.
+"""Transfer learning: a backbone that has learned five kinds of clothes helps to learn five others.
 
-Trains a ResNet-20 on the 30,000 images of T-shirts, trousers, coats, sandals and sneakers of Fashion-MNIST, then
-learns pullovers, dresses, shirts, bags and boots from 20 images each: with the backbone frozen, with its last stage
+Trains a ResNet-20 on the 30,000 images of T-shirts, trousers, coats, sandals and sneakers of Fashion-MNIST. Then it
+learns pullovers, dresses, shirts, bags and boots from 20 images each: with a frozen backbone, with the last stage
 fine-tuned, and from scratch. Prints the mean accuracy of three seeds on the 5,000 test images of the new classes.
 
     python examples/transfer_learning.py [--epochs 3] [--seeds 3]
 
-Fashion-MNIST comes through TFDS, which downloads it unless it is there. About 15 minutes on two cores.
+TFDS downloads Fashion-MNIST if necessary. Takes about 15 minutes on two cores.
 """
 
 import argparse
@@ -29,7 +29,7 @@ def load(split: str, classes: list[int]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def classifier() -> keras.Model:
-    """Builds a ResNet-20 and a head that reads the mean of every stage's last map."""
+    """Builds a ResNet-20 with a head that reads the spatial mean of each stage's last feature map."""
     network = keras_resdense.ResNet20(include_top=False, input_shape=(28, 28, 1), include_preprocessing=True)
     maps = keras_resdense.feature_extractor(network).output.values()
     features = keras.layers.Concatenate()([keras.layers.GlobalAveragePooling2D()(found) for found in maps])
@@ -46,8 +46,8 @@ def fit(model: keras.Model, images: np.ndarray, labels: np.ndarray, epochs: int,
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--epochs", type=int, default=3, help="on the known classes; default %(default)s")
-    parser.add_argument("--seeds", type=int, default=3, help="default %(default)s")
+    parser.add_argument("--epochs", type=int, default=3, help="epochs on the known classes; default %(default)s")
+    parser.add_argument("--seeds", type=int, default=3, help="number of seeds; default %(default)s")
     options = parser.parse_args()
     known, (images, labels), test = load("train", KNOWN), load("train", NEW), load("test", NEW)
     accuracies = {"from scratch": [], "frozen backbone": [], "last stage fine-tuned": []}
@@ -61,7 +61,7 @@ def main() -> None:
         draw = np.random.default_rng(seed).choice
         few = np.concatenate([draw(np.flatnonzero(labels == k), LABELS_PER_CLASS, False) for k in range(len(NEW))])
         scratch, model = classifier(), classifier()
-        # As many epochs as frozen and fine-tuned take together.
+        # The same number of epochs as for the frozen and the fine-tuned network together.
         fit(scratch, images[few], labels[few], 2 * FEW_EPOCHS, 0.1)
         note("from scratch", scratch)
 

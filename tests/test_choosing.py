@@ -45,7 +45,7 @@ def test_larger_images_of_balanced_classes(tmp_path):
     data = load_data(str(folder_of(tmp_path, (30, 30), (100, 150))))
     recipe, found = choose(data)
     assert (recipe.model, recipe.image_size, recipe.balance) == ("resnet18", 96, False)
-    assert "2 classes of 24 images each. The shorter side of a typical image has 100 pixels." in found
+    assert "2 classes of 24 images each.\nThe shorter side of a typical image has 100 pixels." in found
     assert "resnet18 from scratch, images of 96×96 pixels" in explain(recipe) and "--no-flip" in explain(recipe)
     pretrained, _ = choose(data, "imagenet")
     assert (pretrained.weights, pretrained.image_size, pretrained.frozen_epochs) == ("imagenet", 224, 5)

@@ -79,7 +79,7 @@ def _found(counts: np.ndarray, side: int, data: ImageData) -> str:
     each = f"{least} images each" if least == most else f"{least} to {most} images"
     return (
         f"Found {counts.sum():,} images to train on and {data.test.count:,} held out, in {len(counts)} classes of"
-        f" {each}. The shorter side of a typical image has {side} pixels."
+        f" {each}.\nThe shorter side of a typical image has {side} pixels."
     )
 
 
@@ -98,7 +98,7 @@ def explain(recipe: Recipe) -> str:
     ]
     if recipe.balance:
         lines.append("Rare classes count for more, so that each class matters the same (--no-balance).")
-    lines.append("Change anything with its option: --model, --image-size, --batch-size, --epochs and more.")
+    lines.append("Options change each choice, such as --model, --image-size or --epochs.")
     if not recipe.weights and recipe.crop != "none":
         lines.append("For photos, --weights imagenet usually helps most: it starts from published weights.")
     return "\n".join(lines)

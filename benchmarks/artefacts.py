@@ -1,7 +1,7 @@
-"""Networks as files, and the runtimes that compute them.
+"""Writes networks as files, and opens these with their runtimes.
 
-The functions `write_…` write a file for a job. The others open a file for a batch of images,
-`(batch, height, width, 3)`, and return a function that computes that batch.
+The functions `write_…` write a file for a job. The others open a file for a batch of images
+`(batch, height, width, 3)` and return a function that computes this batch.
 """
 
 import dataclasses
@@ -11,9 +11,9 @@ from pathlib import Path
 import networks
 from networks import Job
 
-#: Threads of every runtime.
+#: Number of threads of every runtime.
 THREADS = 2
-#: Images that 8-bit files are calibrated with: enough for the ranges, as accuracy is not measured.
+#: Number of calibration images for 8-bit files. Few are enough, because accuracy is not measured.
 CALIBRATION_IMAGES = 2
 
 Run = Callable[[], object]
@@ -26,9 +26,9 @@ def calibration(job: Job):
 
 
 def with_statistics(model, images):
-    """Returns a network of random weights after its batch norms have seen images.
+    """Returns a network with random weights whose batch norms have measured statistics on images.
 
-    Without these, values grow from layer to layer until 8 bits can't hold them.
+    Without them, values grow from layer to layer until 8 bits cannot hold them.
     """
     import keras
 
@@ -116,7 +116,7 @@ def onnx_runtime(path: Path, images) -> Run:
 
 
 def openvino(path: Path, images, **options: str) -> Run:
-    """Opens a file as OpenVINO does by default, which is in bfloat16 where the processor has it."""
+    """Opens a file with OpenVINO's defaults, which means bfloat16 if the processor supports it."""
     from openvino import Core, Tensor
 
     options |= {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": str(THREADS)}

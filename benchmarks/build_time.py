@@ -1,8 +1,8 @@
-"""Build time of every network that keras.applications has, too: ours over theirs, interleaved in one process.
+"""Compares the build time of every network that keras.applications also has, interleaved in one process.
 
     python benchmarks/build_time.py [--rounds 5]
 
-Also prints what `import keras_resdense` takes after `import keras`, in fresh processes.
+Also prints the time of `import keras_resdense` after `import keras`, in fresh processes.
 """
 
 import argparse
@@ -41,14 +41,14 @@ def seconds(build: Callable[[], object]) -> float:
 
 
 def seconds_to_import() -> float:
-    """Times the import of compiled files, which an installed package has and a checkout may not."""
+    """Times the import with compiled files, which an installed package always has."""
     timed = "import keras, time; start = time.perf_counter(); import keras_resdense; print(time.perf_counter() - start)"
     return float(subprocess.run([sys.executable, "-c", timed], capture_output=True, text=True, check=True).stdout)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=5, help="of each pair; default %(default)s")
+    parser.add_argument("--rounds", type=int, default=5, help="rounds of each pair; default %(default)s")
     rounds = parser.parse_args().rounds
 
     print(f"keras {keras.__version__}; medians of {rounds} rounds\n{'variant':20}{'ours':>8}{'theirs':>8}{'ratio':>7}")

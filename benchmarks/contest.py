@@ -1,4 +1,4 @@
-"""What contests of speed share: interleaved runs in fresh processes, statistics, tables, results and charts."""
+"""Code that all contests of speed share: interleaved runs in fresh processes, statistics, tables and charts."""
 
 import argparse
 import dataclasses
@@ -16,11 +16,11 @@ from artefacts import THREADS
 from contestants import CONTESTANTS, MATRIX, OURS, OUTSIDE, stopwatch
 from networks import Job
 
-#: What a user may have set in the shell and a contest must not inherit.
+#: Settings of the shell that a contest must not inherit.
 SETTINGS = ("TF_", "XLA_", "KERAS_", "OMP_", "KMP_", "MKL_", "TORCH")
-#: Floating-point operations for each multiply-add of the forward pass: training computes two gradients, too.
+#: Floating-point operations per multiply-add of the forward pass. Training also computes two gradients.
 FLOP_PER_MAC = {"train": 6, "predict": 2}
-#: Colours that colour-blind people tell apart (Okabe and Ito), by environment.
+#: Colours of the environments, which colour-blind people can distinguish (Okabe and Ito).
 COLOURS = {"ours": "#0072B2", "keras": "#E69F00", "torch": "#009E73"}
 
 
@@ -29,14 +29,14 @@ class Case:
     """One contest.
 
     Attributes:
-        network: Our name of what is computed.
-        side: Of the images, in pixels.
-        batch: Images at once.
-        steps: To time in each process.
-        peers: Names of `CONTESTANTS` that take part, beside `ours`.
-        ours: The contestant that peers are compared with, unless ours has their form.
-        classes: Of the classifier.
-        outside: Whether to measure what our `fit` loses between its steps.
+        network: Our name of the network.
+        side: Height and width of the images, in pixels.
+        batch: Number of images in a batch.
+        steps: Number of steps to time in each process.
+        peers: Names of the `CONTESTANTS` that take part, besides `ours`.
+        ours: Contestant that peers are compared with, unless there is one of ours in the same form.
+        classes: Number of classes.
+        outside: Whether to measure the time that our `fit` loses between steps.
     """
 
     network: str
@@ -55,13 +55,13 @@ class Case:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Line:
-    """What a contestant came to: medians over the rounds.
+    """Results of a contestant: medians over the rounds.
 
     Attributes:
-        speed: Images a second, in each round.
-        ratio: Our speed, in the like form, over its.
-        share: Its speed over that at which it would compute as fast as a matrix product.
-        memory_mb: Most memory, over that after its imports.
+        speed: Images per second in each round.
+        ratio: Our speed in the same form, divided by its speed.
+        share: Its speed, divided by the speed at the rate of a matrix product.
+        memory_mb: Peak memory beyond the memory after its imports.
     """
 
     speed: tuple[float, ...]
@@ -77,20 +77,20 @@ class Line:
 
 
 def compete(case: Case, rounds: int, run: Callable[[str, str], dict], task: str) -> dict:
-    """Lets each contestant run once a round, one after the other, each time in a new process.
+    """Runs each contestant once per round, one after the other, each time in a new process.
 
     Args:
-        case: Which contest.
-        rounds: How many.
-        run: Takes the name of a contestant and a task, and returns what was measured, or an "error".
+        case: The contest.
+        rounds: Number of rounds.
+        run: Function from the name of a contestant and a task to the measurements, or an "error".
         task: "train" or "predict".
 
     Returns:
-        "macs" of an image; "file_mb", the sizes of the files that contestants read; "contestants", by name: of each,
-        what every round measured; "errors" of those that failed, which run no more.
+        "macs" of an image; "file_mb", the sizes of the contestants' files; "contestants", the measurements of all
+        rounds by name; "errors" of contestants that failed, which do not run again.
 
     Raises:
-        RuntimeError: If ours fails, or a contestant computes another network.
+        RuntimeError: If our contestant fails, or another one computes a different network.
     """
     names = [MATRIX, case.ours, *case.peers, *([OUTSIDE] if case.outside else [])]
     measured, sizes, errors = {name: [] for name in names}, {}, {}
@@ -120,13 +120,13 @@ def compete(case: Case, rounds: int, run: Callable[[str, str], dict], task: str)
 
 
 def ours_like(name: str, names: Collection[str], default: str) -> str:
-    """Returns which of ours a contestant is compared with: for a peer's file, our file of that kind."""
+    """Returns which of our contestants to compare one with: for a peer's file, our file of the same kind."""
     alike = f"{OURS}, {name.partition(', ')[2]}"
     return alike if CONTESTANTS[name].environment != "ours" and alike in names else default
 
 
 def summarise(case: Case, result: dict, flop_per_mac: int) -> dict[str, Line]:
-    """Returns the line of each contestant that ran to the end."""
+    """Returns the line of each contestant that has finished all rounds."""
     measured = result["contestants"]
     most = [found["gflops"] * 1e9 / (result["macs"] * flop_per_mac) for found in measured[MATRIX]]
     speeds = {
@@ -148,7 +148,7 @@ def summarise(case: Case, result: dict, flop_per_mac: int) -> dict[str, Line]:
 
 
 def report(case: Case, result: dict, lines: dict[str, Line]) -> str:
-    """Writes a contest as Markdown."""
+    """Returns a contest as Markdown."""
     versions = {}
     for found in result["contestants"].values():
         versions |= found[0]["versions"] if found else {}
@@ -173,7 +173,7 @@ def report(case: Case, result: dict, lines: dict[str, Line]) -> str:
 
 
 def draw(path: Path, lines: dict[str, dict[str, Line]]) -> None:
-    """Draws a panel of bars for each contest, with the least and the most of all rounds."""
+    """Draws a panel of bars for each contest, with the range of all rounds."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -204,12 +204,12 @@ def machine() -> dict:
 
 
 def take_threads() -> None:
-    """Leaves this process, and those it starts, two processors: frameworks take as many threads by themselves."""
+    """Limits this process and its children to two processors, because frameworks start a thread for each processor."""
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:THREADS])
 
 
 def start(job: Job, interpreters: dict[str, Path]) -> dict:
-    """Runs a job in a new process, which sees none of the shell's settings of the frameworks."""
+    """Runs a job in a new process without the shell's settings for the frameworks."""
     command = [interpreters[CONTESTANTS[job.contestant].environment], Path(__file__).with_name("contestants.py")]
     environment = {name: value for name, value in os.environ.items() if not name.startswith(SETTINGS)}
     environment |= dict(CONTESTANTS[job.contestant].settings)
@@ -222,22 +222,22 @@ def start(job: Job, interpreters: dict[str, Path]) -> dict:
 
 
 def main(description: str, cases: Sequence[Case], task: str, results: str = "") -> None:
-    """The command line of a contest.
+    """Runs the command line of a contest.
 
     Args:
-        description: Of the script; its first line is shown.
-        cases: Of which a user may choose.
+        description: Docstring of the script; the help shows its first line.
+        cases: Contests to choose from.
         task: "train" or "predict".
-        results: Name of the files for results, without their endings; the task's by default.
+        results: Name of the files for the results, without suffix; default the task.
     """
     parser = argparse.ArgumentParser(description=description.splitlines()[0])
-    parser.add_argument("folder", type=Path, help="of make_peers.py; results and models go there, too")
-    parser.add_argument("networks", nargs="*", help="of the cases; default all")
+    parser.add_argument("folder", type=Path, help="folder of make_peers.py, and of results and models")
+    parser.add_argument("networks", nargs="*", help="networks to compare; default all")
     peers = {peer: None for case in cases for peer in case.peers}
     parser.add_argument("--peers", nargs="+", choices=peers, metavar="NAME", help="; ".join(peers))
-    parser.add_argument("--rounds", type=int, default=5, help="default %(default)s")
+    parser.add_argument("--rounds", type=int, default=5, help="number of rounds; default %(default)s")
     for name in ("side", "batch", "steps"):
-        parser.add_argument(f"--{name}", type=int, help="in place of the cases', to try it out")
+        parser.add_argument(f"--{name}", type=int, help="replaces the value of all cases, for a trial")
     options = parser.parse_args()
 
     changes = {name: getattr(options, name) for name in ("side", "batch", "steps") if getattr(options, name)}

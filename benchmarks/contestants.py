@@ -1,7 +1,7 @@
-"""One run of one contestant: builds a network, trains it or computes with it, and prints what that took as JSON.
+"""Runs one contestant once: builds a network, trains it or predicts with it, and prints the measurements as JSON.
 
-`contest.py` starts it, in the contestant's environment, with a `Job` as JSON. The peers' processes neither import
-the package nor set anything: they run as their users run them. The same file of the package times them all.
+`contest.py` starts it in the contestant's environment with a `Job` as JSON. The processes of peers neither import the
+package nor change settings: they run as their users run them. The same file of the package times all of them.
 """
 
 import dataclasses
@@ -24,24 +24,24 @@ from networks import Job
 MEASURING = Path(__file__).parents[1] / "keras_resdense" / "insight" / "stopwatch.py"
 stopwatch = types.SimpleNamespace(**runpy.run_path(str(MEASURING)))
 
-#: Side of the matrices whose product shows what the processor can do.
+#: Side of the matrices whose product measures the processor's rate.
 MATRIX_SIDE = 4096
-#: How often the matrix product and the loop of steps are timed.
+#: Number of times that the matrix product and the loop of steps are timed.
 TURNS = 3
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Contestant:
-    """Who computes, and how.
+    """A library and the way that it runs a network.
 
     Attributes:
-        environment: "ours", or one of those that `make_peers.py` makes.
-        modules: What its users import, in this order.
-        work: Takes a job and this row, and returns what was measured.
-        build: Takes a job and returns the network; or takes a file and a batch and returns a function that computes it.
-        write: Takes a job and a path, and writes the file that other runs read.
+        environment: "ours", or an environment that `make_peers.py` makes.
+        modules: Modules that its users import, in this order.
+        work: Function from a job and this row to the measurements.
+        build: Function from a job to the network, or from a file and a batch to a function that computes the batch.
+        write: Function that takes a job and a path and writes the file for other runs.
         file: Name of that file.
-        form: How PyTorch runs: "" for its default, "channels_last" or "compiled".
+        form: Form of PyTorch: "" for its default, "channels_last" or "compiled".
         settings: Environment variables, as pairs. Peers have none unless their name says so.
     """
 
@@ -99,7 +99,7 @@ def in_runtime(job: Job, row: Contestant) -> dict:
 
 
 def matrix_product(job: Job, row: Contestant) -> dict:
-    """Returns the rate of a large matrix product, in GFLOP/s: what no network can exceed."""
+    """Returns the rate of a large matrix product in GFLOP/s, which no network can exceed."""
     import tensorflow as tf
 
     matrix = tf.random.normal((MATRIX_SIDE, MATRIX_SIDE))
@@ -108,9 +108,9 @@ def matrix_product(job: Job, row: Contestant) -> dict:
 
 
 def outside_kernels(job: Job, row: Contestant) -> dict:
-    """Returns the share of a step of `fit` that is lost between the steps: Python, calls of TensorFlow, input.
+    """Returns the share of a step of `fit` that is lost between steps: Python, calls of TensorFlow, input.
 
-    That is what steps save that are made in one call of TensorFlow, by a loop that knows its batch.
+    It is measured against steps in a single call of TensorFlow, in a loop with a fixed batch.
     """
     import tensorflow as tf
 
@@ -136,12 +136,12 @@ def outside_kernels(job: Job, row: Contestant) -> dict:
 
 
 def kernels(model) -> int:
-    """Counts the weights of convolutions and classifier, which two builds of one network must have in common."""
+    """Counts the weights of convolutions and classifier, which must be equal in all builds of a network."""
     return sum(math.prod(weight.shape) for weight in model.trainable_weights if len(weight.shape) > 1)
 
 
 def describe(job: Job, path: Path) -> dict:
-    """Writes our network as a file of plain Keras; returns its multiply-adds for an image, and its weights."""
+    """Writes our network as a file for plain Keras, and returns its multiply-adds per image and its weights."""
     import keras_resdense
 
     model = networks.ours(job)
@@ -154,7 +154,7 @@ _LITERT = ("ai_edge_litert.interpreter",)
 
 
 def _ours(kind: str, modules: tuple[str, ...], open_file: Callable, **changes: object) -> Contestant:
-    """Returns a row for a file that an exporter of ours writes."""
+    """Returns a row for a file of one of our exporters."""
     write = functools.partial(artefacts.write_ours, kind=kind, **changes)
     return Contestant(
         environment="ours", modules=modules, work=in_runtime, build=open_file, file=f"ours.{kind}", write=write
@@ -195,7 +195,7 @@ CONTESTANTS = {
     "ours, frozen SavedModel": _ours("saved_model_frozen", _KERAS, artefacts.saved_model),
     LITERT: _ours("tflite", _LITERT, artefacts.litert),
     DYNAMIC: _ours("tflite_dynamic", _LITERT, artefacts.litert),
-    # As their int8 files, without a conversion from bytes to what the network takes.
+    # Like their int8 files, this has no conversion from bytes to the network's input.
     INT8: _ours("tflite_int8", _LITERT, artefacts.litert, pixels="int8"),
     OPENVINO: _ours("tflite", ("openvino",), _FLOAT32),
     "plain Keras": dataclasses.replace(_THEIRS, build=networks.plain_keras),

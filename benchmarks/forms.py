@@ -1,4 +1,4 @@
-"""Times training steps in several forms that compute the same, or shows which operations take the time.
+"""Times training steps in several equivalent forms, or shows which operations take the time.
 
     python benchmarks/forms.py [networks …] [--forms fused plain …] [--side 32] [--batch 32] [--rounds 5] [--steps 4]
     python benchmarks/forms.py --forms shared calls XLA both --steps 10 [networks …]
@@ -124,7 +124,7 @@ def main() -> None:
     parser.add_argument("networks", nargs="*", default=["densenetbc40_12", "densenetbc100_12"])
     parser.add_argument("--forms", nargs="+", choices=[*FORMS, *COMPILED], help="default the first four")
     parser.add_argument("--operations", action="store_true", help="profile the kinds of operations")
-    parser.add_argument("--side", type=int, default=32, help="of the images, in pixels; default %(default)s")
+    parser.add_argument("--side", type=int, default=32, help="side of the images, in pixels; default %(default)s")
     for name, default in (("batch", 32), ("rounds", 5), ("steps", 4), ("kinds", 16)):
         parser.add_argument(f"--{name}", type=int, default=default, help="default %(default)s")
     options = parser.parse_args()

@@ -1,8 +1,8 @@
-"""What learning on a device costs: size, memory and time of a step, with LiteRT alone in the process, on Linux.
+"""Measures the cost of training on a device: size, memory and time of a step, with LiteRT only, on Linux.
 
     python benchmarks/learning.py [--batch 10] [--size 224] NAMES …
 
-A name is a run's folder, or a variant, which gets random weights. A line for the head, and one for the last stage.
+A name is a run's folder or a variant, which gets random weights. Prints a line for the head and one for the last stage.
 """
 
 import argparse
@@ -18,7 +18,7 @@ from keras_resdense.exporting.formats import EXPORTERS
 from keras_resdense.exporting.read import load_keras
 from keras_resdense.exporting.trainable import LEARNS
 
-#: The process of the device. Memory is the largest that the process had, in MB, beyond that without a file.
+#: Program that measures a file. Memory is the peak of its process in MB, beyond that without a file.
 DEVICE = """
 import json, statistics, sys, time
 import numpy

@@ -1,9 +1,9 @@
-"""What `loading.py` measures, each in a process of its own.
+"""Measures one loader or one training step for `loading.py`, in a process of its own.
 
     python benchmarks/loaders.py NAME FOLDER COUNT
 
-The loaders make batches of 64 images of 224 × 224 from a folder of JPEGs. The steps train on batches of a recipe's
-pipeline, and on one batch that lies in memory, in turns: the difference is the wait for the pipeline, and the cores
+The loaders make batches of 64 images of 224 × 224 pixels from a folder of JPEGs. The steps train alternately on batches
+of a recipe's pipeline and on one batch in memory. The difference is the time to wait for the pipeline, and the cores
 that it takes from the step.
 """
 
@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Iterator
 
 SIDE, BATCH, WORKERS, UNTIMED, ROUNDS = 224, 64, 2, 4, 3
-#: The mean and the standard deviation that torchvision's and timm's transforms normalise by.
+#: Mean and standard deviation of torchvision's and timm's transforms.
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
@@ -34,7 +34,7 @@ def ours(folder: str, recipe: str) -> Iterator:
 
 
 def bare(folder: str, antialias: bool) -> Iterator:
-    """What one would write by hand, without order, keys, augmentation and checks."""
+    """A pipeline as one would write it by hand, without order, keys, augmentation and checks."""
     import pathlib
 
     import tensorflow as tf
@@ -82,7 +82,7 @@ def timm_transform(augmentation: str | None) -> Callable:
     )
 
 
-#: Every contestant: its environment, and how its batches are made of a folder.
+#: Environment of each contestant, and its function from a folder to batches.
 LOADERS: dict[str, tuple[str, Callable[[str], Iterator]]] = {
     "ours, crop and flip": ("ours", lambda folder: ours(folder, "densenet_imagenet")),
     "tf.data, not antialiased": ("ours", lambda folder: bare(folder, False)),
@@ -95,7 +95,7 @@ LOADERS: dict[str, tuple[str, Callable[[str], Iterator]]] = {
     ),
 }
 _AT_224 = {"model": "resnet18", "batch_size": 16, "image_size": SIDE}
-#: Steps that are measured: a recipe, its data, beside which lie those that `prepare` has made of them, and changes.
+#: Steps to measure: recipe, data, for which there is also a folder made by `prepare`, and changes of the recipe.
 STEPS: dict[str, tuple[str, str, dict]] = {
     "ResNet-20, Fashion-MNIST, batch 128": ("fast", "fashion_mnist", {}),
     "ResNet-18 at 224, a folder, batch 16": ("resnet_imagenet", "{}", _AT_224),
@@ -104,7 +104,7 @@ STEPS: dict[str, tuple[str, str, dict]] = {
 
 
 def load(name: str, folder: str, count: int) -> dict[str, float]:
-    """Measures a loader over some batches."""
+    """Measures a loader for some batches."""
     batches = LOADERS[name][1](folder)
     for _ in range(UNTIMED):
         next(batches)
@@ -118,7 +118,7 @@ def load(name: str, folder: str, count: int) -> dict[str, float]:
 
 
 def train(name: str, folder: str, count: int) -> dict[str, float]:
-    """Measures the step of a recipe over some steps, with its pipeline and without."""
+    """Measures some steps of a recipe, with its pipeline and without."""
     import tensorflow as tf
 
     import keras_resdense
@@ -141,7 +141,7 @@ def train(name: str, folder: str, count: int) -> dict[str, float]:
     repeated = iter(tf.data.Dataset.from_tensors(next(streamed)).repeat())
 
     def seconds(source: Iterator) -> float:
-        # What was prefetched while the other source had its turn is used up first.
+        # First use up the batches that were prefetched during the other source's turn.
         for _ in range(UNTIMED):
             model.train_function(source)
         start = time.perf_counter()

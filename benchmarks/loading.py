@@ -1,9 +1,9 @@
-"""How fast images come out of a folder of JPEGs, against peers, and how long a training waits for them.
+"""Measures how fast a folder of JPEGs is loaded, against peers, and how long a training waits for it.
 
     python benchmarks/loading.py PEERS [--images 2000] [--rounds 3] [--batches 20] [--steps 6]
 
-PEERS is the folder of `make_peers.py`. All run in turns, each time in a new process. Writes `loading.json`, and its
-tables into `README.md`.
+PEERS is the folder of `make_peers.py`. All contestants take turns, each time in a new process. Writes `loading.json`
+and the tables in `README.md`.
 """
 
 import argparse
@@ -23,7 +23,7 @@ import keras_resdense
 from keras_resdense.insight import stopwatch
 
 HERE = Path(__file__).parent
-#: Whom ours meets: with the same crops and flips, and with the same augmentation.
+#: Our contestants and their peers: with the same crops and flips, and with the same augmentation.
 RIVALS = {
     "tf.data, not antialiased": "ours, crop and flip",
     "tf.data, antialiased": "ours, crop and flip",
@@ -40,7 +40,7 @@ def measure(interpreter: Path, name: str, folder: Path, count: int) -> dict[str,
 
 
 def tables(found: dict) -> str:
-    """Writes what was measured as Markdown."""
+    """Returns the measurements as Markdown."""
     lines = ["| | images/s | min–max | processor ms an image | ours over it |", "|---|---:|---:|---:|---:|"]
     for name, rounds in found["loaders"].items():
         speeds = [measured["images_per_second"] for measured in rounds]
@@ -62,16 +62,16 @@ def tables(found: dict) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("peers", type=Path)
-    parser.add_argument("--images", type=int, default=2000, help="default %(default)s")
-    parser.add_argument("--rounds", type=int, default=3, help="default %(default)s")
-    parser.add_argument("--batches", type=int, default=20, help="of a round; default %(default)s")
-    parser.add_argument("--steps", type=int, default=6, help="of a round; default %(default)s")
+    parser.add_argument("--images", type=int, default=2000, help="number of images; default %(default)s")
+    parser.add_argument("--rounds", type=int, default=3, help="number of rounds; default %(default)s")
+    parser.add_argument("--batches", type=int, default=20, help="batches per round; default %(default)s")
+    parser.add_argument("--steps", type=int, default=6, help="steps per round; default %(default)s")
     options = parser.parse_args()
     interpreters = {"ours": Path(sys.executable), "torch": options.peers / "torch" / "bin" / "python"}
 
     loaders = {name: [] for name in LOADERS}
     with tempfile.TemporaryDirectory() as scratch:
-        # What is found of the images is not remembered in the user's home.
+        # The results of the image check are not stored in the user's home.
         os.environ["KERAS_HOME"] = scratch
         folder = Path(scratch) / "images"
         make_images(folder, options.images)

@@ -1,9 +1,9 @@
-"""Makes the environments of the package's peers: FOLDER/keras and FOLDER/torch, of the lists in `peers/`.
+"""Makes the environments of the peers, FOLDER/keras and FOLDER/torch, from the lists in `peers/`.
 
     python benchmarks/make_peers.py FOLDER
 
-Run it where the package is installed: Keras and TensorFlow get the versions that are there. PyTorch comes with its GPU
-libraries; about 6 GB in all. An environment that is there is brought to what its list says.
+Run it where the package is installed: Keras and TensorFlow get the installed versions. PyTorch includes its GPU
+libraries, so both need about 6 GB. An existing environment is updated to its list.
 """
 
 import argparse
@@ -12,7 +12,7 @@ import subprocess
 import venv
 from pathlib import Path
 
-#: Packages whose versions are ours.
+#: Packages with the same versions as here.
 SHARED = {"keras": ("keras", "tensorflow", "ai-edge-litert"), "torch": ()}
 
 

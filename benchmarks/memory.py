@@ -1,11 +1,11 @@
-"""Most memory of a training over the depth of a network, with and without `memory_efficient=True`.
+"""Measures the peak memory of a training by depth of the network, with and without `memory_efficient=True`.
 
     python benchmarks/memory.py FOLDER [--depths 40 70 100 130] [--rounds 3]
 
-DenseNet-BC with k = 12, whose L layers are three blocks of (L - 4) / 6 pairs, on random 32 × 32 images. Every run has a
-process of its own, interleaved; memory is the most that it held beyond what its imports had taken, and time that of the
-median step; both are medians over the rounds. FOLDER/memory.json gets all that was measured, FOLDER/memory.png a chart.
-Needs Linux.
+The networks are DenseNet-BC with k = 12 and L layers, in three blocks of (L - 4) / 6 pairs, on random 32 × 32 images.
+Each run has its own process, and all take turns. Memory is the peak beyond the memory after the imports, and time is
+that of the median step. Both are medians over the rounds. Writes all measurements to FOLDER/memory.json and a chart to
+FOLDER/memory.png. Needs Linux.
 """
 
 import argparse
@@ -18,12 +18,12 @@ from contest import machine, start, take_threads
 from contestants import FRUGAL, OURS
 from networks import Job
 
-#: Colours that colour-blind people tell apart, and shapes.
+#: Colours that colour-blind people can distinguish, and markers.
 STYLES = {OURS: {"color": "#0072B2", "marker": "o"}, FRUGAL: {"color": "#E69F00", "marker": "s"}}
 
 
 def median(runs: list[dict], of: str) -> float:
-    """Returns the median over runs of "memory_mb", or of the "seconds" of their median steps."""
+    """Returns the median over runs, of "memory_mb" or of the "seconds" of the median step."""
     return statistics.median(statistics.median(run[of]) if of == "seconds" else run[of] for run in runs)
 
 
@@ -53,9 +53,11 @@ def draw(path: Path, found: dict[int, dict[str, list[dict]]]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("folder", type=Path, help="where results go")
-    parser.add_argument("--depths", type=int, nargs="+", default=[40, 70, 100, 130], help="default %(default)s")
-    parser.add_argument("--rounds", type=int, default=3, help="default %(default)s")
+    parser.add_argument("folder", type=Path, help="folder for the results")
+    parser.add_argument(
+        "--depths", type=int, nargs="+", default=[40, 70, 100, 130], help="numbers of layers; default %(default)s"
+    )
+    parser.add_argument("--rounds", type=int, default=3, help="number of rounds; default %(default)s")
     parser.add_argument("--batch", type=int, default=64, help="images in a batch; default %(default)s")
     options = parser.parse_args()
     odd = [depth for depth in options.depths if depth < 10 or depth % 6 != 4]

@@ -1,9 +1,9 @@
-"""The networks of the contests, as each library builds them."""
+"""Builds the networks of the contests with each library."""
 
 import dataclasses
 from pathlib import Path
 
-#: What peers build our networks from, where they do not know our names.
+#: Peers' functions for networks that have other names there.
 KERAS_APPLICATIONS = {
     "resnet50v1": "ResNet50",
     "resnet101v1": "ResNet101",
@@ -15,24 +15,24 @@ KERAS_HUB_RESNETS = {"resnet18": ((2, 2, 2, 2), "basic_block"), "resnet50": ((3,
 KERAS_HUB_DENSENETS = {"densenet121": (6, 12, 24, 16)}
 CIFAR_RESNETS = {"resnet20": (3, 3, 3)}
 CIFAR_DENSENETS = {"densenetbc40_12": (6, 6, 6), "densenetbc100_12": (16, 16, 16)}
-#: Our network as a file of plain Keras.
+#: Name of the file with our network for plain Keras.
 PLAIN = "plain.keras"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Job:
-    """What one process does.
+    """Task of one process.
 
     Attributes:
         contestant: Name of a row of `CONTESTANTS`.
         task: "train" or "predict", or "write" for files that other runs read.
-        network: Our name of it.
-        side: Of its images, in pixels.
-        batch: Images at once.
-        classes: Of its classifier.
-        steps: To time.
-        folder: Where files are.
-        depths: Of the network's stages; empty for its own.
+        network: Our name of the network.
+        side: Height and width of the images, in pixels.
+        batch: Number of images in a batch.
+        classes: Number of classes.
+        steps: Number of steps to time.
+        folder: Folder of the files.
+        depths: Depths of the stages; empty for those of the network.
     """
 
     contestant: str
@@ -81,7 +81,7 @@ def folded(job: Job):
 
 
 def plain_keras(job: Job):
-    """Returns our network as Keras alone computes it, without the package."""
+    """Returns our network as plain Keras opens it, without the package."""
     import keras
 
     return keras.saving.load_model(job.file(PLAIN), compile=False)
@@ -118,7 +118,7 @@ def timm(job: Job):
 
 
 def cifar(job: Job):
-    """The networks for small images, which PyTorch's libraries lack, of torchvision's blocks and dense network."""
+    """Builds a network for small images, which PyTorch's libraries lack, from torchvision's parts."""
     import torch
     from torch import nn
     from torchvision.models import DenseNet
@@ -131,7 +131,7 @@ def cifar(job: Job):
         return model
 
     class Shortcut(nn.Module):
-        """Every second pixel, and zeros for new channels: option A of 1512.03385, section 3.3."""
+        """Option A of 1512.03385, section 3.3: every second pixel, and zeros for new channels."""
 
         def forward(self, x):
             return torch.cat([x[:, :, ::2, ::2], torch.zeros_like(x[:, :, ::2, ::2])], 1)

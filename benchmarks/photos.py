@@ -4,12 +4,12 @@ from pathlib import Path
 
 
 def make_images(folder: Path, count: int, side: int = 375) -> None:
-    """Writes JPEGs, 4:3, that compress as ImageNet's do: parts of two photographs, with noise.
+    """Writes JPEGs in 4:3 that compress as well as ImageNet's: parts of two photographs, with noise.
 
     Args:
-        folder: Where they go, in folders of ten classes.
+        folder: Folder for the images, which get folders of ten classes.
         count: Number of images.
-        side: Their shorter side, in pixels. With 375 a file has some 57 kB.
+        side: Shorter side, in pixels. With 375, a file has about 57 kB.
     """
     import numpy as np
     from PIL import Image

@@ -1,13 +1,13 @@
-"""Inference of our networks from Python against that of Keras's and PyTorch's libraries, interleaved, on two threads.
+"""Compares inference from Python with Keras's and PyTorch's libraries, interleaved, on two threads.
 
     python benchmarks/make_peers.py FOLDER
     python benchmarks/predict_speed.py FOLDER [networks …] [--peers NAME …] [--rounds 5]
 
-As in `training_speed.py`, but for what is timed: calls with one batch, of an image or of 32. "ours",
-"keras.applications" and "KerasHub" are `model.predict`; "folded" is that of `fold_batch_norm(model)`; SavedModel and
-LiteRT are files, ours by the exporters, theirs by `model.export` and TensorFlow's converter; PyTorch's run in inference
-mode. Their files are compared with ours, all else with our `model.predict`. The limit is the matrix-product rate over
-2 FLOP for each multiply-add. Results are FOLDER/predict.json and FOLDER/predict.png.
+This works like `training_speed.py`, but times calls with a batch of 1 or 32 images. "ours", "keras.applications" and
+"KerasHub" are `model.predict`. "folded" is `predict` of `fold_batch_norm(model)`. SavedModel and LiteRT are files: ours
+come from the exporters, theirs from `model.export` and TensorFlow's converter. PyTorch runs in inference mode. Peers'
+files are compared with our files, everything else with our `model.predict`. The limit is the matrix-product rate
+divided by 2 FLOP per multiply-add. Writes FOLDER/predict.json and FOLDER/predict.png.
 """
 
 from contest import Case, main

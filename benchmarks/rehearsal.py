@@ -1,9 +1,9 @@
-"""A training on as many images as ImageNet has, up to its first step: time, memory, order and resumption.
+"""Rehearses a training of ImageNet's size up to its first step: time, memory, order and resumption.
 
     python benchmarks/rehearsal.py FOLDER [--images 1281167] [--side 96] [--workers 4]
 
-Makes a folder of hard links to some JPEGs in FOLDER, and prepares it; both stay there for the next time. Then one
-worker, and several side by side, start a training of ResNet-20 on the folder and on the prepared data.
+Makes a folder of hard links to some JPEGs in FOLDER and prepares it. Both are kept for the next call. Then one worker,
+and several workers at the same time, start a training of ResNet-20 on the folder and on the prepared data.
 """
 
 import argparse
@@ -22,15 +22,15 @@ from pathlib import Path
 
 from photos import make_images
 
-#: Sizes of ImageNet's parts, and its classes.
+#: Numbers of ImageNet's training images, held-out images and classes.
 TRAIN, VALIDATION, CLASSES = 1_281_167, 50_000, 1000
 SIDE, BATCH = 64, 64
-#: Steps after which the batches of a resumed training are compared with those of one that was not.
+#: Steps after which the batches of a resumed and an uninterrupted training are compared.
 COMPARED = 5
 
 
 def link(originals: Path, to: Path, count: int) -> None:
-    """Makes a folder of `count` images to train on, and as many held out as ImageNet has in proportion."""
+    """Makes a folder of `count` training images, and as many held-out ones as in ImageNet, in proportion."""
     files = sorted(str(path) for path in originals.rglob("*.jpg"))
     for split, images in (("train", count), ("val", count * VALIDATION // TRAIN)):
         for label in range(CLASSES):
@@ -42,12 +42,12 @@ def link(originals: Path, to: Path, count: int) -> None:
 
 
 def megabytes() -> float:
-    """Returns the most memory that this process has taken."""
+    """Returns the peak memory of this process."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def start_training(data_name: str) -> dict:
-    """Starts a training as `keras_resdense.train` does, and returns what was measured of it."""
+    """Starts a training as `keras_resdense.train` does, and returns its measurements."""
     import tensorflow as tf
 
     from keras_resdense.data.batches import pixel_statistics, steps_per_epoch, training_batches
@@ -80,7 +80,7 @@ def start_training(data_name: str) -> dict:
     measured["first_step_mb"] = megabytes()
 
     def batch_at(step: int, skipped: int) -> str:
-        """Returns the hash of a batch, after the ones between `skipped` and it were read."""
+        """Returns the hash of a batch, after reading those between `skipped` and it."""
         batches = iter(training_batches(data.train, plan, devices, skipped))
         for _ in range(step - skipped):
             next(batches)
@@ -106,7 +106,7 @@ def start_training(data_name: str) -> dict:
 
 
 def start_workers(data: Path, workers: int) -> list[dict]:
-    """Starts a training on so many processes, and returns what each has measured."""
+    """Starts a training on several processes, and returns the measurements of each."""
     ports = []
     for _ in range(workers):
         with socket.create_server(("127.0.0.1", 0)) as free:
@@ -133,16 +133,18 @@ def timed(what: str) -> Iterator[None]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--images", type=int, default=TRAIN, help="to train on; default %(default)s")
-    parser.add_argument("--originals", type=int, default=2000, help="files that the links lead to; default %(default)s")
-    parser.add_argument("--side", type=int, default=96, help="their shorter side, in pixels; default %(default)s")
-    parser.add_argument("--workers", type=int, default=4, help="side by side; default %(default)s")
+    parser.add_argument("--images", type=int, default=TRAIN, help="training images; default %(default)s")
+    parser.add_argument("--originals", type=int, default=2000, help="files behind the links; default %(default)s")
+    parser.add_argument(
+        "--side", type=int, default=96, help="shorter side of the images, in pixels; default %(default)s"
+    )
+    parser.add_argument("--workers", type=int, default=4, help="workers at the same time; default %(default)s")
     parser.add_argument("--as-worker", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.as_worker:
         print(json.dumps(start_training(str(options.folder))))
         return
-    # What is found of the images is not remembered in the user's home.
+    # The results of the image check are not stored in the user's home.
     os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
     os.environ["KERAS_HOME"] = str(options.folder / "keras")
 

@@ -1,4 +1,4 @@
-"""A training that chooses its recipe, against plain `fit` with Adam at equal time, on small folders of images.
+"""Compares a training that chooses its recipe with plain `fit` and Adam at equal time, on small folders of images.
 
     python benchmarks/small_folders.py STAMPS
 
@@ -6,12 +6,12 @@ For each data set and seed, `keras-resdense train --data FOLDER` chooses network
 some processor time, from the images in the folder to the trained weights. Plain `fit` then gets as much: with a
 ResNet-18, and with the network that the first training chose. It does what the guides of Keras do, with
 `image_dataset_from_directory`, pixels scaled to 0–1, batches of 32 images in memory, Adam with its defaults and no
-augmentation, and it does not stop to evaluate. Everyone learns from the folder `train` and is measured on `test`, which
-nobody has seen. Each training has a process of its own; imports and exports do not count.
+augmentation, and it does not stop to evaluate. All learn from the folder `train` and are measured on `test`, which
+none has seen. Each training has its own process. Imports and exports do not count.
 
-`--data` and `--seeds` run a part of it; the other rows of the JSON file stay.
+`--data` and `--seeds` run a part of the comparison. The other rows of the JSON file are kept.
 
-Time is that of all threads of the process on the processor, so that other work on the machine changes little.
+Time is the processor time of all threads of the process, so other work on the machine changes it little.
 
 Fashion-MNIST comes through TFDS and the digits from scikit-learn. STAMPS is the folder `usr/share/tuxpaint/stamps` of
 Debian's package tuxpaint-stamps-default; its five folders with at least 60 PNG files are the classes.
@@ -48,10 +48,10 @@ FOLDER = Path(__file__).parent
 PAGES = (FOLDER / "README.md", FOLDER.parent / "docs" / "train.md")
 SEEDS = (0, 1, 2)
 OURS, PLAIN, SAME = "chosen", "plain ResNet-18", "plain, same network"
-#: Images of Fashion-MNIST that are measured on.
+#: Number of test images of Fashion-MNIST.
 TESTED = 2000
 STAMPS = ("animals", "food", "seasonal", "symbols", "town")
-#: Sides of ResNet-18's smallest images: smaller ones are enlarged, for it divides them by 32.
+#: Side of ResNet-18's smallest images. Smaller ones are enlarged, because the network divides their side by 32.
 LEAST = 32
 
 
@@ -64,7 +64,7 @@ def write(folder: Path, images: list[np.ndarray], labels: np.ndarray, names: lis
 
 
 def fashion(each: int) -> Callable[[Path, Path], None]:
-    """Returns a function that writes so many images of each class to train on, and a quarter as many to watch."""
+    """Returns a function that writes some training images of each class, and a quarter as many for validation."""
 
     def write_fashion(folder: Path, stamps: Path) -> None:
         data, held_out = load_data("fashion_mnist"), -(-each // 4)
@@ -81,7 +81,7 @@ def fashion(each: int) -> Callable[[Path, Path], None]:
 
 
 def write_split(folder: Path, images: list[np.ndarray], labels: np.ndarray, names: list[str], shares: tuple) -> None:
-    """Writes random shares of images to train on and to watch, and the rest to test on."""
+    """Writes random shares of the images for training and validation, and the rest for testing."""
     order = np.random.default_rng(0).permutation(len(images))
     borders = np.round(np.cumsum((0, *shares, 1 - sum(shares))) * len(images)).astype(int)
     for split, first, last in zip(("train", "val", "test"), borders, borders[1:], strict=False):
@@ -121,8 +121,8 @@ def scores(labels: np.ndarray, probabilities: np.ndarray) -> dict[str, float]:
 
 
 def train_ours(folder: Path, seed: int, chosen: Callable = choose) -> dict:
-    """Trains as the command does, but for exports."""
-    # The check of the images is made anew in each process, as for a user's first training.
+    """Trains as the command does, but without exports."""
+    # Each process checks the images again, as in a user's first training.
     train.FORMATS = ()
     with tempfile.TemporaryDirectory() as place:
         os.environ["KERAS_HOME"] = place
@@ -224,7 +224,7 @@ def table(rows: list[dict]) -> str:
 
 
 def write_table(rows: list[dict], page: Path) -> None:
-    """Puts the table in its place in a page, between two comments."""
+    """Writes the table into a page, between two comments."""
     begin, end = "<!-- small folders: begin -->", "<!-- small folders: end -->"
     before, _, rest = page.read_text().partition(begin)
     page.write_text(f"{before}{begin}\n{table(rows)}\n{end}{rest.partition(end)[2]}")

@@ -1,10 +1,10 @@
-"""What phones are given: operations and delegate partitions of each family as TFLite, ours and keras.applications'.
+"""Shows the TFLite operations and delegate partitions of each family, ours and those of keras.applications.
 
     python benchmarks/tflite_graphs.py [--size 96] [--time] [names …]
 
-A line for each graph: as built and converted, and as exported (`rewrite_for_phones`), in float32 and in int8. "whole"
-says whether XNNPACK takes everything from input to output in one partition. With --time also the median time of an
-image on one thread, all graphs of one family interleaved.
+Prints a line for each graph: converted as built, and exported (`rewrite_for_phones`), in float32 and in int8. "whole"
+says whether XNNPACK runs everything from input to output in one partition. With --time, it also prints the median time
+of an image on one thread, with all graphs of a family interleaved.
 """
 
 import argparse

@@ -1,21 +1,23 @@
-"""Training steps of our networks against those of Keras's and PyTorch's libraries, interleaved, on two threads.
+"""Compares training steps with those of Keras's and PyTorch's libraries, interleaved, on two threads.
 
     python benchmarks/make_peers.py FOLDER
     python benchmarks/training_speed.py FOLDER [networks …] [--peers NAME …] [--rounds 5]
 
-Each contestant trains on one random batch in float32, with SGD and momentum, again and again: in Keras by `compile` and
-`fit`, in PyTorch by the usual loop. A round starts a process for each, one after the other; the first two steps of each
-do not count. A contestant's speed in a round is that of its median step; "ours over it" is the median, over the rounds,
-of the two speeds' ratio, and memory the most that its process held beyond what its imports had taken.
+Each contestant repeatedly trains on one random batch in float32, with SGD and momentum: in Keras with `compile` and
+`fit`, in PyTorch with the usual loop. A round starts a process for each contestant, one after the other. The first two
+steps do not count. The speed in a round is that of the median step. "ours over it" is the median ratio of the two
+speeds over the rounds. Memory is the peak of the process beyond the memory after its imports.
 
-keras.applications' ResNet-50 strides in the 1×1 convolution, as resnet50v1 does; the others' in the 3×3, as resnet50.
-"plain Keras" is our network opened from its `.keras` file by a process without the package; "without oneDNN" as
-TensorFlow runs it where it leaves oneDNN's kernels off by itself, such as on AMD. "PyTorch" is the network of
-the CIFAR papers made of torchvision's blocks. All builds of a network must have as many weights in their kernels.
+keras.applications' ResNet-50 has its stride in the 1×1 convolution, like resnet50v1. The others have it in the 3×3
+convolution, like resnet50. "plain Keras" opens our network from its `.keras` file in a process without the package.
+"without oneDNN" turns off oneDNN's kernels, as TensorFlow does by default on AMD, for example. "PyTorch" is the network
+of the CIFAR papers, built from torchvision's blocks. All builds of a network must have the same number of weights in
+their kernels.
 
-The limit is the matrix-product rate of that very round over 6 FLOP for each multiply-add of the forward pass: 2 there,
-2 for the gradient of the inputs and 2 for that of the weights. (The first layer needs none of the inputs', so that the
-share is up to 1 % too high.) FOLDER/train.json gets all that was measured, FOLDER/train.png a chart. Needs Linux.
+The limit is the matrix-product rate of the same round, divided by 6 FLOP per multiply-add of the forward pass: 2 for
+the pass itself, 2 for the gradient of the inputs and 2 for that of the weights. (The first layer needs no gradient of
+its inputs, so the share is up to 1 % too high.) Writes all measurements to FOLDER/train.json and a chart to
+FOLDER/train.png. Needs Linux.
 """
 
 from contest import Case, main

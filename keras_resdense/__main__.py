@@ -10,6 +10,7 @@ import json
 import shlex
 import sys
 import time
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -46,6 +47,8 @@ def main(arguments: list[str] | None = None) -> int:
         meant = f". To train on a folder of images, write --data {shlex.quote(folder)}" if folder else ""
         parser.error(f"unrecognized arguments: {' '.join(unknown)}{meant}")
     held_back = arguments is None and not options.debug
+    if held_back:
+        warnings.formatwarning = terminal.format_warning
     try:
         with terminal.native_log_held_back() if held_back else contextlib.nullcontext():
             return options.run(options) or 0

@@ -25,6 +25,11 @@ RETRACING = "triggered tf.function retracing"
 _END = b"\0the end\n"
 
 
+def format_warning(message: Warning | str, *_: object) -> str:
+    """Formats a warning for users of the command line, without the line of code that raised it."""
+    return f"keras-resdense: warning: {message}\n"
+
+
 @contextlib.contextmanager
 def native_log_held_back() -> Iterator[None]:
     """Keeps routine messages that TensorFlow writes to standard error from the terminal.

@@ -374,6 +374,20 @@ def test_the_installed_program_fails_with_nothing_but_its_message():
     assert re.fullmatch(r"\nkeras-resdense: .*resnet50.*\n", done.stderr)
 
 
+WARNED = """
+import sys, warnings
+from keras_resdense import __main__
+__main__.COMMANDS["list"] = lambda options: warnings.warn("too few images")
+sys.argv = ["keras-resdense", "list"]
+sys.exit(__main__.main())
+"""
+
+
+def test_a_warning_is_one_plain_line():
+    done = subprocess.run([sys.executable, "-c", WARNED], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "keras-resdense: warning: too few images\n")
+
+
 HELD_BACK = """
 import logging, os, sys
 from keras_resdense import terminal

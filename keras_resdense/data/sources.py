@@ -201,7 +201,7 @@ def _held_in_memory(builder, split: str) -> Examples:
     import tensorflow_datasets as tfds
 
     image, count = builder.info.features["image"], builder.info.splits[split].num_examples
-    uniform = None not in image.shape and image.dtype == np.uint8 and count * math.prod(image.shape) <= MEMORY_LIMIT
+    uniform = None not in image.shape and image.np_dtype == np.uint8 and count * math.prod(image.shape) <= MEMORY_LIMIT
     decoders = {} if uniform else {"image": tfds.decode.SkipDecoding()}
     examples = builder.as_dataset(split=split, batch_size=-1, decoders=decoders)
 

@@ -1,4 +1,4 @@
-"""Makes image files that decoders stumble over, from two photographs: `golden/awkward/`.
+"""Makes `golden/awkward/`: image files that are difficult to decode, from two photographs.
 
 Every file shows scikit-learn's `china.jpg` or `flower.jpg`, as its name says, upright to whoever obeys the file's
 EXIF orientation, lays transparency on white, and ignores colour profiles, gamma, XMP and comments. Most are written
@@ -51,7 +51,7 @@ def pixels(name: str, mode: str = "RGB") -> np.ndarray:
 
 
 def ramp(name: str) -> np.ndarray:
-    """Returns alpha: opaque in the middle, transparent towards the right and the left edge."""
+    """Returns an alpha channel that is opaque in the middle and transparent at the left and right edges."""
     height, width = pixels(name, "L").shape
     row = np.clip(8 * 255 * np.minimum(np.arange(width), np.arange(width)[::-1]) / width, 0, 255)
     return np.tile(row.astype("uint8"), (height, 1))
@@ -64,7 +64,7 @@ def saved(image: Image.Image, format: str, **options) -> bytes:
 
 
 def stored(name: str, orientation: int) -> Image.Image:
-    """Returns a photograph turned as a camera held that way stores it."""
+    """Returns a photograph, rotated as a camera in that orientation stores it."""
     upright = photograph(name)
     return upright.transpose(STORED[orientation]) if orientation in STORED else upright
 
@@ -83,7 +83,7 @@ def segment(code: int, content: bytes) -> bytes:
 
 
 def jpeg(image: Image.Image, *segments: bytes, jfif: bool = True, **options) -> bytes:
-    """Writes a JPEG with segments put behind its first, the JFIF header, or in place of it."""
+    """Writes a JPEG with segments after its first one, the JFIF header, or instead of it."""
     whole = saved(image, "JPEG", **options)
     end = 4 + int.from_bytes(whole[4:6], "big")
     return whole[: end if jfif else 2] + b"".join(segments) + whole[end:]
@@ -106,13 +106,13 @@ def cmyk_jpeg(name: str, ycck: bool = False) -> bytes:
 
 
 def unmarked(whole: bytes) -> bytes:
-    """Takes Adobe's segment out of a JPEG, without which a decoder must guess what its inks mean."""
+    """Removes Adobe's segment from a JPEG, so a decoder must guess the meaning of its inks."""
     start = whole.index(b"Adobe") - 4
     return whole[:start] + whole[start + 16 :]
 
 
 def swapped_profile() -> bytes:
-    """Returns a colour profile that takes red for blue, so that whoever obeys it shows it."""
+    """Returns a colour profile that swaps red and blue, so decoders that use it are noticed."""
     profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     profile = profile[:24] + bytes(12) + profile[36:84] + bytes(16) + profile[100:]  # date and checksum
     for old, new in ((b"rXYZ", b"?XYZ"), (b"bXYZ", b"rXYZ"), (b"?XYZ", b"bXYZ")):
@@ -164,7 +164,7 @@ def exif_png(name: str, orientation: int, order: str, behind: bool = False) -> b
 
 
 def sixteen_bits(samples: np.ndarray) -> np.ndarray:
-    """Widens bytes, with low bytes that tell rounding from cutting off."""
+    """Converts 8 to 16 bits, with low bytes that distinguish rounding from truncation."""
     return samples.astype("uint16") * 256 + (np.arange(samples.size).reshape(samples.shape) * 37 % 256).astype("uint16")
 
 
@@ -173,7 +173,7 @@ def with_alpha(name: str, mode: str = "RGB") -> np.ndarray:
 
 
 def cut_out(name: str) -> np.ndarray:
-    """Returns RGBA whose transparent pixels hold a glaring colour."""
+    """Returns RGBA whose transparent pixels have a bright colour."""
     image = with_alpha(name)
     image[image[..., 3] < 255] = (255, 0, 255, 0)
     return image
@@ -189,7 +189,7 @@ def animated(name: str, format: str) -> bytes:
 
 
 def enlarged(name: str, side: int) -> Image.Image:
-    """Returns a photograph of coarse squares, which compresses to little."""
+    """Returns a photograph of coarse squares, which compresses well."""
     small = photograph(name, 200, 130)
     return small.resize((200 * side, 130 * side), Image.Resampling.NEAREST)
 

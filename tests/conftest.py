@@ -32,14 +32,14 @@ gc.set_threshold(200_000, 50, 100)
 
 @pytest.fixture(autouse=True)
 def no_memory_of_checks(monkeypatch, tmp_path_factory):
-    """What a test finds of its images is not remembered in the user's home."""
+    """Keeps the results of image checks out of the user's home."""
     memory = tmp_path_factory.mktemp("checked") / "memory.npz"
     monkeypatch.setattr(checking, "_memory", lambda root: memory)
 
 
 @pytest.fixture(autouse=True)
 def fresh_session():
-    """Every test starts with the same seed and with layer names not yet taken."""
+    """Starts every test with the same seed and with unused layer names."""
     # Collecting garbage, as is the default, takes longer than most tests.
     keras.utils.clear_session(free_memory=False)
     keras.utils.set_random_seed(0)

@@ -67,7 +67,7 @@ class Kind:
 
     Attributes:
         sources: Whole files to damage.
-        read: Takes the path of a damaged one.
+        read: Function that reads a damaged file.
     """
 
     sources: Callable[[], list[Path]]
@@ -156,7 +156,7 @@ KINDS = {
 
 
 def fuzz(kind: str, seconds: float, seed: int, keep: Path) -> tuple[int, int]:
-    """Returns how many damaged files were read, and how many were refused."""
+    """Returns the numbers of damaged files that were read and that were refused."""
     chance, outcomes = random.Random(f"{kind} {seed}"), [0, 0]
     sources = KINDS[kind].sources()
     end = time.monotonic() + seconds

@@ -1,4 +1,4 @@
-"""Looking inside: against published numbers, numerical probes, hand computations; and the pictures made of it."""
+"""Analysis, compared with published numbers, numerical probes and computations by hand; and its pictures."""
 
 import csv
 import dataclasses
@@ -100,7 +100,7 @@ def test_receptive_fields_are_the_published_ones(variant):
     "family", sweep(FAMILIES, ("pooled shortcut", "keras.applications", "gates", "dense", "dilated"))
 )
 def test_receptive_field_is_what_an_output_pixel_answers_to(family):
-    """Light falls on one row of a dark image at a time, all weights being positive, so that nothing cancels out."""
+    """One row of a dark image at a time is bright. All weights are positive, so nothing cancels out."""
     rows = 256
     model = keras_resdense.create_model(FAMILIES[family], include_top=False, input_shape=(rows, 32, 1))
     for weight in model.trainable_weights:
@@ -156,7 +156,7 @@ def test_tables_and_files_hold_all_parts(tmp_path):
 
 @pytest.mark.parametrize("family", sweep(FAMILIES, ("gates", "models in the model", "dense")))
 def test_grad_cam_is_the_class_activation_map(family):
-    """Where average pooling and one dense layer follow, they are the same (1610.02391, section 3.1)."""
+    """Both are equal before average pooling and one dense layer (1610.02391, section 3.1)."""
     model = keras_resdense.create_model(FAMILIES[family], input_shape=(64, 48, 3), classes=4)
     images = RANDOM.normal(size=(3, 64, 48, 3)).astype("float32")
     maps = keras.Model(model.input, model.get_layer("avg_pool").input)(images).numpy()
@@ -174,7 +174,7 @@ def test_grad_cam_is_the_class_activation_map(family):
 
 
 def test_grad_cam_finds_the_patch_that_speaks_for_the_class():
-    """On a network that answers to light, used as a frozen layer, with a head whose class 1 is light."""
+    """The network responds to brightness. It is a frozen layer below a head whose class 1 is bright."""
     backbone = keras_resdense.create_model(small("resnet20"), include_top=False, input_shape=(64, 64, 1))
     for weight in backbone.trainable_weights:
         if weight.path.endswith("kernel"):

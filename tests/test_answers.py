@@ -1,4 +1,4 @@
-"""Predictions of many images: in their order, with what is bad left out, and going on after an interruption."""
+"""Predictions for many images: order, bad images, and resumption."""
 
 import csv
 import io
@@ -24,7 +24,7 @@ COUNT = 150
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-    """Three classes, whose probabilities hang on the colour of an image."""
+    """A model of three classes whose probabilities depend on the colour of an image."""
     path = tmp_path_factory.mktemp("model") / "model.keras"
     inputs = keras.Input((8, 8, 3))
     outputs = keras.layers.GlobalAveragePooling2D()(keras.layers.Rescaling(1 / 64)(inputs))

@@ -1,4 +1,4 @@
-"""Crops and augmentation: equal to timm and Pillow, and what happens hangs on the key alone."""
+"""Crops and augmentation: equal to timm and Pillow, and determined by the key alone."""
 
 from pathlib import Path
 
@@ -20,7 +20,7 @@ def key(number, seed=0):
 
 
 def many(step, count=400):
-    """What a step makes with many keys."""
+    """Returns the results of a step for many keys."""
     numbers = tf.data.Dataset.range(count)
     made = numbers.map(lambda number: step(tf.stack([0 * number, number * augment.DRAWS])), tf.data.AUTOTUNE)
     return next(iter(made.batch(count))).numpy()

@@ -1,4 +1,4 @@
-"""Keras's other backends: the same numbers as on TensorFlow, in a process of each; needs jax and torch."""
+"""Keras's other backends give the same numbers as TensorFlow, each in its own process; needs jax and torch."""
 
 import json
 import os
@@ -111,7 +111,7 @@ def test_a_backend_computes_what_tensorflow_does_and_refuses_the_rest(backend, o
 
 
 def test_what_differs_after_a_step_is_rounding(tmp_path):
-    """It grows 10,000 times in this step, on one backend in another precision as from one backend to the other."""
+    """The step amplifies it 10,000 times: between precisions of one backend as much as between backends."""
     single = np.array(work("tensorflow", tmp_path, "float32", code=STEP))
     double = np.array(work("tensorflow", tmp_path, "float64", code=STEP))
     before, after = np.abs(single - double).max((1, 2))

@@ -1,4 +1,4 @@
-"""The stop-watch, the `benchmark` command, and the contests' order, statistics and charts."""
+"""The stopwatch, the `benchmark` command, and the contests' order, statistics and charts."""
 
 import dataclasses
 import json

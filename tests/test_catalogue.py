@@ -1,4 +1,4 @@
-"""Published weights: rows against Keras's sources, and downloads from a server on this machine."""
+"""Published weights: rows compared with Keras's sources, and downloads from a local server."""
 
 import dataclasses
 import hashlib
@@ -48,7 +48,7 @@ def test_sums_are_those_in_keras_sources():
 
 
 def numbers(found):
-    """Counts what a published file holds, by its publisher's own network."""
+    """Counts the parameters of a published file with its publisher's own network."""
     if found.publisher == "timm":
         return sum(math.prod(shape) for _, shape in TORCH[found.variant]["tensors"])
     return getattr(applications, KERAS[found.variant])(weights=None).count_params()
@@ -87,7 +87,7 @@ def test_a_row_takes_the_weights_of_the_variant_it_comes_from():
 
 
 class Server(http.server.BaseHTTPRequestHandler):
-    """Serves `files` by path; cuts the connection of those in `cut` halfway, and is silent for those in `stall`."""
+    """Serves `files` by path, closes the connection halfway for those in `cut`, and sends nothing for `stall`."""
 
     files: dict[str, bytes] = {}
     cut: set[str] = set()
@@ -132,7 +132,7 @@ def server(monkeypatch):
 
 @pytest.fixture
 def row(server, tmp_path, monkeypatch):
-    """A set of keras.applications on our server, with the sum of what is served."""
+    """A set of keras.applications on the local server, with the checksum of the served file."""
     content = np.random.default_rng(0).bytes(200_000)
     Server.files["/resnet/weights.h5"] = content
     monkeypatch.setenv("KERAS_RESDENSE_KERAS_BASE", f"http://127.0.0.1:{server.server_port}")
@@ -203,7 +203,7 @@ def run_hub(endpoint, home):
 
 @pytest.fixture
 def hub(server, tmp_path):
-    """Our server as a mirror of the hub that has one set of weights: its address, and what loading them prints."""
+    """Makes the local server a mirror of the hub with one set. Returns its address and the loading output."""
     tensors = {name: rule.array(name, tuple(shape)) for name, shape in TORCH["resnet18"]["tensors"]}
     save_file(tensors, tmp_path / "model.safetensors")
     content = (tmp_path / "model.safetensors").read_bytes()
@@ -252,7 +252,7 @@ def test_a_revision_of_the_hub_can_be_pinned(row, server, monkeypatch):
 
 
 def test_servers_that_do_not_answer_are_found_in_time(server, monkeypatch):
-    """One of them takes the connection and says nothing; that a file is missing is an answer."""
+    """One server accepts the connection and sends nothing. An error for a missing file counts as an answer."""
     monkeypatch.setattr(servers, "PATIENCE", 0.5)
     answering = f"http://127.0.0.1:{server.server_port}/missing"
     with socket.create_server(("127.0.0.1", 0)) as silent:

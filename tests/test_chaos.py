@@ -1,6 +1,6 @@
-"""Two workers train while things go wrong at random: every round ends with the weights of a training left in peace.
+"""Two workers train through random failures. Each round must end with the weights of an undisturbed training.
 
-`python -m pytest -m sweep tests/test_chaos.py`; a seed's round can be had again with `-k "[7]"`.
+`python -m pytest -m sweep tests/test_chaos.py`; repeat the round of a seed with `-k "[7]"`.
 """
 
 import contextlib
@@ -62,7 +62,7 @@ class Training:
         return self.log(index).read_text()
 
     def begin_again(self, allowed):
-        """Starts workers again that have ended with an error, which must be one of those allowed."""
+        """Restarts workers that ended with an error, which must be an allowed one."""
         for index, process in self.processes.items():
             if process.poll():
                 if process.returncode != -signal.SIGKILL:
@@ -72,7 +72,7 @@ class Training:
                 self.processes[index] = self.start(index)
 
     def wait(self, happened, allowed=()):
-        """Waits until something happened, and starts workers again meanwhile."""
+        """Waits until something has happened, and restarts workers meanwhile."""
         progress, since = None, time.monotonic()
         while not happened():
             self.begin_again(allowed)
@@ -103,7 +103,7 @@ def training(folder, name):
 
 @pytest.fixture(scope="module")
 def peaceful(tmp_path_factory):
-    """A folder of photos, and what a training on them comes to that nobody disturbs."""
+    """Returns a folder of photos, and the result of an undisturbed training on them."""
     folder, values = tmp_path_factory.mktemp("chaos"), np.random.default_rng(0)
     for number in range(75):
         path = folder / "photos" / ("cat", "dog", "emu")[number % 3] / f"{number}.png"
@@ -115,7 +115,7 @@ def peaceful(tmp_path_factory):
 
 
 def disturb(made, kind, moments):
-    """Does something to a training, and undoes it once it has been noticed."""
+    """Disturbs a training, and ends the disturbance once it has been noticed."""
     index = moments.randrange(2)
     process = made.processes[index]
     if kind == "kill":

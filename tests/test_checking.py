@@ -1,4 +1,4 @@
-"""The check of image files, its memory, and images that are decoded in part."""
+"""The check of image files, its stored results, and partial decoding."""
 
 import io
 import os
@@ -30,7 +30,7 @@ def encoded(mode="RGB", format="JPEG", **options):
 
 
 def black_bmp():
-    """A file that ends in zeros."""
+    """Returns a file that ends with zeros."""
     buffer = io.BytesIO()
     Image.new("RGB", (60, 50)).save(buffer, "BMP")
     return buffer.getvalue()
@@ -44,7 +44,7 @@ def exif(orientation):
 
 @pytest.fixture
 def photos(tmp_path):
-    """A folder of all kinds of images, the first of which are plain JPEGs."""
+    """Returns a folder of all kinds of images. The first ones are plain JPEGs."""
     files = {
         "0.jpg": encoded(quality=95),
         "1.jpg": encoded(progressive=True, subsampling=2),
@@ -70,7 +70,7 @@ def listed(folder):
 
 
 def counting(monkeypatch):
-    """Notes which files are read from now on."""
+    """Records which files are read from now on."""
     read, inspect = [], checking._inspect
     monkeypatch.setattr(checking, "_inspect", lambda name: read.append(os.fsdecode(name)) or inspect(name))
     return read

@@ -1,4 +1,4 @@
-"""Recipes chosen for folders of images: what they follow from, and that rare classes weigh more."""
+"""Recipes that are chosen for folders of images, and the weights of rare classes."""
 
 import itertools
 
@@ -20,7 +20,7 @@ ONE = tf.distribute.OneDeviceStrategy("/cpu:0")
 
 
 def folder_of(root, counts, size):
-    """Writes a folder of noisy images, so many of each class."""
+    """Writes a folder of noisy images with given numbers per class."""
     random = np.random.default_rng(0)
     for label, count in enumerate(counts):
         (root / f"class {label}").mkdir()

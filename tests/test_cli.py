@@ -1,4 +1,4 @@
-"""The command line: what each command prints, its exit codes, and that its help and its errors help."""
+"""The command line: output, exit codes, help and errors of each command."""
 
 import csv
 import dataclasses
@@ -37,7 +37,7 @@ PIXELS = np.round(load_digits().images[:3] * (255 / 16)).astype("uint8")
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """Returns the folder of a run that the command line has made of a small network and the digits."""
+    """Returns the folder of a run of a small network on the digits, made by the command line."""
     folder = tmp_path_factory.mktemp("runs")
     with pytest.MonkeyPatch.context() as patch:
         row = dataclasses.replace(zoo.VARIANTS["resnet20"], depths=(1, 1), filters=(8, 16))
@@ -229,7 +229,7 @@ def test_a_run_s_file_and_the_card_s_command_make_it_again(run, monkeypatch, cap
 
 
 def test_training_starts_from_published_weights(tmp_path, monkeypatch):
-    """Their download, which has tests of its own, gives a file that was made here."""
+    """A local file replaces the download, which has its own tests."""
     row = zoo.VARIANTS["resnet18"]
     file, asked = tmp_path / "published.keras", []
     published = keras_resdense.create_model(row, input_shape=(32, 32, 3), classes=10)
@@ -366,7 +366,7 @@ def test_published_weights_are_listed(capsys, failing):
 
 
 def test_the_installed_program_fails_with_nothing_but_its_message():
-    """As a shell runs it; where the package is not installed, as Python does."""
+    """It runs as in a shell, or by `python -m` if the package is not installed."""
     script = shutil.which("keras-resdense", path=Path(sys.executable).parent)
     program = [script] if script else [sys.executable, "-m", "keras_resdense"]
     done = subprocess.run([*program, "summary", "resnet51"], capture_output=True, text=True)

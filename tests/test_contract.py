@@ -1,4 +1,4 @@
-"""The image contract: as data, in files, and what it makes of images."""
+"""The image contract as data, in files, and applied to images."""
 
 import dataclasses
 import io

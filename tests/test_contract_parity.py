@@ -1,6 +1,6 @@
 """Inputs and probabilities are those of timm's `create_transform` and torchvision's `weights.transforms()`.
 
-What those two libraries make of photographs is in `golden/transforms.npz`, with the script that recorded it.
+The results of these libraries are in `golden/transforms.npz`, beside the script that recorded them.
 """
 
 import dataclasses

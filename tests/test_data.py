@@ -1,4 +1,4 @@
-"""Data: what is read, what is refused, and that order and augmentation hang on the images alone."""
+"""Data: which files are read or refused, and that order and augmentation depend on the images alone."""
 
 import io
 import os
@@ -50,7 +50,7 @@ def plan_of(recipe, size=(8, 8), classes=10, seed=3):
 
 
 def drawn(batches, count):
-    """The first batches, those of all replicas together."""
+    """Returns the first batches, with those of all replicas joined."""
 
     def together(values):
         return np.concatenate([np.asarray(value) for value in getattr(values, "values", [values])])
@@ -284,7 +284,7 @@ def test_everything_bad_is_listed_and_nothing_touched(images):
 
 
 def test_names_of_classes_that_look_alike_are_one_or_refused(images):
-    """macOS splits é into e and an accent; what is no text looks like anything else that is none."""
+    """macOS splits é into e and an accent. Names that are not valid text all look the same."""
     root = images / "photos"
     for split, name in (("train", "Ch\u00e9vre"), ("val", "Che\u0301vre")):
         for target in (name, "two\nlines"):
@@ -305,7 +305,7 @@ def test_file_names_need_not_be_text(images):
 
 
 def damaged(count):
-    """Files that a seeded mutator has cut, overwritten, shuffled or emptied."""
+    """Writes files that are truncated, overwritten, shuffled or emptied, depending on the seed."""
     rng = random.Random(20)
     formats = ("PNG", "JPEG", "GIF", "BMP", "WEBP", "TIFF")
     sources = [(name, encode(colours(index, (24, 30)), name)) for index, name in enumerate(formats)]
@@ -330,7 +330,7 @@ def damaged(count):
 
 
 def test_damaged_files_are_read_or_listed_never_trained_on(images, capsys):
-    """What the check lets pass, training reads; the rest is named; no damage goes through the check by crashing it."""
+    """Training reads every file that passes the check. The error names all others, and no damage crashes the check."""
     for name, content in damaged(360):
         (images / "Katze" / name).write_bytes(content)
     paths = sorted((images / "Katze").glob("damaged-*"))
@@ -425,7 +425,7 @@ def test_a_mistyped_folder_is_told_which_ones_are_near(images):
 
 
 def test_a_server_that_does_not_answer_is_named_at_once(tmp_path, monkeypatch):
-    """The addresses of such names are never those of a server, and TFDS would try for minutes."""
+    """Domains ending in .invalid never exist, and TFDS would try for minutes."""
     import tensorflow_datasets as tfds
 
     builder = tfds.builder("cifar10", data_dir=tmp_path)
@@ -441,7 +441,7 @@ def test_data_sets_to_download_by_hand_say_so(tmp_path):
 
 
 def prepare(folder, height):
-    """Writes a data set as TFDS has it on the disk, of images of one height, or of heights 6 to 8."""
+    """Writes a data set in the format of TFDS, with images of one height or of heights 6 to 8."""
     import tensorflow_datasets as tfds
 
     features = tfds.features.FeaturesDict(

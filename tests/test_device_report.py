@@ -1,4 +1,4 @@
-"""What is said of a `.tflite`: against counts by hand, published MACs and the lifetimes of a file's tensors."""
+"""The report on a `.tflite`, compared with counts by hand, published MACs and the lifetimes of tensors."""
 
 import dataclasses
 import math
@@ -42,7 +42,7 @@ def network(middle=None):
 
 
 def alive_at_once(path):
-    """Returns the most bytes of activations that live at once, which no planner can go below."""
+    """Returns the largest number of bytes of live activations, a lower bound for every planner."""
     interpreter = Interpreter(str(path))
     nodes = [node for node in interpreter._get_ops_details() if node["op_name"] != "DELEGATE"]
     sizes = {

@@ -1,4 +1,4 @@
-"""The documentation keeps its word: its code runs and prints what it says, its pictures and pages are all there."""
+"""The documentation is correct: its code runs and prints the shown output, and pictures, pages and links exist."""
 
 import contextlib
 import html
@@ -44,7 +44,7 @@ def script(name, folder=DOCS):
 
 @pytest.fixture
 def variants():
-    """Takes back what a page adds to the table."""
+    """Undoes the changes of a page to the table."""
     before = dict(VARIANTS)
     yield
     VARIANTS.clear()
@@ -129,7 +129,7 @@ def test_pages_need_nothing_from_elsewhere(site):
 
 
 def test_no_link_of_the_site_is_dead(site):
-    """Neither to a page nor to a place on one, nor a picture; the template's included."""
+    """This includes links to places on pages, pictures, and the links of the template."""
     folder, pages = site
     places = {page: set(re.findall(r"\bid=\"?([^\"\s>]+)", text)) for page, text in pages.items()}
     dead = set()
@@ -149,7 +149,7 @@ def test_no_link_of_the_site_is_dead(site):
 
 
 def test_code_fits_its_column():
-    """A column of the site, and of a README on GitHub, holds some 85 characters."""
+    """A column of the site, and of a README on GitHub, has about 85 characters."""
     cards = [path.relative_to(ROOT).as_posix() for path in ROOT.glob("saved_models/*/README.md")]
     texts = {name: (ROOT / name).read_text() for name in [*TEXTS, *cards]}
     for name, text in (texts | {f"docs/{page}": text for page, text in PAGES.items()}).items():

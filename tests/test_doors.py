@@ -1,7 +1,7 @@
 """One picture, one answer: an image file gets the same answer from a network by every door.
 
-Every file of `golden/awkward/` goes to two small networks that tell two photographs apart and which way up they are:
-a door that ignores orientation, transparency, channels or crop answers something else. The page in the browser is
+Two small networks, which recognise two photographs and their orientation, classify every file of `golden/awkward/`. A
+door that ignores orientation, transparency, channels or crop gives another answer. The page in the browser is
 one more door, in `test_web.py`.
 """
 
@@ -106,7 +106,7 @@ def by_class(answers):
 
 
 def test_photographs_are_known_and_upright():
-    """Else the doors could agree on nonsense."""
+    """Without this, all doors could agree on a wrong answer."""
     answers = answers_in_python(trained())
     files = [file for file in FILES if file.name.startswith(("exif_", "jpeg_", "xmp_", "rgb_", "megapixels_"))]
     files = [file for file in files if "grey" not in file.name]
@@ -139,7 +139,7 @@ def test_the_endpoint_for_files_answers_alike_or_refuses(model, expected, tmp_pa
 
 
 def test_bytes_answer_alike(tmp_path):
-    """Of 8 bits, a network's own error comes on top: the classes are the same wherever the answer is clear."""
+    """8-bit networks have errors of their own, so classes must be equal only for clear answers."""
     path, expected = exported(trained(), tmp_path, "tflite_int8"), answers_in_python(trained())
     answers = by_class({file: dict(ranked) for file, ranked in runs.predict(path, FILES, top=len(CLASSES))})
     for file, probabilities in answers.items():

@@ -1,4 +1,4 @@
-"""The examples keep their word: scripts run, are short, and the post's module is what PyTorch computes."""
+"""The example scripts run and are short, and the DenseNet module computes the same as in PyTorch."""
 
 import importlib
 import json
@@ -25,7 +25,7 @@ POST = json.loads((ROOT / "tests/golden/post_densenet.json").read_text())
 
 @pytest.fixture
 def example(monkeypatch):
-    """Loads an example as `python examples/NAME.py OPTIONS` does; its `main` is still to be called."""
+    """Loads an example as `python examples/NAME.py OPTIONS` does; without calling its `main`."""
     monkeypatch.syspath_prepend(str(EXAMPLES))
 
     def load(name, *options):

@@ -1,4 +1,4 @@
-"""Exports: read back by the runtimes themselves, not only by the exporter that wrote them."""
+"""Exports, read by the runtimes directly and not only by our exporters."""
 
 import dataclasses
 import functools
@@ -45,13 +45,13 @@ def tiny(channels=3, **options):
 
 
 def some_images(count=24, channels=3, seed=0):
-    """Smooth images of many colours: the mean of a network over plain noise hardly varies."""
+    """Returns smooth images of many colours, because a network's mean output for plain noise hardly varies."""
     corners = np.random.default_rng(seed).uniform(0, 255, (count, 3, 3, channels))
     return np.asarray(tf.image.resize(corners, (32, 32), "bicubic")).clip(0, 255).round().astype("uint8")
 
 
 def write(model, path, format, images=None, **options):
-    """Exports with calibration images, whose missing classes are of no interest here."""
+    """Exports with calibration images, without the warning for missing classes."""
     images = some_images(channels=model.input_shape[-1]) if images is None else images
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "The model predicts")
@@ -60,7 +60,7 @@ def write(model, path, format, images=None, **options):
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory):
-    """Returns a function from a format to an export of a network in it, made once, and the images it was made with."""
+    """Returns a function from a format to an export, which is made once, and its images."""
     model, images = tiny(), some_images()
     model.image_contract = CONTRACT
     labels = model.predict(images.astype("float32"), verbose=0).argmax(-1)
@@ -300,7 +300,7 @@ def test_wrong_numbers_are_an_error_and_nothing_stays_behind(tmp_path):
 
 
 def copied(made, tmp_path):
-    """Returns where a copy of an export and of all that is beside it stands."""
+    """Copies an export and all files beside it, and returns its path."""
     shutil.copytree(made.path.parent, tmp_path, dirs_exist_ok=True)
     return tmp_path / made.path.name
 
@@ -478,7 +478,7 @@ def test_damaged_files_are_refused(format, tmp_path):
 
 
 def test_tflite_that_asks_for_all_memory_is_refused(tmp_path):
-    """LiteRT itself reserves what a file declares: 8 GiB here."""
+    """LiteRT itself would reserve the declared size, which is 8 GiB here."""
     content = (GOLDEN / "runs" / "complete" / "model.tflite").read_bytes()
     shape = np.array([1, 4, 4, 8], "<i4").tobytes()
     assert shape in content

@@ -1,4 +1,4 @@
-"""Backbones: feature maps against timm's, and freezing."""
+"""Backbones: feature maps compared with timm's, and freezing."""
 
 import dataclasses
 import json

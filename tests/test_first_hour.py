@@ -1,4 +1,4 @@
-"""The errors of the first hour: what each advises, followed to the letter, works."""
+"""The errors of the first hour: following their advice to the letter works."""
 
 import contextlib
 import dataclasses
@@ -32,7 +32,7 @@ RUN = ROOT / "saved_models" / "resnet20_fashion_mnist"
 
 
 class Begun(BaseException):
-    """Training was about to begin."""
+    """Raised when training would begin."""
 
 
 @pytest.fixture(autouse=True)
@@ -60,7 +60,7 @@ def photograph(*folders, shape=(16, 16, 3), count=6):
 
 @pytest.fixture
 def advice(capsys):
-    """Returns a function that runs a command which must fail, and returns what it says."""
+    """Returns a function that runs a command, which must fail, and returns its message."""
 
     def fail(*words):
         capsys.readouterr()
@@ -75,7 +75,7 @@ def train(*words):
 
 
 def begins(*words):
-    """Says whether a command begins to train."""
+    """Returns True if a command begins to train, and fails otherwise."""
     with pytest.raises(Begun):
         main([str(word) for word in words])
     return True
@@ -278,7 +278,7 @@ EXTRAS = {
 
 @pytest.mark.parametrize("package", EXTRAS)
 def test_a_missing_extra(package, advice, monkeypatch):
-    """What is to be installed is what this package's extras install, so an index has it."""
+    """The packages to install are requirements of our extras, so an index has them."""
     for name in ("model.onnx", "model.pth"):
         Path(name).write_bytes(b"")
     monkeypatch.setitem(sys.modules, package, None)
@@ -291,7 +291,7 @@ def test_a_missing_extra(package, advice, monkeypatch):
 
 @pytest.mark.sweep
 def test_the_advised_installation_of_a_missing_extra(here):
-    """In an environment that has all packages of this one but ONNX Runtime."""
+    """The environment has all packages of this one except ONNX Runtime."""
     keras_resdense.export(keras_resdense.load_model(RUN / "model.keras"), "model.onnx", "onnx")
     venv.create("environment", with_pip=True)
     (python,) = Path("environment/bin").glob("python3")

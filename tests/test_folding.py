@@ -29,7 +29,7 @@ REPRESENTATIVES = [
 
 
 def shrunk(name):
-    """Returns the row of a variant with all that makes it special, two stages and few layers."""
+    """Returns the row of a variant with its special features, but two stages and few layers."""
     row = keras_resdense.VARIANTS[name]
     if isinstance(row, keras_resdense.DenseNet):
         return dataclasses.replace(row, depths=(2, 2), growth_rate=8)
@@ -45,7 +45,7 @@ def norms(model):
 
 
 def randomize(model):
-    """Gives batch norms random statistics, some scales negative; small ones where there are many to multiply."""
+    """Gives batch norms random statistics and some negative scales. They are small in deep networks."""
     random = np.random.default_rng(0)
     layers = norms(model)
     for layer in layers:

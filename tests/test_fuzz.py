@@ -1,4 +1,4 @@
-"""Damaged files are read or refused, whatever their damage: a seeded fuzzer for each format that is read."""
+"""A seeded fuzzer for each format: damaged files are read, or refused with an error."""
 
 import os
 import subprocess
@@ -24,7 +24,7 @@ def test_damaged_files_are_read_or_refused(kind, tmp_path):
 @pytest.mark.sweep
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_hour_of_damaged_files(kind, tmp_path):
-    """In a process of its own, so that a crash of a library is seen as one."""
+    """Each fuzzer has its own process, so a crash of a library is noticed."""
     command = [sys.executable, "-m", "tests.fuzz", kind, "--seconds", str(SECONDS / len(KINDS)), "--seed", "1"]
     done = subprocess.run([*command, "--keep", str(tmp_path)], cwd=ROOT, env=os.environ, capture_output=True, text=True)
     assert done.returncode == 0, (done.returncode, done.stderr[-2000:], list(tmp_path.iterdir()))

@@ -1,4 +1,4 @@
-"""The grammar of layers' names, against the names that builders give."""
+"""The grammar of layer names, compared with the names that builders give."""
 
 import dataclasses
 
@@ -49,7 +49,7 @@ def test_builders_give_no_other_names(row):
 
 
 def test_calls_are_those_of_the_model_alone_and_in_order():
-    """Fails where Keras moves what `calls` takes from it."""
+    """Fails if Keras moves the private attributes that `calls` uses."""
     images = keras.Input((8, 8, 3), name="input")
     shared = keras.layers.ReLU(name="shared")
     model = keras.Model(images, keras.layers.Add(name="add")([shared(images), images]))

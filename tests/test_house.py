@@ -39,7 +39,7 @@ BLOCKS += " dense_layer dense_block transition_layer"
 
 
 def imports(tree):
-    """Returns the modules of the package that a module imports, wherever in it it does."""
+    """Returns the modules of the package that a module imports, at any place."""
     found = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("keras_resdense"):
@@ -94,7 +94,7 @@ def test_no_module_takes_private_names_of_another():
 
 
 def without_dense_networks(folder):
-    """Copies package and tests, and deletes what dense networks are made of and every mention of it."""
+    """Copies package and tests, and deletes the modules of dense networks and every mention of them."""
     for room in ("keras_resdense", "tests"):
         shutil.copytree(ROOT / room, folder / room, ignore=shutil.ignore_patterns("__pycache__", "golden"))
     shutil.copytree(ROOT / "tests/golden", folder / "tests/golden", ignore=shutil.ignore_patterns("awkward"))
@@ -130,7 +130,7 @@ def test_modules_are_short():
 
 
 def test_init_only_re_exports():
-    """The stub says what there is; both are short of any logic."""
+    """The stub lists all names, and neither file has any logic."""
     body = ast.parse((PACKAGE / "__init__.py").read_text()).body
     assert all(isinstance(node, (ast.Expr, ast.Import, ast.Assign)) for node in body)
     *re_exports, version = ast.parse((PACKAGE / "__init__.pyi").read_text()).body

@@ -1,4 +1,4 @@
-"""What dense networks share and compute again, against plain Keras."""
+"""Shared and recomputed tensors of dense networks, compared with plain Keras."""
 
 import dataclasses
 
@@ -20,7 +20,7 @@ LABELS = RANDOM.integers(0, 10, 8)
 
 
 def plain(row, monkeypatch):
-    """Builds a network of nothing but Keras's own layers."""
+    """Builds a network from Keras's own layers only."""
     with monkeypatch.context() as patch:
         patch.setattr(dense_layers, "Concatenate", keras.layers.Concatenate)
         patch.setattr(densenet.DenseStyle, "activation_layer", keras.layers.Activation)
@@ -29,7 +29,7 @@ def plain(row, monkeypatch):
 
 
 def with_random_norms(model):
-    """Sets norms so that no value comes near the kink of a rectifier, where rounding errors decide on gradients."""
+    """Sets batch norms so that no value is close to 0 at a ReLU, where rounding errors would change gradients."""
     random = np.random.default_rng(1)
     for weight in model.weights:
         if weight.name == "gamma":
@@ -54,7 +54,7 @@ def step(model):
 
 
 def assert_close(ours, theirs, tolerance):
-    """Compares by the norm of each array with the largest of its kind: some gradients are 0 but for rounding errors."""
+    """Compares relative to the largest norm of a kind, because some gradients are 0 except for rounding errors."""
     for our_kind, their_kind in zip(ours, theirs, strict=True):
         largest = max(map(np.linalg.norm, their_kind))
         for our, their in zip(our_kind, their_kind, strict=True):

@@ -1,4 +1,4 @@
-"""The ground floor, against Keras's and TensorFlow's own."""
+"""Basic layers, compared with Keras's and TensorFlow's own."""
 
 import dataclasses
 import json

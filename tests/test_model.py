@@ -1,4 +1,4 @@
-"""What builders return, against Keras's functional model."""
+"""The models of builders, compared with Keras's functional model."""
 
 import dataclasses
 import json
@@ -24,7 +24,7 @@ IMAGES = np.random.default_rng(0).integers(0, 256, (7, 8, 8, 3)).astype("float32
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory):
-    """Returns one of ours and the same as Keras opens it from its file."""
+    """Returns a model of ours, and the same one as plain Keras opens it."""
     path = tmp_path_factory.mktemp("model") / "model.keras"
     model = keras_resdense.create_model("resnet20", input_shape=(8, 8, 3))
     model.save(path)
@@ -103,7 +103,7 @@ def as_json(model):
 
 
 def named(config):
-    """Yields module and class of all that a configuration holds."""
+    """Yields module and class of every object in a configuration."""
     if isinstance(config, dict):
         if {"module", "class_name"} <= config.keys():
             yield f"{config['module']}.{config['class_name']}"
@@ -195,7 +195,7 @@ def test_a_network_comes_back_as_it_was(again, row, tmp_path):
 
 
 def test_a_new_process_opens_a_network_as_it_was(tmp_path):
-    """It has imported nothing of this package yet but what is in the calls."""
+    """The process imports nothing of this package except in these calls."""
     model = keras_resdense.create_model(DENSE, input_shape=IMAGES.shape[1:])
     model.save(tmp_path / "model.keras")
     keras_resdense.as_backbone(model).save(tmp_path / "backbone.keras")

@@ -1,4 +1,4 @@
-"""The notebooks run from top to bottom, and are committed as they ran: `python -m tests.test_notebooks` runs them."""
+"""The notebooks run and are committed with their outputs: `python -m tests.test_notebooks` runs them."""
 
 import os
 import subprocess
@@ -23,7 +23,7 @@ nbformat.write(notebook, sys.argv[2])
 
 
 def execute(path, environment):
-    """Returns a notebook as it ran."""
+    """Runs a notebook and returns it with its outputs."""
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-c", EXECUTE, str(path), f"{folder}/made.ipynb"]
         environment = os.environ | {"PYTHONPATH": str(ROOT)} | environment
@@ -33,7 +33,7 @@ def execute(path, environment):
 
 
 def clean(notebook):
-    """Removes the times of execution, and what libraries log."""
+    """Removes execution times and the logs of libraries."""
     for cell in notebook.cells:
         cell.metadata.pop("execution", None)
         if cell.cell_type == "code":

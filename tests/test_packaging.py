@@ -1,4 +1,4 @@
-"""What is put on an index: a source distribution that holds all one needs to work on it, and a wheel made of it."""
+"""Distributions for an index: a complete source distribution, and a wheel built from it."""
 
 import email
 import json
@@ -78,7 +78,7 @@ keras_resdense.ResNet50(input_shape="large")
 
 
 def test_type_checkers_know_what_is_public(wheel, tmp_path):
-    """What stays unknown are the bases of classes, which Keras does not type."""
+    """Only base classes from Keras, which has no types, remain unknown."""
     wheel.extractall(tmp_path)
     (tmp_path / "program.py").write_text(PROGRAM)
     checker = [sys.executable, "-m", "basedpyright", "--pythonpath", sys.executable, "--outputjson"]

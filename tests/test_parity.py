@@ -1,7 +1,7 @@
 """Parity with independent implementations, on random weights and random batch norm statistics.
 
-keras.applications computes beside us. What timm and torchvision compute is in `golden/`, with the script
-that recorded it; weights and images follow a rule that both sides recompute.
+keras.applications runs in the same process. The outputs of timm and torchvision are in `golden/`, beside the script
+that recorded them. Both sides compute weights and images by the same rule.
 """
 
 import dataclasses
@@ -44,7 +44,7 @@ def test_logits_are_those_of_timm_and_torchvision(variant):
 
 
 def randomised(peer: keras.Model) -> keras.Model:
-    """Sets every weight so that it cannot be mistaken for its default."""
+    """Sets every weight to a value that differs from its default."""
     random = np.random.default_rng(0)
     for weight in peer.weights:
         fan_in = np.prod(weight.shape[:-1])

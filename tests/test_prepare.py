@@ -1,4 +1,4 @@
-"""Prepared data sets: the folder's images, whole or not there, and resumed where they were stopped."""
+"""Prepared data sets: equal to the folder's images, complete or absent, and resumed after an interruption."""
 
 import dataclasses
 import hashlib
@@ -39,7 +39,7 @@ def write(path, mode="RGB", seed=0, **options):
 
 @pytest.fixture
 def folder(tmp_path):
-    """Forty images of two classes, of all kinds."""
+    """Returns a folder of forty images of all kinds, in two classes."""
     turned = Image.Exif()
     turned[0x0112] = 6
     for index, name in enumerate(("Katze", "狗")):
@@ -59,7 +59,7 @@ def contents(folder):
 
 
 def pixels(examples):
-    """The images and their classes, as if in a set."""
+    """Returns the images and their classes, without order."""
     found = [examples.read(handle)[:2] for handle in examples.handles(None)]
     return sorted((int(label), tuple(image.shape), image.numpy().tobytes()) for image, label in found)
 
@@ -122,7 +122,7 @@ def test_only_larger_images_are_shrunk(folder, tmp_path, size):
 
 
 def stop_after(monkeypatch, count, error):
-    """Lets a preparation write some shards only; returns those that are written."""
+    """Stops a preparation after some shards, and returns the written ones."""
     written, write_shard = [], module.write_shard
 
     def stopping(shard):
@@ -300,7 +300,7 @@ class Workers:
 
 
 def steps_of(examples, workers, count, first_step=0, same_order=False, **options):
-    """The images' bytes and the classes of each step and worker."""
+    """Returns the images' bytes and the classes of each step and worker."""
     recipe = Recipe(batch_size=8, padding=0, crop="none", **options)
     plan = Plan(recipe=recipe, size=(60, 80), classes=2)
     parts = training_batches(examples, plan, Workers(workers), first_step, same_order)

@@ -1,4 +1,4 @@
-"""Preprocessing and names of classes, against keras.applications and torchvision."""
+"""Preprocessing and class names, compared with keras.applications and torchvision."""
 
 from pathlib import Path
 

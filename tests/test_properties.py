@@ -1,4 +1,4 @@
-"""What holds for whatever is given, found by generated examples."""
+"""Properties that hold for all inputs, tested with generated examples."""
 
 import dataclasses
 import io
@@ -25,7 +25,7 @@ ANYTHING = st.one_of(NUMBERS, st.booleans(), st.none(), st.text(max_size=3), st.
 
 
 def given_fields(kind, most):
-    """Some fields of a row, each with its default, something like it or anything else."""
+    """Generates some fields of a row: each has its default, a similar value or anything else."""
 
     def like(field):
         default = st.nothing() if field.default is dataclasses.MISSING else st.just(field.default)
@@ -116,7 +116,7 @@ NAMES = st.text(st.characters(exclude_characters="/\0", exclude_categories=["Cs"
 
 @pytest.mark.parametrize("count", [8, pytest.param(2_000, marks=pytest.mark.sweep)])
 def test_folders_and_files_may_be_called_anything(tmp_path_factory, count):
-    """Classes get their folders' names, or one message says what is wrong; every image is found."""
+    """Classes get the names of their folders, or a message says what is wrong. Every image is found."""
     content = io.BytesIO()
     Image.new("RGB", (8, 8)).save(content, "PNG")
 

@@ -1,4 +1,4 @@
-"""Published weights by name: in Python's three lines, at the command line, and measured on a data set like ImageNet."""
+"""Published weights by name: in Python, on the command line, and evaluated on a data set like ImageNet."""
 
 import json
 from pathlib import Path
@@ -32,7 +32,7 @@ def hub(published, monkeypatch):
 
 @pytest.fixture
 def imagenet(tmp_path, hub):
-    """Writes a data set with ImageNet's classes, half of whose labels are what the network says."""
+    """Writes a data set with ImageNet's classes in which half of the labels are the network's answers."""
     import tensorflow_datasets as tfds
 
     images = np.random.default_rng(0).integers(0, 256, (8, 40, 50, 3), "uint8")

@@ -1,4 +1,4 @@
-"""Values as steps, and the signal-to-noise report against what the exports measured by themselves."""
+"""Quantised values, and the signal-to-noise report compared with the measurements of the exports."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""README.md keeps its word: its code runs, and the table of variants is what the command writes."""
+"""The code of README.md runs, and the table of variants is up to date."""
 
 import re
 import shutil
@@ -17,7 +17,7 @@ CODE = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
 
 @pytest.fixture
 def no_hub(monkeypatch, tmp_path):
-    """Stands in for the hub: published weights are those of a network of random ones."""
+    """Replaces the hub: published weights are random ones."""
 
     def download(found, include_top=True):
         path = tmp_path / "random.weights.h5"

@@ -1,4 +1,4 @@
-"""Recipes: what they say, how they are overridden, and that their files say the same."""
+"""Recipes: their values, how options change them, and their files."""
 
 import dataclasses
 
@@ -112,7 +112,7 @@ def test_a_frozen_phase_has_its_own_rate_and_trains_the_classifier_only():
 
 @pytest.mark.parametrize("optimizer", ["sgd", "lamb", "adamw"])
 def test_weight_decay_spares_batch_norm_and_biases(optimizer):
-    """With a loss that is 0, whatever shrinks has decayed."""
+    """The loss is 0, so only weight decay changes the weights."""
     recipe = Recipe(optimizer=optimizer, weight_decay=0.01, warmup_epochs=0)
     model = zoo.create_model(dataclasses.replace(network(recipe), depths=(1, 1, 1)))
     compile_phase(model, phases_of(recipe)[0], recipe, Settings(), 10)

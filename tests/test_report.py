@@ -1,4 +1,4 @@
-"""What a run leaves behind: pictures and a card, whatever its classes are called, and metadata for the hub."""
+"""The files of a run: pictures and a card for any class names, and metadata for the hub."""
 
 import numpy as np
 import pytest
@@ -23,7 +23,7 @@ def history(*losses):
 
 @pytest.fixture
 def folder(tmp_path):
-    """Returns the folder of a run of one epoch, with all that is written at its end."""
+    """Returns the folder of a complete run of one epoch."""
     rows = history(0.5)
     (tmp_path / "recipe.json").write_text(recipes.describe(RECIPE, SETTINGS))
     report.write_history(tmp_path / "history.csv", rows)
@@ -43,7 +43,7 @@ def folder(tmp_path):
 
 
 def test_a_run_is_described_whatever_its_classes_are_called(folder):
-    """Warnings are errors here: no letter is missing from the pictures, and none is taken for mathematics."""
+    """Warnings are errors here, so no letter is missing in the pictures or interpreted as mathematics."""
     assert (folder / "labels.txt").read_text(encoding="utf-8").splitlines() == list(NAMES)
     for name in ("curves.png", "confusion.png"):
         with Image.open(folder / name) as image:

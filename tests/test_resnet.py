@@ -1,4 +1,4 @@
-"""Residual blocks and rows: what each knob changes, by shapes, counts and values."""
+"""Residual blocks and rows: the effect of each field on shapes, counts and values."""
 
 import dataclasses
 
@@ -21,12 +21,12 @@ RESNET20 = keras_resdense.VARIANTS["resnet20"]
 
 
 def tiny(**changes):
-    """Builds ResNet-20's row changed, for 16-pixel images."""
+    """Builds a changed row of ResNet-20 for images of 16 pixels."""
     return keras_resdense.create_model(dataclasses.replace(RESNET20, **changes), input_shape=(16, 16, 3))
 
 
 def kinds(model):
-    """Lists what the layers of a block do, in order, by their names' second part."""
+    """Lists the roles of a block's layers in order, by the second part of their names."""
     return [layer.name.split("_")[1].rstrip("0123456789") for layer in model.layers[1:]]
 
 

@@ -1,4 +1,4 @@
-"""SavedModels and the folders they are served from: as TensorFlow Serving reads them."""
+"""SavedModels and their folders, as TensorFlow Serving reads them."""
 
 import dataclasses
 

@@ -1,4 +1,4 @@
-"""The models that are committed are what their cards say."""
+"""The committed models have the accuracy that their cards state."""
 
 import json
 
@@ -43,6 +43,6 @@ def test_files_agree_and_are_the_variant(run):
 
 @pytest.mark.sweep
 def test_accuracy_is_what_the_card_says(run):
-    """Needs Fashion-MNIST where TFDS finds it."""
+    """Needs Fashion-MNIST in the folder of TFDS."""
     results = json.loads((run / "run.json").read_text())
     assert runs.evaluate(run)["accuracy"] == pytest.approx(results["accuracy"], abs=2e-4)

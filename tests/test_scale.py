@@ -51,12 +51,12 @@ WORKER_SETTINGS = Settings(save_every=5)
 
 @functools.cache
 def two_devices():
-    """One for all tests: the collective operations of a second would be taken for those of the first."""
+    """All tests share one strategy, because collective operations of two strategies would be confused."""
     return tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
 
 
 def losses(devices, policy="float32", **changes):
-    """Loss of each of 20 steps of a network without batch norm."""
+    """Returns the losses of 20 steps of a network without batch norm."""
     recipe = dataclasses.replace(RECIPE, **changes)
     plan = Plan(recipe=recipe, size=(8, 8), classes=10)
     keras.utils.set_random_seed(1)
@@ -132,7 +132,7 @@ def test_strategies(monkeypatch):
 @pytest.mark.parametrize("name", ["none", "mirrored"])
 @pytest.mark.parametrize("arrays", [True, False])
 def test_nothing_is_tuned_under_a_strategy(monkeypatch, name, arrays):
-    """The thread that tunes a data set can hold up the end of an epoch for a minute."""
+    """The tuning thread of a data set can delay the end of an epoch by a minute."""
     from tensorflow.python.data.ops import iterator_ops, multi_device_iterator_ops
 
     tuned = []
@@ -212,7 +212,7 @@ def test_workers_that_see_different_checkpoints_stop(tmp_path, monkeypatch):
 
 
 def test_workers_that_would_train_differently_stop(monkeypatch):
-    """All of them, each with a message that says what differs and where."""
+    """All workers stop with a message that says what differs and where."""
     data = small_digits()
     other = dataclasses.replace(data, contents=data.contents | {"images to train on": "1436"})
     sent = []
@@ -267,24 +267,24 @@ def test_a_wrong_tf_config_is_explained(monkeypatch, text, message):
 
 
 def ports(count):
-    """Returns so many ports that are free now."""
+    """Returns some free ports."""
     with contextlib.ExitStack() as stack:
         sockets = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
         return [one.getsockname()[1] for one in sockets]
 
 
 def cluster(count):
-    """Describes so many workers on this machine."""
+    """Describes some workers on this machine."""
     return {"worker": [f"127.0.0.1:{port}" for port in ports(count)]}
 
 
 def task(described, index):
-    """Returns what a worker finds in its environment."""
+    """Returns a worker's environment variables."""
     return {"TF_CONFIG": json.dumps({"cluster": described, "task": {"type": "worker", "index": index}})}
 
 
 def run_workers(folder, kind, count):
-    """Trains on so many processes and returns what each ends with."""
+    """Trains on several processes and returns the result of each."""
     folder.mkdir()
     described, processes = cluster(count), []
     for index in range(count):
@@ -363,7 +363,7 @@ def together(folder, name, described):
 
 
 def forbid_writing(folder):
-    """Lets Python write nothing below a folder."""
+    """Prevents Python from writing below a folder."""
 
     def refuse(event, arguments):
         writes = event == "os.mkdir" or event == "open" and arguments[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
@@ -374,7 +374,7 @@ def forbid_writing(folder):
 
 
 def work(folder: Path, kind: str) -> None:
-    """Trains as one worker, which TF_CONFIG names, and writes the weights and metrics that it ends with."""
+    """Trains as the worker in TF_CONFIG, and writes its final weights and metrics."""
     if kind == "losses":
         cpu = tf.config.list_physical_devices("CPU")[0]
         tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 4)

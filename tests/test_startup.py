@@ -1,4 +1,4 @@
-"""Which kernels TensorFlow runs on."""
+"""The choice of TensorFlow's kernels."""
 
 import os
 import subprocess
@@ -20,6 +20,6 @@ def test_onednn_is_asked_for_unless_the_user_decided():
 
 
 def test_tensorflow_hears_of_it():
-    """Even if it is asked for a builder before anybody has imported TensorFlow."""
+    """This also works if a builder is used before TensorFlow is imported."""
     ask = "from tensorflow.python.util import _pywrap_util_port as port; print(port.IsMklEnabled())"
     assert printed(f"from keras_resdense import ResNet18; {ask}") == "True"

@@ -1,4 +1,4 @@
-"""What survives when a training is stopped at any moment, or finds no room for its files."""
+"""A training survives being stopped at any moment, and a full disk."""
 
 import contextlib
 import dataclasses
@@ -30,7 +30,7 @@ from tests.tiny import RECIPE, newest_step, outcome, small_digits, started, tiny
 
 @pytest.mark.parametrize("kills, epochs", [(1, 3), pytest.param(20, 16, marks=pytest.mark.sweep)])
 def test_killed_at_random_moments_a_training_ends_bit_identical(tmp_path, kills, epochs):
-    """Optimiser, averages, schedule, dropout, order and augmentation: all go on where they were."""
+    """Optimiser, averages, schedule, dropout, order and augmentation all resume."""
     moments, run, halfway = random.Random(0), tmp_path / "killed", 0
     with started(tmp_path, "whole", epochs) as whole:
         for number, step in enumerate(sorted(moments.sample(range(1, epochs * 5 - 8), kills))):
@@ -59,7 +59,7 @@ def test_killed_at_random_moments_a_training_ends_bit_identical(tmp_path, kills,
 
 
 class KillAt(keras.callbacks.Callback):
-    """Stands for a crash: leaves `fit` by an exception that nobody handles."""
+    """Simulates a crash: leaves `fit` with an exception that nothing handles."""
 
     def __init__(self, batches):
         super().__init__()
@@ -72,7 +72,7 @@ class KillAt(keras.callbacks.Callback):
 
 
 def killed(monkeypatch, batches, **options):
-    """Begins a training and kills it after so many batches."""
+    """Begins a training and kills it after a number of batches."""
     callbacks = train._callbacks
     with monkeypatch.context() as patch:
         patch.setattr(train, "_callbacks", lambda *known: [*callbacks(*known), KillAt(batches)])
@@ -183,7 +183,7 @@ def test_data_that_changed_stop_a_run_that_goes_on(tmp_path, monkeypatch):
 
 @pytest.mark.sweep
 def test_a_run_goes_on_with_the_split_that_it_began_with(tmp_path, monkeypatch):
-    """And is bit-identical to one whose images never changed; afterwards, too, it is evaluated on the old ones."""
+    """The run is bit-identical to one whose images never changed, and is still evaluated on the old images."""
     photos, random = tmp_path / "photos", np.random.default_rng(0)
     for number in range(60):
         path = photos / ("cat", "dög")[number % 2] / f"{number}.png"
@@ -224,7 +224,7 @@ def test_damaged_newest_checkpoint_falls_back(tmp_path, monkeypatch):
 
 
 def test_with_all_checkpoints_damaged_new_ones_are_kept(tmp_path, monkeypatch):
-    """Training resumes from them after a later kill, and the damaged ones are still there to inspect."""
+    """Training resumes from them after another kill, and the damaged ones are kept for inspection."""
     options = {"recipe": RECIPE, "settings": Settings(save_every=2), "folder": str(tmp_path), "name": "run"}
     killed(monkeypatch, 12, **options)
     folder = tmp_path / "run" / "checkpoints"
@@ -262,7 +262,7 @@ def test_a_checkpoint_of_another_network_changes_nothing(tmp_path):
 
 @contextlib.contextmanager
 def file_size_limit(size):
-    """Lets no file grow beyond so many bytes: as on a full disk, writing fails in the middle."""
+    """Limits the size of files, so writing fails in the middle, as on a full disk."""
     _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
     try:
@@ -291,7 +291,7 @@ def test_events_that_cannot_be_written_are_named(tmp_path):
 
 
 def test_weights_are_not_begun_without_room(tmp_path):
-    """HDF5 crashes the process where a disk is full."""
+    """HDF5 crashes the process if the disk is full."""
     model = keras.Sequential([keras.Input((100,)), keras.layers.Dense(100)])
     path = tmp_path / "model.weights.h5"
     checkpoints.save_weights(path, model)
@@ -351,7 +351,7 @@ def test_nan_stops_and_keeps_the_last_good_weights(tmp_path, steps):
 
 
 def test_what_a_killed_process_left_is_removed(tmp_path):
-    """Even where it was killed before it had written its recipe."""
+    """This includes processes that were killed before they wrote the recipe."""
     leftovers = [tmp_path / "run" / f"{WRITING}abc", tmp_path / "run" / "checkpoints" / ".writing-def"]
     leftovers[0].mkdir(parents=True)
     target = choose_folder(tmp_path, "run", RECIPE, Settings())

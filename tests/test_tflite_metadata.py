@@ -1,4 +1,4 @@
-"""TFLite Metadata: read by MediaPipe's own schema, and classified with by MediaPipe Tasks."""
+"""TFLite Metadata, read with MediaPipe's schema and used by MediaPipe Tasks."""
 
 import dataclasses
 import zipfile

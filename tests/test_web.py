@@ -1,4 +1,4 @@
-"""The page of `examples/web`, in headless Chromium: its answers are Python's, and it can be used and installed.
+"""The page of `examples/web` in headless Chromium: it gives Python's answers, and it can be used and installed.
 
 Needs Chromium, npm and playwright.
 """
@@ -45,12 +45,12 @@ def page(run):
 
 @pytest.fixture
 def copy(run, tmp_path):
-    """Returns a folder with the run's files, to be changed."""
+    """Returns a copy of the run's folder, which a test may change."""
     return shutil.copytree(run, tmp_path / "copy")
 
 
 def expect(found):
-    """Waits for what is expected of something on the page."""
+    """Waits until an element of the page is as expected."""
     # Not above: it is no part of the test extra, and without it all other tests must be found.
     from playwright.sync_api import expect
 
@@ -204,7 +204,7 @@ def test_a_network_of_bytes_answers_as_in_python(run, copy, tmp_path, exporter):
 
 
 def test_a_network_in_colour(copy):
-    """It knows its classes, has no samples, and sees what `keras_resdense.transform` makes of a photograph."""
+    """The page knows its classes, has no samples, and prepares a photograph as `keras_resdense.transform` does."""
     contract = ImageContract(size=(32, 32), order="bgr", mean=(100.0, 120.0, 140.0), std=(60.0, 50.0, 40.0))
     model = keras_resdense.ResNet20(input_shape=(32, 32, 3), classes=3)
     model.image_contract, model.class_names = contract, ("cat", "dog", "狗")
@@ -239,14 +239,14 @@ FRAME = (480, 640)
 
 @pytest.fixture(scope="module")
 def built(run, tmp_path_factory):
-    """Returns the page that is made of the run's own files."""
+    """Returns the page built from the run's files."""
     folder = tmp_path_factory.mktemp("built") / "site"
     build(run, "--title", "Which <digit>?", "--to", folder)
     return folder
 
 
 def build(*words, fails=False):
-    """Runs `npm run build` and returns what it says."""
+    """Runs `npm run build` and returns its output."""
     command = ["npm", "run", "build", "--silent", "--", *map(str, words)]
     done = subprocess.run(command, cwd=check.WEB, capture_output=True, text=True)
     assert bool(done.returncode) == fails, done.stderr
@@ -255,7 +255,7 @@ def build(*words, fails=False):
 
 @contextlib.contextmanager
 def phone(folder, *arguments, **options):
-    """Gives a phone's Chromium, a folder's address, and a function that ends the server."""
+    """Yields a browser with a phone's settings, the address of a folder, and a function that stops the server."""
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright, contextlib.ExitStack() as stack:
@@ -271,7 +271,7 @@ def phone(folder, *arguments, **options):
 
 @pytest.fixture
 def digit(run, tmp_path):
-    """Returns a held-out digit as a file, which a phone would show as large as its camera's pictures."""
+    """Returns a held-out digit as a file of the size of a phone's camera pictures."""
     (first, *_) = check.write_test_images(run, tmp_path)
     Image.open(first).resize(FRAME[::-1], Image.NEAREST).convert("RGB").save(tmp_path / "digit.png")
     return tmp_path / "digit.png"
@@ -338,7 +338,7 @@ def test_a_phone_without_a_camera_says_what_to_do(built):
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_a_built_page_is_accessible_and_fits(built, scheme):
-    """By the rules of axe, which Lighthouse uses, too: contrast, labels, names, landmarks."""
+    """It follows the rules of axe, which Lighthouse also uses: contrast, labels, names, landmarks."""
     with phone(built, color_scheme=scheme) as (page, _):
         expect(page.locator("#offline")).not_to_be_empty()
         page.add_script_tag(path=check.WEB / "node_modules/axe-core/axe.min.js")

@@ -1,4 +1,4 @@
-"""Files of weights: every layout read by name, every damaged or foreign one refused, nothing half-loaded."""
+"""Files of weights: each layout is read by name, damaged or foreign files are refused, and nothing is half-loaded."""
 
 import dataclasses
 import hashlib
@@ -211,7 +211,7 @@ def test_other_kinds_are_refused(name, message, tmp_path, monkeypatch):
 
 
 def test_pickles_are_read_by_torchs_weights_only_loader(tmp_path, monkeypatch):
-    """Stands in for torch: what matters is that nothing else unpickles, and that the loader is told so."""
+    """A fake torch checks that nothing else unpickles, and that the loader gets `weights_only`."""
 
     class Tensor(np.ndarray):
         def is_floating_point(self):
@@ -241,7 +241,7 @@ def test_pickles_are_read_by_torchs_weights_only_loader(tmp_path, monkeypatch):
 
 
 def spoil(tensors, kind):
-    """Puts numbers into ResNet-18's tensors that no network can have."""
+    """Puts impossible numbers into ResNet-18's tensors."""
     if kind == "bool":
         tensors["conv1.weight"] = tensors["conv1.weight"] > 0
     elif kind == "int8":
@@ -277,7 +277,7 @@ def test_numbers_that_no_network_has_are_refused(kind, tmp_path):
 
 
 def datasets(file):
-    """Lists all that is stored in a file of HDF5."""
+    """Lists all data sets in an HDF5 file."""
     found = []
     file.visititems(lambda name, item: found.append(item) if isinstance(item, h5py.Dataset) else None)
     return found

@@ -142,7 +142,7 @@ def test_names_are_unique_and_readable(variant):
 
 
 def stage_shapes(model):
-    """Maps each stage to the shape its last block leaves."""
+    """Maps each stage to the shape of its last block's output."""
     ends = {}
     for layer in model.layers:
         if layer.name.startswith("stage") and "_transition" not in layer.name:
@@ -334,7 +334,7 @@ def test_saved_files_open_in_plain_keras(variants, tmp_path):
 
 
 def test_builders_say_statically_what_they_take():
-    """Type checkers and editors read the protocol, people what `create_model` says."""
+    """Type checkers and editors read the protocol, and people read `create_model`."""
     protocol = list(inspect.signature(builders.Builder.__call__, eval_str=True).parameters.values())[1:]
     created = list(inspect.signature(create_model, eval_str=True).parameters.values())[1:]
     assert protocol == created

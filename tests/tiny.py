@@ -49,7 +49,7 @@ def without_batch_norm():
 
 
 def install(set_item=operator.setitem, set_attribute=setattr):
-    """Makes the network known by name, its data those of any name, and leaves out exports, which have tests of theirs.
+    """Registers the network, returns its data for every name, and leaves out exports, which have their own tests.
 
     Args:
         set_item: Like `operator.setitem`, or pytest's, which takes it back.
@@ -79,12 +79,12 @@ def started(folder, name, epochs, environment=None, log="log"):
 
 
 def newest_step(run):
-    """Returns the step of a run's newest checkpoint; -1 where there is none."""
+    """Returns the step of a run's newest checkpoint; -1 if there is none."""
     return max((int(path.stem.split("-")[1]) for path in (run / "checkpoints").glob("step-*.npz")), default=-1)
 
 
 def wait_for(made, happened):
-    """Waits until something happened; fails where the process ends before."""
+    """Waits until something has happened, and fails if the process ends before that."""
     while not happened():
         assert made.poll() is None, f"ended with {made.returncode}"
         time.sleep(0.002)

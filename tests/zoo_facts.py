@@ -1,4 +1,4 @@
-"""What is known of every variant: published counts, and what our models come to.
+"""Facts about every variant: published counts, and those of our models.
 
 python -m tests.zoo_facts            prints the table of variants
 python -m tests.zoo_facts --write    puts it into docs/variants.md
@@ -61,7 +61,7 @@ QUICK = {"resnet18", "resnet50d", "resnet50v2_keras", "densenet121", "resnet20",
 
 
 def sweep(variants, quick=QUICK):
-    """Marks all variants for the sweep but the quick ones."""
+    """Marks all variants except the quick ones for the sweep."""
     return [name if name in quick else pytest.param(name, marks=pytest.mark.sweep) for name in variants]
 
 
@@ -77,7 +77,7 @@ class Facts(NamedTuple):
 
 @functools.cache
 def facts(variant: str) -> Facts:
-    """Builds a variant as its builder does by default and looks at it."""
+    """Builds a variant with its builder's defaults and measures it."""
     keras.backend.clear_session()
     model = keras_resdense.create_model(variant)
     return Facts(
@@ -90,7 +90,7 @@ def facts(variant: str) -> Facts:
 
 
 def proven_against(variant: str) -> str:
-    """Names whose outputs ours equal, see `tests/test_parity.py`."""
+    """Names the libraries whose outputs ours equal, see `tests/test_parity.py`."""
     peers = TORCH.get(variant, {"peers": []})["peers"] + (["keras.applications"] if variant in KERAS else [])
     return ", ".join(peers) or "count derived from the paper"
 

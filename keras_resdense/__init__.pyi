@@ -6,6 +6,7 @@ from .exporting.device_report import DeviceReport as DeviceReport, device_report
 from .exporting.export import Export as Export, export as export
 from .exporting.folding import fold_batch_norm as fold_batch_norm
 from .exporting.formats import EXPORTERS as EXPORTERS
+from .exporting.coreml import CoreML as CoreML
 from .exporting.onnx import ONNX as ONNX
 from .exporting.openvino import OpenVINO as OpenVINO
 from .exporting.quantised_training import quantisation_aware as quantisation_aware

@@ -78,4 +78,5 @@ FORMATS = (
     "tflite_trainable",
     "onnx",
     "openvino",
+    "coreml",
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
+from keras_resdense.exporting.coreml import CoreML
 from keras_resdense.exporting.exporter import Exporter, relative_noise
 from keras_resdense.exporting.keras_file import PlainKeras
 from keras_resdense.exporting.onnx import ONNX
@@ -26,4 +27,5 @@ EXPORTERS: dict[str, Exporter] = {
     "tflite_trainable": TrainableTFLite(file_name="model_trainable.tflite"),
     "onnx": ONNX(file_name="model.onnx"),
     "openvino": OpenVINO(file_name="openvino_model"),
+    "coreml": CoreML(file_name="model.mlpackage", tolerance=0.02),
 }

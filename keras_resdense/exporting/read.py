@@ -14,7 +14,7 @@ from keras_resdense.networks.model import load_model
 #: The file that is read from a run's folder.
 MODEL_FILE = EXPORTERS["keras"].file_name
 #: Formats by their files' suffixes.
-_KINDS = {".keras": "keras", ".tflite": "tflite", ".onnx": "onnx"}
+_KINDS = {".keras": "keras", ".tflite": "tflite", ".onnx": "onnx", ".mlpackage": "coreml"}
 
 
 def load_keras(path: Path) -> keras.Model:
@@ -34,7 +34,7 @@ def load_runner(path: Path) -> tuple[Runner, Path]:
     """Loads a model of any format.
 
     Args:
-        path: Folder of a run, `.keras`, SavedModel, `.tflite`, `.onnx` or folder of OpenVINO.
+        path: Folder of a run, `.keras`, SavedModel, `.tflite`, `.onnx`, `.mlpackage` or folder of OpenVINO.
 
     Returns:
         A function from images of pixels 0–255 to probabilities, and the path of the file.
@@ -45,12 +45,12 @@ def load_runner(path: Path) -> tuple[Runner, Path]:
     if (path / MODEL_FILE).is_file():
         path = path / MODEL_FILE
     kind = _KINDS.get(path.suffix)
-    if path.is_dir():
+    if path.is_dir() and kind is None:
         kind = "openvino" if (path / "model.xml").is_file() else "saved_model"
     if not path.exists() or kind is None:
         what = "is not a model" if path.exists() else "does not exist"
         raise ValueError(
-            f"{path} {what}: it must be a run's folder, a .keras, a .tflite, an .onnx, a SavedModel "
+            f"{path} {what}: it must be a run's folder, a .keras, a .tflite, an .onnx, an .mlpackage, a SavedModel "
             "or a folder of OpenVINO."
         )
     run = EXPORTERS[kind].read(path)

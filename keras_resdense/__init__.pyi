@@ -2,11 +2,11 @@ from . import densenet as densenet, resnet as resnet, resnet_v2 as resnet_v2
 from .data.contract import ImageContract as ImageContract
 from .data.prepare import prepare as prepare
 from .data.sources import load_data as load_data
+from .exporting.coreml import CoreML as CoreML
 from .exporting.device_report import DeviceReport as DeviceReport, device_report as device_report
 from .exporting.export import Export as Export, export as export
 from .exporting.folding import fold_batch_norm as fold_batch_norm
 from .exporting.formats import EXPORTERS as EXPORTERS
-from .exporting.coreml import CoreML as CoreML
 from .exporting.onnx import ONNX as ONNX
 from .exporting.openvino import OpenVINO as OpenVINO
 from .exporting.quantised_training import quantisation_aware as quantisation_aware

@@ -98,9 +98,7 @@ class CoreML(Exporter):
             if not names:
                 description = written.get_spec()
                 coremltools.utils.rename_feature(description, description.description.output[0].name, "outputs")
-                written = coremltools.models.MLModel(
-                    description, weights_dir=written.weights_dir, skip_model_load=True
-                )
+                written = coremltools.models.MLModel(description, weights_dir=written.weights_dir, skip_model_load=True)
             about = {"image_contract": extras.contract.to_json()} if extras.contract else {}
             about |= {"class_names": json.dumps(names, ensure_ascii=False)} if names else {}
             written.user_defined_metadata.update(about)

@@ -58,7 +58,9 @@ def read_program(path: Path) -> tuple[Compute, tuple[int, int, int], dict[str, s
         for operation in block.operations:
             if operation.type == "const":
                 continue
-            given = {name: _argument(value, constants | values, weights, types) for name, value in operation.inputs.items()}
+            given = {
+                name: _argument(value, constants | values, weights, types) for name, value in operation.inputs.items()
+            }
             if operation.type == "classify":
                 return given["probabilities"]
             made = operation.outputs[0]
@@ -106,7 +108,10 @@ def _padding(given: Mapping[str, Any], sides: tuple[int, ...], kernel: list[int]
         return [tuple(pair) for pair in np.reshape(given["pad"], (2, 2)).tolist()]
     if kind != "same":
         raise ValueError(f"padding {kind!r} is not read")
-    needed = [max(0, (-(-side // step) - 1) * step + size - side) for side, step, size in zip(sides, strides, kernel)]
+    needed = [
+        max(0, (-(-side // step) - 1) * step + size - side)
+        for side, step, size in zip(sides, strides, kernel, strict=True)
+    ]
     return [(total // 2, total - total // 2) for total in needed]
 
 
@@ -161,9 +166,7 @@ def _softmax(given: Mapping[str, Any]) -> np.ndarray:
 
 
 def _matmul(given: Mapping[str, Any]) -> np.ndarray:
-    x, y = (
-        np.swapaxes(given[name], -1, -2) if given.get(f"transpose_{name}", False) else given[name] for name in "xy"
-    )
+    x, y = (np.swapaxes(given[name], -1, -2) if given.get(f"transpose_{name}", False) else given[name] for name in "xy")
     return x @ y
 
 

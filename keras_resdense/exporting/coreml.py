@@ -22,7 +22,7 @@ from keras_resdense.exporting import folding
 from keras_resdense.exporting.coreml_program import MODEL, read_program
 from keras_resdense.exporting.exporter import Exporter, Extras, Runner
 from keras_resdense.exporting.pixels import are_pixels, from_pixels, of_pixels, to_pixels
-from keras_resdense.graph import calls
+from keras_resdense.graph import all_layers
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -55,11 +55,11 @@ class CoreML(Exporter):
                 f"Core ML needs images of one size, in RGB or grey; this model takes {shape}. Build it with a fixed "
                 "input_shape of 1 or 3 channels and set its weights."
             )
-        grouped = [call.operation.name for call in calls(model) if getattr(call.operation, "groups", 1) > 1]
+        grouped = [layer.name for layer in all_layers(model) if getattr(layer, "groups", 1) > 1]
         if grouped:
             raise ValueError(
-                f"{model.name!r} has convolutions in groups, such as {grouped[0]!r}, which coremltools does not convert "
-                "from TensorFlow: export it as tflite, or choose a network that is no ResNeXt."
+                f"{model.name!r} has convolutions in groups, such as {grouped[0]!r}, which coremltools does not "
+                "convert from TensorFlow: export it as tflite, or choose a network that is no ResNeXt."
             )
         if extras.contract is None and extras.real and not are_pixels(extras.images):
             raise ValueError(

@@ -32,7 +32,7 @@ from keras_resdense.data.batches import take_images
 from keras_resdense.data.sources import load_data
 from keras_resdense.exporting.exporter import Extras
 from keras_resdense.exporting.formats import EXPORTERS
-from keras_resdense.exporting.read import load_keras
+from keras_resdense.exporting.read import load_model
 
 FORMATS = [name for name in EXPORTERS if name.startswith("tflite")]
 FAMILIES = "resnet18d resnet50v1 resnext50_32x4d seresnet18 plainnet18 resnet18v2 densenet121 resnet20 densenetbc40_12"
@@ -147,7 +147,7 @@ def write(model: keras.Model, format: str, path: Path, extras: Extras) -> np.nda
 
 
 def committed() -> tuple[keras.Model, Extras]:
-    model, data = load_keras(COMMITTED), load_data("fashion_mnist")
+    model, data = load_model(COMMITTED, compile=False), load_data("fashion_mnist")
     contract = model.image_contract
     calibration, _ = take_images(data.train, contract, 256)
     return model, Extras(images=take_images(data.test, contract, 200)[0], calibration=calibration, contract=contract)

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import keras_resdense
 from keras_resdense.exporting.formats import EXPORTERS
-from keras_resdense.exporting.read import load_keras
+from keras_resdense.exporting.read import load_model
 from keras_resdense.exporting.trainable import LEARNS
 
 #: Program that measures a file. Memory is the peak of its process in MB, beyond that without a file.
@@ -54,7 +54,7 @@ def main() -> None:
     print(f"{'network':36}{'learns':12}{'file':>10}{'saved':>10}{'answering':>12}{'learning':>12}{'a step':>12}")
     for name in options.names:
         model = (
-            load_keras(Path(name))
+            load_model(Path(name), compile=False)
             if Path(name).is_dir()
             else keras_resdense.create_model(name, input_shape=(options.size, options.size, 3))
         )

@@ -30,7 +30,7 @@ from keras_resdense.data.sources import load_data
 from keras_resdense.exporting.export import export
 from keras_resdense.exporting.formats import EXPORTERS
 from keras_resdense.exporting.quantisation import signal_to_noise
-from keras_resdense.exporting.read import load_keras
+from keras_resdense.exporting.read import load_model
 from keras_resdense.training import recipes
 
 FORMATS = ("tflite", "tflite_float16", "tflite_dynamic", "tflite_int8", "tflite_int16x8")
@@ -58,7 +58,7 @@ def measure(run: Path, calibration_images: int) -> None:
     chosen = ExportImages(calibration_images=calibration_images, compared_images=data.test.count)
     with tempfile.TemporaryDirectory() as folder:
         exports = runs.export_run(run, rows, chosen, Path(folder))
-        size = load_keras(run).input_shape[1:3]
+        size = load_model(run, compile=False).input_shape[1:3]
         contract = Plan(recipe=recipe, size=size, classes=len(data.class_names)).contract(data.image_shape[2])
         images, _ = take_images(data.test, contract, IMAGES)
         print(f"\n{run.name}: {recipe.model}, {data.test.count:,} images, {calibration_images} for calibration\n")
@@ -75,7 +75,7 @@ def measure(run: Path, calibration_images: int) -> None:
 
 def learn(run: Path, batches: int) -> None:
     recipe, _ = recipes.read(run / recipes.RECIPE_FILE)
-    data, model = load_data(recipe.data), load_keras(run)
+    data, model = load_data(recipe.data), load_model(run, compile=False)
     contract = model.image_contract
     train, classes = take_images(data.train, contract, batches * BATCH)
     test, labels = take_images(data.test, contract, data.test.count)

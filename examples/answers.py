@@ -16,7 +16,7 @@ from PIL import Image
 from sklearn.datasets import load_sample_image
 
 import keras_resdense
-from keras_resdense import ImageContract, runs
+from keras_resdense import ImageContract
 from keras_resdense.data.transform import Transform
 
 RUN = Path(__file__).parent.parent / "saved_models/resnet20_fashion_mnist"
@@ -31,7 +31,7 @@ def main() -> None:
     data = keras_resdense.load_data("fashion_mnist")
     pixels, labels, _ = data.test.read(np.array(IMAGES))
     transform = keras_resdense.transform(RUN)
-    model = runs.load_keras(RUN)
+    model = keras_resdense.load_model(RUN)
     folder.mkdir(parents=True, exist_ok=True)
     figure = draw(transform, model, pixels.numpy(), labels.numpy(), data.class_names)
     figure.savefig(folder / "answers.png", dpi=120)

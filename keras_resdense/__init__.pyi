@@ -7,9 +7,11 @@ from .exporting.device_report import DeviceReport as DeviceReport, device_report
 from .exporting.export import Export as Export, export as export
 from .exporting.folding import fold_batch_norm as fold_batch_norm
 from .exporting.formats import EXPORTERS as EXPORTERS
+from .exporting.inference import InferenceModel as InferenceModel
 from .exporting.onnx import ONNX as ONNX
 from .exporting.openvino import OpenVINO as OpenVINO
 from .exporting.quantised_training import quantisation_aware as quantisation_aware
+from .exporting.read import load_model as load_model
 from .exporting.saved_model import SavedModel as SavedModel
 from .exporting.tflite import TFLite as TFLite
 from .exporting.trainable import TrainableTFLite as TrainableTFLite
@@ -107,7 +109,6 @@ from .networks.densenet import (
 )
 from .networks.drop_ins import BatchNormalization as BatchNormalization
 from .networks.layers import Convolution as Convolution
-from .networks.model import load_model as load_model
 from .networks.orders import ORDERS as ORDERS
 from .networks.resnet import (
     RESNETS as RESNETS,

@@ -135,14 +135,13 @@ def _predict(options: argparse.Namespace) -> None:
     from keras_resdense import runs
 
     found = runs.predict(
-        options.model,
+        runs.opened(options.model, options.weights, options.runtime),
         options.images,
         options.labels,
         options.top,
         options.on_bad_image,
         after=after,
         show_progress=bool(output) or not sys.stdout.isatty(),
-        weights=options.weights,
     )
     if output:
         answers.save(found, format, output, begun=after is not None)
@@ -221,7 +220,7 @@ def _matching(pattern: str) -> list[str]:
 
 
 def _summary(options: argparse.Namespace) -> None:
-    from keras_resdense.exporting.read import load_keras
+    from keras_resdense.exporting.read import load_model
     from keras_resdense.insight.analysis import format_parts, summarise, write_parts
     from keras_resdense.insight.drawing import check_suffix, draw_network, save_figure
     from keras_resdense.networks import zoo
@@ -229,7 +228,7 @@ def _summary(options: argparse.Namespace) -> None:
     if options.picture:
         check_suffix(options.picture)
     path, per = Path(options.model), options.per or "stage"
-    model = load_keras(path) if path.exists() else zoo.create_model(options.model)
+    model = load_model(path, compile=False) if path.exists() else zoo.create_model(options.model)
     parts = summarise(model, per) if per != "layer" or options.csv else []
     if per == "layer":
         model.summary(line_length=120)

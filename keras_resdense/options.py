@@ -142,6 +142,8 @@ def _predict(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--labels", type=Path, metavar="FILE", help="class names, one per line; default labels.txt beside the model"
     )
+    runtimes = "auto for the fastest installed, or openvino, onnxruntime, tensorflow, litert; default the file's own"
+    command.add_argument("--runtime", metavar="NAME", help=runtimes)
     formats = f"{', '.join(answers.FORMATS)}; default %(default)s"
     command.add_argument("--format", choices=answers.FORMATS, metavar="FORMAT", default="text", help=formats)
     command.add_argument("--top", type=int, metavar="N", default=5, help="classes to name; default %(default)s")

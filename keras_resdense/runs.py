@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import os
 import shutil
@@ -21,8 +22,10 @@ from keras_resdense.data.sources import load_data
 from keras_resdense.data.stream import stream
 from keras_resdense.data.transform import Transform
 from keras_resdense.exporting.export import Export, check_replaceable, export
-from keras_resdense.exporting.exporter import BATCH, Exporter, Runner
-from keras_resdense.exporting.read import load_keras, load_runner
+from keras_resdense.exporting.exporter import BATCH, Exporter
+from keras_resdense.exporting.inference import InferenceModel
+from keras_resdense.exporting.keras_file import in_keras
+from keras_resdense.exporting.read import load_model, load_runner
 from keras_resdense.files import staged
 from keras_resdense.networks.zoo import VARIANTS, create_model
 from keras_resdense.pretrained.catalogue import WeightSet, find_weights, set_of_file
@@ -35,7 +38,7 @@ from keras_resdense.training.report import RESULTS_FILE
 from keras_resdense.training.run_folder import split_of
 
 
-def transform(source: ImageContract | WeightSet | keras.Model | str | Path) -> Transform:
+def transform(source: ImageContract | WeightSet | keras.Model | InferenceModel | str | Path) -> Transform:
     """Returns the function that turns images into a network's input, exactly as in its evaluation.
 
     Args:
@@ -54,8 +57,7 @@ def transform(source: ImageContract | WeightSet | keras.Model | str | Path) -> T
     if isinstance(source, WeightSet):
         return Transform(source.contract())
     if isinstance(source, str | Path):
-        run, path = load_runner(Path(source))
-        return Transform(_contract_of(run, path))
+        return Transform(_contract_of(load_runner(Path(source))))
     contract = getattr(source, "image_contract", None)
     if contract is None:
         raise ValueError(
@@ -66,7 +68,7 @@ def transform(source: ImageContract | WeightSet | keras.Model | str | Path) -> T
 
 
 def predict(
-    model: str | Path,
+    model: str | Path | InferenceModel,
     images: Sequence[str | Path],
     labels: Path | None = None,
     top: int = 5,
@@ -81,7 +83,8 @@ def predict(
     there are.
 
     Args:
-        model: Folder of a run, a file or, with `weights`, the name of a variant.
+        model: Folder of a run, a file, what `keras_resdense.load_model` opened for a runtime or, with `weights`, the
+            name of a variant.
         images: Files, or folders of files.
         labels: File of class names, one per line; default the names in the model's file, those in `labels.txt` beside
             it, or indices.
@@ -101,9 +104,9 @@ def predict(
         raise ValueError(f"top is {top}; it must be at least 1.")
     if on_bad_image not in ("error", "skip"):
         raise ValueError(f"on_bad_image is {on_bad_image!r}; it must be 'error' or 'skip'.")
-    run, path = _open(Path(model), weights)
-    names = _class_names(run, path, labels)
-    contract = _contract_of(run, path)
+    run = model if isinstance(model, InferenceModel) else opened(model, weights)
+    names = _class_names(run, labels)
+    contract = _contract_of(run)
     files = [file for given in images for file in _files(given)]
     if not files:
         raise ValueError(f"There are no images in {', '.join(map(str, images))}.")
@@ -123,7 +126,9 @@ def predict(
                     print(f"Left out {file}: {fault}", file=sys.stderr)
             outputs = run(batch)
             if names and len(names) != outputs.shape[-1]:
-                raise ValueError(f"{labels or path} has {len(names)} names for {outputs.shape[-1]} classes of {path}.")
+                raise ValueError(
+                    f"{labels or run.path} has {len(names)} names for {outputs.shape[-1]} classes of {run.path}."
+                )
             for file, fault, probabilities in zip(part, faults, outputs, strict=True):
                 if not fault:
                     best = np.argsort(-probabilities)[:top]
@@ -154,7 +159,8 @@ def evaluate(
     Raises:
         ValueError: If there is neither `data` nor a run, or the data do not fit the model.
     """
-    run, path = _open(Path(model), weights)
+    run = opened(model, weights)
+    path = run.path
     recipe, settings = _described(path)
     if data is None and recipe is None:
         raise ValueError(f"{path} is not part of a run, which would name its data: add --data.")
@@ -165,18 +171,28 @@ def evaluate(
     loaded = load_data(name, data_dir or settings.data_dir or None, on_bad_image or settings.on_bad_image, split)
     classes = len(loaded.class_names)
     try:
-        measured = measure(run, loaded.test, _contract_of(run, path), classes)
+        measured = measure(run, loaded.test, _contract_of(run), classes)
     except ValueError as error:
         raise ValueError(f"{path} and {name} do not fit: {error}") from error
     return {"accuracy": measured.accuracy, "loss": measured.loss, "images": loaded.test.count}
 
 
-def _open(model: Path, weights: str | None) -> tuple[Runner, Path]:
-    """Opens a run or a file. With weights, builds a variant for the size that their accuracy was published for."""
+def opened(model: str | Path, weights: str | None = None, runtime: str | None = None) -> InferenceModel:
+    """Opens a run or a file, or builds a variant with weights for the size that their accuracy was published for.
+
+    Args:
+        model: Folder of a run, a file or, with `weights`, the name of a variant.
+        weights: Published weights of a variant, as in `create_model`.
+        runtime: As in `keras_resdense.load_model`; None for the runtime of the file's format.
+
+    Raises:
+        ValueError: If the model or the weights are unknown, or as in `load_model`.
+    """
+    model = Path(model)
     if weights is None:
         if str(model).lower() in VARIANTS and not model.exists():
             raise ValueError(f"{model} is a variant without weights: name some, such as --weights imagenet.")
-        return load_runner(model)
+        return load_runner(model) if runtime is None else load_model(model, runtime=runtime)
     file = Path(weights)
     published = set_of_file(file) if file.is_file() else find_weights(str(model), weights)
     if published is None:
@@ -186,22 +202,27 @@ def _open(model: Path, weights: str | None) -> tuple[Runner, Path]:
         )
     side = published.input_size
     network = create_model(str(model), weights=weights, input_shape=(side, side, 3))
-    known = {"contract": network.image_contract, "class_names": network.class_names}
-    return Runner(network.predict_on_batch, network.input_shape[1:], **known), model
+    run = in_keras(network) if runtime is None else load_model(network, runtime=runtime)
+    return dataclasses.replace(run, path=model)
 
 
-def _described(path: Path) -> tuple[Recipe | None, Settings]:
+def _described(path: Path | None) -> tuple[Recipe | None, Settings]:
     """Returns recipe and settings of the run that a file is part of, if any."""
-    described = path.parent / RECIPE_FILE
-    return recipes.read(described) if described.is_file() else (None, Settings())
+    described = path.parent / RECIPE_FILE if path else None
+    return recipes.read(described) if described and described.is_file() else (None, Settings())
 
 
-def _contract_of(run: Runner, path: Path) -> ImageContract:
+def _contract_of(run: InferenceModel) -> ImageContract:
     """Returns the contract in a file or from its run's recipe. Without either, warns and squashes images."""
-    if run.contract:
-        return run.contract
-    height, width, channels = run.shape
-    recipe, _ = _described(path)
+    if run.image_contract:
+        return run.image_contract
+    path = run.path or "The model"
+    if [type(side) for side in run.input_shape] != [type(None), *[int] * 3]:
+        raise ValueError(
+            f"{path} takes inputs of shape {run.input_shape[1:]}, not images (height, width, channels) of one size."
+        )
+    _, height, width, channels = run.input_shape
+    recipe, _ = _described(run.path)
     if recipe is None:
         print(
             f"{path} does not say how to prepare an image: it is squashed to {height} × {width} pixels, values 0–255.",
@@ -210,11 +231,11 @@ def _contract_of(run: Runner, path: Path) -> ImageContract:
     return Plan(recipe=recipe or ImageRecipe(), size=(height, width), classes=1).contract(channels)
 
 
-def _class_names(run: Runner, path: Path, labels: Path | None) -> Sequence[str] | None:
-    beside = path.parent / LABELS_FILE
+def _class_names(run: InferenceModel, labels: Path | None) -> Sequence[str] | None:
     if labels is None and run.class_names:
         return run.class_names
-    labels = labels or (beside if beside.is_file() else None)
+    beside = run.path.parent / LABELS_FILE if run.path else None
+    labels = labels or (beside if beside and beside.is_file() else None)
     return labels.read_text(encoding="utf-8").splitlines() if labels else None
 
 
@@ -271,7 +292,7 @@ def export_run(
     for exporter, path in zip(exporters, paths, strict=True):
         exporter.check_packages()
         check_replaceable(exporter.target(path), exporter, overwrite)
-    model = load_keras(run)
+    model = load_model(run, compile=False)
     recipe, settings = recipes.read(run / RECIPE_FILE)
     data_dir = chosen.data_dir or settings.data_dir or None
     data = load_data(recipe.data, data_dir, settings.on_bad_image, split_of(run))

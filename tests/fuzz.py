@@ -99,8 +99,8 @@ def made() -> Path:
 
 
 def run_model(path: Path) -> np.ndarray:
-    run, _ = load_runner(path)
-    return run(np.zeros((1, *run.shape), "float32"))
+    run = load_runner(path)
+    return run(np.zeros((1, *run.input_shape[1:]), "float32"))
 
 
 def read_checkpoint(path: Path) -> None:

@@ -92,7 +92,7 @@ def test_every_format_is_measured_and_described(format, exported):
     assert {file.name for file in path.parent.iterdir()} == {path.name, f"{path.name}.json", "labels.txt"}
     assert len(format_table([made]).splitlines()) == 2
     read = EXPORTERS[format].read(path)
-    assert read.class_names == ("a", "b", "ü") and read.contract == CONTRACT
+    assert read.class_names == ("a", "b", "ü") and read.image_contract == CONTRACT
 
 
 SERVE = """

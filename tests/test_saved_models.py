@@ -37,7 +37,7 @@ def test_files_agree_and_are_the_variant(run):
     network = zoo.create_model(variant, weights=str(run / "model.keras"), input_shape=IMAGES.shape[1:], classes=10)
     normalised = model.get_layer("normalise")(IMAGES)
     np.testing.assert_allclose(network.predict(normalised, verbose=0), expected, atol=1e-5)
-    run_tflite, _ = load_runner(run / "model.tflite")
+    run_tflite = load_runner(run / "model.tflite")
     np.testing.assert_allclose(run_tflite(IMAGES), expected, atol=1e-5)
 
 

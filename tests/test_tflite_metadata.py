@@ -76,7 +76,7 @@ def test_mediapipe_gives_the_scores_of_networks_that_take_normalised_pixels(form
     assert np.ptp(expected, axis=0).max() > 0.03
     # What 8 bits cost, the export has found to be within its tolerance.
     np.testing.assert_allclose(scores, expected, atol=1e-5 if format == "tflite" else 0.3)
-    contract = read.contract
+    contract = read.image_contract
     assert contract == ImageContract(size=(32, 32))
     found = metadata(tmp_path / "m.tflite")
     assert found.subgraphMetadata[0].inputTensorMetadata[0].description.decode() == contract.describe()

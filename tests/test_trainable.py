@@ -295,7 +295,7 @@ def test_a_network_of_normalised_images_takes_pixels(tmp_path):
     images = some_images(BATCH)
     write(model, tmp_path / "m.tflite", (images - 120.0) / 60.0, pixels="uint8")
     read = EXPORTERS["tflite"].read(tmp_path / "m.tflite")
-    assert read.contract == ImageContract(size=(32, 32))
+    assert read.image_contract == ImageContract(size=(32, 32))
     np.testing.assert_allclose(read(images), model.predict((images - 120.0) / 60.0, verbose=0), atol=1e-4)
     run = runners(tmp_path / "m.tflite")
     losses = [run["train"](**batch(rate=0.01) | {"images": images})["loss"] for _ in range(3)]

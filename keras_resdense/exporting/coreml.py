@@ -17,10 +17,11 @@ from typing import ClassVar
 
 import keras
 
-from keras_resdense.data.contract import ImageContract
 from keras_resdense.exporting import folding
 from keras_resdense.exporting.coreml_program import MODEL, read_program
-from keras_resdense.exporting.exporter import Exporter, Extras, Runner
+from keras_resdense.exporting.exporter import Exporter, Extras
+from keras_resdense.exporting.inference import InferenceModel
+from keras_resdense.exporting.onnx import described
 from keras_resdense.exporting.pixels import are_pixels, from_pixels, of_pixels, to_pixels
 from keras_resdense.graph import all_layers
 
@@ -43,6 +44,7 @@ class CoreML(Exporter):
 
     what = "a Core ML package from an image to one output"
     packages: ClassVar[tuple[str, ...]] = ("coremltools",)
+    runtime = "numpy"
 
     precision: str = "float16"
 
@@ -114,17 +116,19 @@ class CoreML(Exporter):
                 written.save(f"{folder}/model.mlpackage")
                 shutil.copytree(f"{folder}/model.mlpackage", path)
 
-    def open(self, path: Path, threads: int | None) -> Runner:
+    def open(self, path: Path, threads: int | None) -> InferenceModel:
         with _quiet():
             import coremltools  # noqa: F401 — the definitions of the file's messages
 
-            compute, shape, about = read_program(path)
-        return Runner(
-            compute,
-            shape,
-            batch=1,
-            contract=ImageContract.from_json(about["image_contract"]) if "image_contract" in about else None,
-            class_names=tuple(json.loads(about["class_names"])) if "class_names" in about else None,
+            compute, image, outputs, about = read_program(path)
+        contract, names = described(about)
+        return InferenceModel(
+            compute=compute,
+            input_shape=(None, *image),
+            output_shape=(None, *outputs),
+            most=1,
+            image_contract=contract,
+            class_names=names,
         )
 
 

@@ -22,15 +22,15 @@ _IMMEDIATE = {"floats": "float32", "ints": "int32", "bools": "bool", "strings": 
 Compute = Callable[[np.ndarray], np.ndarray]
 
 
-def read_program(path: Path) -> tuple[Compute, tuple[int, int, int], dict[str, str]]:
+def read_program(path: Path) -> tuple[Compute, tuple[int, int, int], tuple[int, ...], dict[str, str]]:
     """Reads a package that takes one image.
 
     Args:
         path: Path of the package.
 
     Returns:
-        A function from an image `(1, height, width, channels)` to its outputs `(1, …)`, the shape of an image, and the
-        metadata that are not Core ML's own.
+        A function from an image `(1, height, width, channels)` to its outputs `(1, …)`, the shape of an image, the
+        shape of its outputs, and the metadata that are not Core ML's own.
 
     Raises:
         ValueError: If the program has an operation that is not computed here.
@@ -70,8 +70,12 @@ def read_program(path: Path) -> tuple[Compute, tuple[int, int, int], dict[str, s
                 values[made.name] = _OPERATIONS[operation.type](given).astype(dtype).astype("float32")
         return values[block.outputs[0]]
 
+    last = block.operations[-1]
+    target = last.inputs["probabilities"].arguments[0].name if last.type == "classify" else block.outputs[0]
+    (outputs,) = (made for operation in block.operations for made in operation.outputs if made.name == target)
+    sides = tuple(side.constant.size for side in outputs.type.tensorType.dimensions[1:])
     channels = 1 if image.colorSpace == image.GRAYSCALE else 3
-    return compute, (image.height, image.width, channels), dict(model.description.metadata.userDefined)
+    return compute, (image.height, image.width, channels), sides, dict(model.description.metadata.userDefined)
 
 
 def _argument(argument: Any, values: Mapping[str, Any], weights: bytes, types: Mapping[int, str]) -> Any:

@@ -24,12 +24,13 @@ from keras_resdense.exporting.exporter import (
     BATCH,
     Exporter,
     Extras,
-    Runner,
     check_images_fit,
+    random_images,
     relative_noise,
 )
 from keras_resdense.exporting.folding import in_full_precision
 from keras_resdense.exporting.formats import EXPORTERS
+from keras_resdense.exporting.inference import InferenceModel
 from keras_resdense.exporting.quantised_training import is_quantisation_aware, settled
 from keras_resdense.files import check_target, description_of, digests, staged, write_text
 from keras_resdense.graph import is_graph
@@ -44,10 +45,6 @@ TIMED_IMAGES = 10
 #: Relative noise that any format of a quantisation-aware model may have. Runtimes add numbers in different orders, and
 #: where sums differ in the last digit, a value may be rounded to the next step.
 ROUNDED_TOLERANCE = 0.1
-#: Number of random images, if no images are given.
-RANDOM = 16
-#: Side of the random images, if the model takes any size.
-RANDOM_SIDE = 64
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -124,7 +121,7 @@ def export(
     exporter.check_packages()
     _check_model(model)
     if is_quantisation_aware(model):
-        model = settled(in_full_precision(model))
+        model = settled(model)
         exporter = dataclasses.replace(
             exporter, measure=relative_noise, tolerance=max(exporter.tolerance, ROUNDED_TOLERANCE)
         )
@@ -132,7 +129,7 @@ def export(
     check_replaceable(path, exporter, overwrite)
     contract = _checked_contract(model)
     given, own_labels = (
-        (_random_images(model, contract), None) if images is None else _arrays(images, ExportImages.compared_images)
+        (random_images(model, contract), None) if images is None else _arrays(images, ExportImages.compared_images)
     )
     check_images_fit(given, model, "images")
     labels = own_labels if labels is None else np.asarray(labels)
@@ -229,15 +226,6 @@ def _checked_contract(model: keras.Model) -> ImageContract | None:
     return contract
 
 
-def _random_images(model: keras.Model, contract: ImageContract | None) -> np.ndarray:
-    """Returns smooth images of many colours, because the outputs of a network hardly vary over plain noise."""
-    size = contract.size if contract else (RANDOM_SIDE, RANDOM_SIDE)
-    sides = [side or wanted for side, wanted in zip(model.input_shape[1:3], size, strict=True)]
-    corners = np.random.default_rng(0).integers(0, 256, (RANDOM, 4, 4, model.input_shape[-1]))
-    pixels = np.asarray(keras.ops.image.resize(corners.astype("float32"), sides, "bilinear")).round()
-    return (pixels - contract.mean) / contract.std if contract else pixels
-
-
 def _checked_names(names: Sequence[str], model: keras.Model) -> tuple[str, ...]:
     if names and len(names) != model.output_shape[-1]:
         raise ValueError(f"class_names has {len(names)} names; the model has {model.output_shape[-1]} classes.")
@@ -260,7 +248,7 @@ def _compare(
     images, latency = extras.images, {}
     for threads in exporter.threads:
         run = exporter.read(path, threads)
-        outputs = run(images)
+        outputs = run.predict(images, BATCH)
         difference = exporter.measure(outputs, expected)
         if not difference <= exporter.tolerance:
             raise RuntimeError(
@@ -284,7 +272,7 @@ def _compare(
     )
 
 
-def _latency(run: Runner, images: np.ndarray) -> float:
+def _latency(run: InferenceModel, images: np.ndarray) -> float:
     """Returns the median time for one image, in milliseconds, after a warm-up run."""
     times = []
     for _ in range(TIMED_IMAGES + 1):

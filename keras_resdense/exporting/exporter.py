@@ -13,10 +13,15 @@ import numpy as np
 from keras_resdense.checks import require_packages
 from keras_resdense.data.contract import ImageContract, as_files
 from keras_resdense.exporting import folding
+from keras_resdense.exporting.inference import InferenceModel
 from keras_resdense.files import check_digests
 
 #: Images in a batch, for runtimes that take more than one.
 BATCH = 64
+#: Number of random images, if no images are given.
+RANDOM = 16
+#: Side of the random images, if the model takes any size.
+RANDOM_SIDE = 64
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -40,29 +45,6 @@ class Extras:
     def files(self) -> dict[str, str]:
         """Returns the files of the image contract and the class names, as far as these are known: names and texts."""
         return as_files(self.contract, self.class_names)
-
-
-@dataclasses.dataclass(frozen=True)
-class Runner:
-    """A loaded artefact: a function from images `(images, height, width, channels)` to outputs.
-
-    Attributes:
-        compute: Function from one batch to outputs `(batch, …)`, float32.
-        shape: Shape of an image, `(height, width, channels)`; a side that varies is what the runtime reports.
-        batch: Largest number of images in a batch.
-        contract: How an image becomes the input; None if the artefact doesn't say.
-        class_names: Names of the classes in the order of their indices; None if the artefact doesn't say.
-    """
-
-    compute: Callable[[np.ndarray], np.ndarray]
-    shape: tuple[int | str | None, ...]
-    batch: int = BATCH
-    contract: ImageContract | None = None
-    class_names: tuple[str, ...] | None = None
-
-    def __call__(self, images: np.ndarray) -> np.ndarray:
-        parts = (images[start : start + self.batch] for start in range(0, len(images), self.batch))
-        return np.concatenate([self.compute(part) for part in parts])
 
 
 def largest_difference(outputs: np.ndarray, expected: np.ndarray) -> float:
@@ -89,9 +71,10 @@ class Exporter:
         threads: Numbers of threads to compare with; None for the runtime's default.
     """
 
-    #: Description of an artefact for errors, and packages that the format needs.
+    #: Description of an artefact for errors, packages that the format needs, and the runtime that reads it.
     what: ClassVar[str]
     packages: ClassVar[tuple[str, ...]] = ()
+    runtime: ClassVar[str]
 
     file_name: str
     tolerance: float = 1e-4
@@ -134,11 +117,11 @@ class Exporter:
         """Writes a prepared model."""
         raise NotImplementedError
 
-    def open(self, path: Path, threads: int | None) -> Runner:
+    def open(self, path: Path, threads: int | None) -> InferenceModel:
         """Reads an artefact; `read` turns all errors of the runtime into a ValueError."""
         raise NotImplementedError
 
-    def read(self, path: Path, threads: int | None = None) -> Runner:
+    def read(self, path: Path, threads: int | None = None) -> InferenceModel:
         """Reads an artefact into a function.
 
         Args:
@@ -150,28 +133,47 @@ class Exporter:
                 differs from that in `{path}.json`.
         """
         check_digests(path)
+        opened = reading(path, self.what, lambda: self.open(path, threads))
+        return dataclasses.replace(opened, runtime=self.runtime, path=path)
+
+
+def reading(path: Path, what: str, open: Callable[[], InferenceModel]) -> InferenceModel:
+    """Opens a file, and turns all errors of its runtime into a ValueError, also those of later calls.
+
+    Args:
+        path: Path of the file, for errors.
+        what: What the file should be, for errors.
+        open: Function that opens it.
+    """
+    try:
+        opened = open()
+    except ImportError as error:
+        raise ValueError(f"{path} needs {error.name}: pip install {error.name}") from error
+    except Exception as error:
+        raise ValueError(f"{path} is not {what}, or it is damaged: {error}") from error
+
+    def compute(images: np.ndarray) -> np.ndarray:
+        # Some damage becomes visible only when the runtime computes.
         try:
-            runner = self.open(path, threads)
-        except ImportError as error:
-            raise ValueError(f"{path} needs {error.name}: pip install {error.name}") from error
+            return opened.compute(images)
         except Exception as error:
-            raise ValueError(f"{path} is not {self.what}, or it is damaged: {error}") from error
+            raise ValueError(f"{path} takes no images of shape {images.shape}, or it is damaged: {error}") from error
 
-        def compute(images: np.ndarray) -> np.ndarray:
-            # Some damage becomes visible only when the runtime computes.
-            try:
-                return runner.compute(images)
-            except Exception as error:
-                raise ValueError(
-                    f"{path} takes no images of shape {images.shape}, or it is damaged: {error}"
-                ) from error
-
-        return dataclasses.replace(runner, compute=compute)
+    return dataclasses.replace(opened, compute=compute)
 
 
 def holds_only(folder: Path, names: Sequence[str]) -> bool:
     """Returns whether a folder holds the first of the names, and only files of these names."""
     return (folder / names[0]).is_file() and {file.name for file in folder.iterdir()} <= set(names)
+
+
+def random_images(model: keras.Model, contract: ImageContract | None, count: int = RANDOM) -> np.ndarray:
+    """Returns smooth images of many colours, because the outputs of a network hardly vary over plain noise."""
+    size = contract.size if contract else (RANDOM_SIDE, RANDOM_SIDE)
+    sides = [side or wanted for side, wanted in zip(model.input_shape[1:3], size, strict=True)]
+    corners = np.random.default_rng(0).integers(0, 256, (count, 4, 4, model.input_shape[-1]))
+    pixels = np.asarray(keras.ops.image.resize(corners.astype("float32"), sides, "bilinear")).round()
+    return (pixels - contract.mean) / contract.std if contract else pixels
 
 
 def check_images_fit(images: np.ndarray, model: keras.Model, name: str) -> None:

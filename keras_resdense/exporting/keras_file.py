@@ -10,7 +10,8 @@ import keras
 
 from keras_resdense.data.contract import attach, attached
 from keras_resdense.exporting import folding
-from keras_resdense.exporting.exporter import BATCH, Exporter, Extras, Runner
+from keras_resdense.exporting.exporter import Exporter, Extras
+from keras_resdense.exporting.inference import InferenceModel
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -18,6 +19,7 @@ class PlainKeras(Exporter):
     """Keras's own format, which opens in plain Keras and keeps batch norms for further training."""
 
     what = "a Keras model"
+    runtime = "tensorflow"
 
     def target(self, path: Path) -> Path:
         if path.suffix != ".keras":
@@ -35,6 +37,19 @@ class PlainKeras(Exporter):
         keras.saving.save_model(model, path)
         attach(path, extras.files())
 
-    def open(self, path: Path, threads: int | None) -> Runner:
+    def open(self, path: Path, threads: int | None) -> InferenceModel:
         model = folding.in_full_precision(keras.saving.load_model(path, compile=False))
-        return Runner(model.predict_on_batch, model.input_shape[1:], BATCH, *attached(path))
+        contract, names = attached(path)
+        return dataclasses.replace(in_keras(model), image_contract=contract, class_names=names)
+
+
+def in_keras(model: keras.Model) -> InferenceModel:
+    """Returns a function that computes a model in Keras."""
+    return InferenceModel(
+        compute=model.predict_on_batch,
+        input_shape=model.input_shape,
+        output_shape=model.output_shape,
+        dtype=model.inputs[0].dtype,
+        image_contract=getattr(model, "image_contract", None),
+        class_names=getattr(model, "class_names", None),
+    )

@@ -6,13 +6,15 @@ import dataclasses
 import json
 import tempfile
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import ClassVar
 
 import keras
 
 from keras_resdense.data.contract import ImageContract
-from keras_resdense.exporting.exporter import Exporter, Extras, Runner
+from keras_resdense.exporting.exporter import Exporter, Extras
+from keras_resdense.exporting.inference import InferenceModel
 
 #: Version of the operators, which ONNX Runtime supports since 1.14 (2023).
 ONNX_OPSET = 18
@@ -33,6 +35,7 @@ class ONNX(Exporter):
 
     what = "an ONNX model from images to one output"
     packages: ClassVar[tuple[str, ...]] = ("onnx", "onnxruntime", "tf2onnx")
+    runtime = "onnxruntime"
 
     threads: tuple[int | None, ...] = (1, 2)
     opset: int = ONNX_OPSET
@@ -78,20 +81,34 @@ class ONNX(Exporter):
         onnx.checker.check_model(written, full_check=True)
         onnx.save(written, path)
 
-    def open(self, path: Path, threads: int | None) -> Runner:
+    def open(self, path: Path, threads: int | None) -> InferenceModel:
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads or 0
         session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
         (source,), (target,) = session.get_inputs(), session.get_outputs()
-        about = session.get_modelmeta().custom_metadata_map
-        return Runner(
-            lambda images: session.run([target.name], {source.name: images})[0],
-            tuple(source.shape[1:]),
-            contract=ImageContract.from_json(about["image_contract"]) if "image_contract" in about else None,
-            class_names=tuple(json.loads(about["class_names"])) if "class_names" in about else None,
+        contract, names = described(session.get_modelmeta().custom_metadata_map)
+        return InferenceModel(
+            compute=lambda images: session.run([target.name], {source.name: images})[0],
+            input_shape=_shape(source),
+            output_shape=_shape(target),
+            # "tensor(float)" and "tensor(uint8)".
+            dtype={"float": "float32", "double": "float64"}.get(source.type[7:-1], source.type[7:-1]),
+            image_contract=contract,
+            class_names=names,
         )
+
+
+def described(about: Mapping[str, str]) -> tuple[ImageContract | None, tuple[str, ...] | None]:
+    """Returns the image contract and the class names in a file's metadata; None for what is missing."""
+    contract, names = about.get("image_contract"), about.get("class_names")
+    return ImageContract.from_json(contract) if contract else None, tuple(json.loads(names)) if names else None
+
+
+def _shape(end) -> tuple[int | None, ...]:
+    """Returns the shape of an input or output, whose variable sides have names or none."""
+    return tuple(side if isinstance(side, int) else None for side in end.shape)
 
 
 def _name_ends(graph) -> None:

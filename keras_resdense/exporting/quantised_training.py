@@ -21,7 +21,7 @@ import keras
 import numpy as np
 
 from keras_resdense.exporting.exporter import check_images_fit
-from keras_resdense.exporting.folding import rewrite_for_phones
+from keras_resdense.exporting.folding import in_full_precision, rewrite_for_phones
 from keras_resdense.exporting.pixels import are_pixels, from_pixels, of_pixels, to_pixels
 from keras_resdense.exporting.retracing import retraced
 from keras_resdense.exporting.rounding import (
@@ -114,8 +114,10 @@ def is_quantisation_aware(model: keras.Model) -> bool:
 def settled(model: keras.Model) -> keras.Model:
     """Converts a quantisation-aware model to Keras's own layers, with rounded kernels and fixed ranges.
 
-    It computes the same and opens without this package, but cannot be trained.
+    It computes the same and opens without this package, but cannot be trained. Any other model is returned as it is.
     """
+    if not is_quantisation_aware(model):
+        return model
 
     def settle(call: Any, args: tuple, kwargs: dict) -> Any:
         layer = call.operation
@@ -129,7 +131,7 @@ def settled(model: keras.Model) -> keras.Model:
         copy.set_weights([layer.rounded(kernel), *bias])
         return outputs
 
-    return retraced(model, settle)
+    return retraced(in_full_precision(model), settle)
 
 
 def _copy(layer: keras.Layer, kind: type[keras.Layer], changes: Mapping[str, Any] | None = None) -> keras.Layer:

@@ -11,7 +11,8 @@ import numpy as np
 
 from keras_resdense.data.contract import ImageContract, from_files
 from keras_resdense.exporting.endpoints import files_endpoint, freeze, pixels_endpoint, write_endpoints
-from keras_resdense.exporting.exporter import BATCH, Exporter, Extras, Runner, holds_only
+from keras_resdense.exporting.exporter import Exporter, Extras, holds_only
+from keras_resdense.exporting.inference import InferenceModel
 from keras_resdense.exporting.warm_up import write_requests
 
 #: Files and folders of a SavedModel.
@@ -40,6 +41,7 @@ class SavedModel(Exporter):
     """
 
     what = "a SavedModel with the signature serving_default"
+    runtime = "tensorflow"
 
     frozen: bool = False
     version: int | None = None
@@ -72,18 +74,26 @@ class SavedModel(Exporter):
         for name, text in extras.files().items():
             (path / "assets" / name).write_text(text, encoding="utf-8")
 
-    def open(self, path: Path, threads: int | None) -> Runner:
+    def open(self, path: Path, threads: int | None) -> InferenceModel:
         import tensorflow as tf
 
         artefact = tf.saved_model.load(str(path))
-        signature = artefact.signatures["serving_default"].structured_input_signature[1]
-        dtype, shape = signature["images"].dtype.as_numpy_dtype, tuple(signature["images"].shape[1:])
+        signature = artefact.signatures["serving_default"]
+        source, target = signature.structured_input_signature[1]["images"], signature.structured_outputs["outputs"]
 
         def compute(images: np.ndarray) -> np.ndarray:
             # The signature does not keep its variables alive, so it is looked up in the artefact.
-            return artefact.signatures["serving_default"](images=tf.constant(images.astype(dtype)))["outputs"].numpy()
+            return artefact.signatures["serving_default"](images=tf.constant(images))["outputs"].numpy()
 
-        return Runner(compute, shape, BATCH, *from_files(path / "assets"))
+        contract, names = from_files(path / "assets")
+        return InferenceModel(
+            compute=compute,
+            input_shape=tuple(source.shape),
+            output_shape=tuple(target.shape),
+            dtype=source.dtype.name,
+            image_contract=contract,
+            class_names=names,
+        )
 
 
 def _contract(model: keras.Model, extras: Extras) -> ImageContract | None:

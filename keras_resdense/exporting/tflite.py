@@ -19,13 +19,8 @@ import numpy as np
 from keras_resdense.data.contract import CONTRACT_FILE, LABELS_FILE, attached
 from keras_resdense.exporting import folding, tflite_metadata
 from keras_resdense.exporting.endpoints import pixels_endpoint, write_endpoints
-from keras_resdense.exporting.exporter import (
-    BATCH,
-    Exporter,
-    Extras,
-    Runner,
-    check_images_fit,
-)
+from keras_resdense.exporting.exporter import BATCH, Exporter, Extras, check_images_fit
+from keras_resdense.exporting.inference import InferenceModel
 from keras_resdense.exporting.pixels import are_pixels, from_pixels, of_pixels, to_pixels
 from keras_resdense.exporting.quantisation import dequantise, quantise
 from keras_resdense.exporting.quantised_training import is_quantisation_aware
@@ -64,6 +59,7 @@ class TFLite(Exporter):
     """
 
     what = "a TFLite model from images to one output"
+    runtime = "litert"
 
     threads: tuple[int | None, ...] = (1, 2)
     kind: str = "float32"
@@ -126,7 +122,7 @@ class TFLite(Exporter):
         metadata = self._metadata(model, extras)
         path.write_bytes(tflite_metadata.describe(written, ("images", "outputs"), metadata, extras.files()))
 
-    def open(self, path: Path, threads: int | None) -> Runner:
+    def open(self, path: Path, threads: int | None) -> InferenceModel:
         interpreter = open_interpreter(path, threads or os.cpu_count())
         (source,), (target,) = interpreter.get_input_details(), interpreter.get_output_details()
 
@@ -139,11 +135,17 @@ class TFLite(Exporter):
             return dequantise(interpreter.get_tensor(target["index"]), target)
 
         # Files of other programs may have no archive of associated files.
-        known = attached(path) if zipfile.is_zipfile(path) else ()
+        contract, names = attached(path) if zipfile.is_zipfile(path) else (None, None)
         batch, shape = source["shape_signature"][0], tuple(source["shape"][1:].tolist())
-        if batch == 1 and _takes_more(compute, shape):
-            batch = -1
-        return Runner(compute, shape, BATCH if batch == -1 else batch, *known)
+        more = batch == -1 or (batch == 1 and _takes_more(compute, shape))
+        return InferenceModel(
+            compute=compute,
+            input_shape=(None, *shape),
+            output_shape=(None, *target["shape"][1:].tolist()),
+            most=None if more else int(batch),
+            image_contract=contract,
+            class_names=names,
+        )
 
     def _convert(self, model: keras.Model, extras: Extras) -> bytes:
         import tensorflow as tf

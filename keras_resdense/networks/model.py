@@ -79,24 +79,10 @@ class Model(keras.Model):
 DROP_INS: dict[str, type] = drop_ins.DROP_INS | dense_layers.DROP_INS | {Model.__name__: Model}
 
 
-def load_model(
+def load_keras(
     path: str | Path, *, compile: bool = True, custom_objects: Mapping[str, Any] | None = None
 ) -> keras.Model:
-    """Opens a `.keras` file with this package's layers, its image contract and its class names.
-
-    `keras.saving.load_model` opens the same files with Keras's own layers. They compute the same numbers, but without
-    fused batch norms, without moving averages that replicas of a `tf.distribute` strategy share, and without the
-    recomputation of `memory_efficient` dense networks. If such a model is saved again without this package, the new
-    file keeps Keras's layers.
-
-    Args:
-        path: File written by `model.save`.
-        compile: Whether to compile the model as it was saved and restore the optimizer's state.
-        custom_objects: Further classes and functions, by the names that the file uses.
-
-    Raises:
-        ValueError: If the file does not exist, is damaged or contains code.
-    """
+    """Opens a `.keras` file with this package's layers, see `keras_resdense.load_model`."""
     with keras.saving.custom_object_scope(DROP_INS):
         model = keras.saving.load_model(path, custom_objects=custom_objects, compile=compile)
     if zipfile.is_zipfile(path):

@@ -43,8 +43,8 @@ def transform(source: ImageContract | WeightSet | keras.Model | InferenceModel |
 
     Args:
         source: Source of the image contract: a model with an `image_contract` (built with published weights, or opened
-            by `keras_resdense.load_model`), a published set of `list_weights`, a run's folder, an exported file, or a
-            contract.
+            by `keras_resdense.load_model`, for any runtime), a published set of `list_weights`, a run's folder, an
+            exported file, or a contract.
 
     Returns:
         A function from files, encoded bytes or arrays to a batch, see `keras_resdense.data.transform.Transform`.
@@ -57,7 +57,9 @@ def transform(source: ImageContract | WeightSet | keras.Model | InferenceModel |
     if isinstance(source, WeightSet):
         return Transform(source.contract())
     if isinstance(source, str | Path):
-        return Transform(_contract_of(load_runner(Path(source))))
+        source = load_runner(Path(source))
+    if isinstance(source, InferenceModel):
+        return Transform(_contract_of(source))
     contract = getattr(source, "image_contract", None)
     if contract is None:
         raise ValueError(

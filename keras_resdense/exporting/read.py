@@ -10,7 +10,7 @@ from typing import Any, overload
 
 import keras
 
-from keras_resdense.checks import pick
+from keras_resdense.checks import pick, require_packages
 from keras_resdense.exporting.formats import EXPORTERS
 from keras_resdense.exporting.inference import InferenceModel
 from keras_resdense.exporting.openvino import IR_FILE
@@ -171,8 +171,7 @@ def _check_runs(row: Runtime, told: str, kind: str, precision: str) -> None:
     if precision not in row.precisions:
         able = ", ".join(repr(name) for name, other in RUNTIMES.items() if precision in other.precisions)
         raise ValueError(f"{row.title} does not compute in {precision} by request: use the runtime {able} or 'auto'.")
-    if not row.installed:
-        raise ValueError(f"{row.title} is not installed: pip install {row.install}, or use the runtime 'auto'.")
+    require_packages(row.title, [row.package], [row.install])
 
 
 def _file_of(path: Path) -> Path:

@@ -31,9 +31,8 @@ class Runtime:
     Attributes:
         title: Its name in texts.
         package: Package that it is imported from.
-        distribution: Name of that package for pip.
+        install: Name of that package for pip.
         formats: Keys of `EXPORTERS` whose files it reads.
-        extra: Extra of this package that installs it and what conversion needs; "" if it comes with this package.
         exporter: Format that a Keras model is converted to; None if it computes the model itself.
         rewrite: Function that rewrites a Keras model for it.
         precisions: Precisions in which it can compute.
@@ -42,22 +41,12 @@ class Runtime:
 
     title: str
     package: str
-    distribution: str
+    install: str
     formats: tuple[str, ...]
-    extra: str = ""
     exporter: Exporter | None = None
     rewrite: Callable[[keras.Model], keras.Model] = fold_batch_norm
     precisions: tuple[str, ...] = ("float32",)
     opener: Callable[..., InferenceModel] | None = None
-
-    @property
-    def install(self) -> str:
-        """What to install."""
-        return f"'keras-resdense[{self.extra}]'" if self.extra else self.distribution
-
-    @property
-    def installed(self) -> bool:
-        return importlib.util.find_spec(self.package) is not None
 
     def runs(self, format: str) -> bool:
         """Returns whether it reads a format, or can take the Keras model in it."""
@@ -76,8 +65,7 @@ RUNTIMES: dict[str, Runtime] = {
     "openvino": Runtime(
         title="OpenVINO",
         package="openvino",
-        distribution="openvino",
-        extra="openvino",
+        install="openvino",
         formats=("openvino", "onnx", "saved_model"),
         exporter=EXPORTERS["openvino"],
         precisions=("float32", "bfloat16"),
@@ -86,18 +74,17 @@ RUNTIMES: dict[str, Runtime] = {
     "onnxruntime": Runtime(
         title="ONNX Runtime",
         package="onnxruntime",
-        distribution="onnxruntime",
-        extra="onnx",
+        install="onnxruntime",
         formats=("onnx",),
         exporter=EXPORTERS["onnx"],
     ),
     "tensorflow": Runtime(
-        title="TensorFlow", package="tensorflow", distribution="tensorflow", formats=("keras", "saved_model")
+        title="TensorFlow", package="tensorflow", install="tensorflow", formats=("keras", "saved_model")
     ),
     "litert": Runtime(
         title="LiteRT",
         package="ai_edge_litert",
-        distribution="ai-edge-litert",
+        install="ai-edge-litert",
         formats=("tflite",),
         exporter=dataclasses.replace(EXPORTERS["tflite"], batch=None),
         rewrite=rewrite_for_phones,
@@ -113,7 +100,9 @@ def candidates(format: str, precision: str) -> list[str]:
     found = [
         name
         for name, row in RUNTIMES.items()
-        if row.installed and precision in row.precisions and (format in row.formats or _converts(row, format))
+        if precision in row.precisions
+        and _is_installed(row.package)
+        and (format in row.formats or _converts(row, format))
     ]
     return sorted(found, key=lambda name: name != "tensorflow") if _has_gpu() else found
 
@@ -157,7 +146,11 @@ def _converts(row: Runtime, format: str) -> bool:
     """Returns whether a runtime can take a Keras model with the packages that are installed."""
     packages = row.exporter.packages if row.exporter else ()
     convertible = row.exporter is not None and keras.backend.backend() == "tensorflow"
-    return format == "keras" and convertible and all(importlib.util.find_spec(package) for package in packages)
+    return format == "keras" and convertible and all(map(_is_installed, packages))
+
+
+def _is_installed(package: str) -> bool:
+    return importlib.util.find_spec(package) is not None
 
 
 def _has_gpu() -> bool:

@@ -8,6 +8,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.interpreter import Interpreter
 
 from keras_resdense import quantisation_aware
@@ -24,8 +25,7 @@ from tests.tiny import RECIPE, install
 from tests.zoo_facts import sweep
 
 #: One with concatenations, which need most; the others only in the sweep.
-NETWORKS = ["densenetbc100_12"]
-NETWORKS += [pytest.param(name, marks=pytest.mark.sweep) for name in REPRESENTATIVES if name not in NETWORKS]
+NETWORKS = sweep(REPRESENTATIVES, {"densenetbc100_12"})
 
 
 def aware(model=None, count=32, **options):
@@ -92,10 +92,11 @@ def test_ranges_of_a_concatenation_hold_all_of_it():
 
 
 def test_a_kernel_has_a_step_for_each_channel():
-    for bits, steps in ((8, 127), (4, 7)):
+    for bits in (8, 4):
         model, _ = aware(weight_bits=bits)
         for layer in settled(model).layers:
             if isinstance(layer, keras.layers.Conv2D | keras.layers.Dense):
+                steps = 7 if bits == 4 and isinstance(layer, keras.layers.Conv2D) else 127
                 kernel = layer.get_weights()[0].reshape(-1, layer.get_weights()[0].shape[-1])
                 scaled = steps * kernel / np.abs(kernel).max(axis=0).clip(1e-9)
                 np.testing.assert_allclose(scaled, scaled.round(), atol=1e-3)
@@ -110,6 +111,26 @@ def test_plain_keras_opens_it_and_its_bytes_are_exported_again(tmp_path):
     opened = keras.saving.load_model(tmp_path / "m.keras")
     np.testing.assert_array_equal(opened.predict(images, verbose=0), model.predict(images, verbose=0))
     assert export(opened, tmp_path / "m.tflite", "tflite_int8", images).agreement >= 0.9
+
+
+@pytest.mark.parametrize("name", sweep(REPRESENTATIVES, {"resnet20"}))
+def test_4_bit_weights_are_stored_in_4_bits(name, tmp_path):
+    model, images = aware(build(shrunk(name), classifier_activation="softmax", classes=CLASSES), weight_bits=4)
+    trained(model, images)
+    export(model, tmp_path / "m.keras", "keras", images)
+    # Weights are recognised in a file that plain Keras wrote, too.
+    opened = keras.saving.load_model(tmp_path / "m.keras")
+    made = export(opened, tmp_path / "m.tflite", "tflite_int8", images)
+    assert made.agreement >= 0.9 and made.noise < 0.03
+    assert made.difference <= step_of_scores(tmp_path / "m.tflite") / 2 + 1 / 256
+    file = schema.ModelT.InitFromPackedBuf((tmp_path / "m.tflite").read_bytes(), 0)
+    graph, kinds = file.subgraphs[0], [code.builtinCode for code in file.operatorCodes]
+    kernels = {
+        graph.tensors[operator.inputs[1]].type
+        for operator in graph.operators
+        if kinds[operator.opcodeIndex] == schema.BuiltinOperator.CONV_2D
+    }
+    assert kernels == {schema.TensorType.INT4}
 
 
 @pytest.mark.parametrize("format", sweep(("onnx", "openvino", "saved_model", "saved_model_frozen"), {"onnx"}))
@@ -177,8 +198,8 @@ def test_bad_input(tmp_path):
             export(model, tmp_path / "m.tflite", format, images)
     with pytest.raises(ValueError, match="needs calibration images, a few hundred of the training data"):
         export(tiny(), tmp_path / "m.tflite", "tflite_int8", images)
-    with pytest.raises(ValueError, match="weight_bits is 1; it must be between 2 and 8"):
-        quantisation_aware(tiny(), images, weight_bits=1)
+    with pytest.raises(ValueError, match="weight_bits is 3; it must be 4 or 8"):
+        quantisation_aware(tiny(), images, weight_bits=3)
     with pytest.raises(ValueError, match="these images go from 0 to 1"):
         quantisation_aware(tiny(), images / images.max())
     with pytest.raises(ValueError, match=r"images has shape \(32, 32, 3\)"):

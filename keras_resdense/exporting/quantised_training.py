@@ -1,4 +1,4 @@
-"""Quantisation-aware training: networks that round like their 8-bit files, and can be trained.
+"""Quantisation-aware training: networks that round like their quantised files, and can be trained.
 
 The scheme is that of 1712.05877, section 3, on the graph that phones run (`rewrite_for_phones`). Its batch norms
 are folded, so their statistics are frozen. Values are rounded to quantisation steps where LiteRT's kernels round:
@@ -14,7 +14,8 @@ are folded, so their statistics are frozen. Values are rounded to quantisation s
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import keras
@@ -23,7 +24,7 @@ import numpy as np
 from keras_resdense.exporting.exporter import check_images_fit
 from keras_resdense.exporting.folding import in_full_precision, rewrite_for_phones
 from keras_resdense.exporting.pixels import are_pixels, from_pixels, of_pixels, to_pixels
-from keras_resdense.exporting.retracing import retraced
+from keras_resdense.exporting.retracing import follow, retraced
 from keras_resdense.exporting.rounding import (
     PIXELS,
     SHARES,
@@ -71,7 +72,8 @@ def quantisation_aware(model: keras.Model, images: np.ndarray, *, weight_bits: i
     Args:
         model: A trained classifier, functional or sequential. It is not changed.
         images: A few hundred training images, as the model takes them, for the initial ranges of activations.
-        weight_bits: Bits of a weight.
+        weight_bits: 8, or 4 for the kernels of convolutions. Depthwise convolutions and dense layers always have 8-bit
+            weights.
 
     Returns:
         A functional model from RGB pixels 0–255 to the outputs of `model`, with an image contract. Its convolutions use
@@ -84,8 +86,8 @@ def quantisation_aware(model: keras.Model, images: np.ndarray, *, weight_bits: i
         raise ValueError(
             f"{model.name!r} is quantisation-aware already: train it further, or export it as tflite_int8."
         )
-    if weight_bits not in range(2, 9):
-        raise ValueError(f"weight_bits is {weight_bits}; it must be between 2 and 8.")
+    if weight_bits not in (4, 8):
+        raise ValueError(f"weight_bits is {weight_bits!r}; it must be 4 or 8.")
     check_images_fit(images, model, "images")
     contract = getattr(model, "image_contract", None)
     if contract is None and not are_pixels(images):
@@ -132,6 +134,36 @@ def settled(model: keras.Model) -> keras.Model:
         return outputs
 
     return retraced(in_full_precision(model), settle)
+
+
+def has_4_bit_kernels(model: keras.Model) -> bool:
+    """Returns whether the kernels of all convolutions of a `settled` model have 15 steps per output channel."""
+    kernels = [layer.get_weights()[0] for layer in model.layers if type(layer) is keras.layers.Conv2D]
+    if not kernels or not is_quantisation_aware(model):
+        return False
+    scaled = [7 * kernel / np.abs(kernel).max(axis=(0, 1, 2)).clip(1e-30) for kernel in kernels]
+    return all(np.abs(kernel - kernel.round()).max() < 1e-3 for kernel in scaled)
+
+
+def with_4_bit_kernels(model: keras.Model) -> Callable:
+    """Returns a function that computes a `settled` model and from which TFLite's converter makes 4-bit kernels."""
+    import tensorflow as tf
+
+    kernels = {layer.name: layer.get_weights()[0] for layer in model.layers if type(layer) is keras.layers.Conv2D}
+
+    def use(call: Any, args: tuple, kwargs: dict) -> Any:
+        layer = call.operation
+        if layer.name not in kernels:
+            return layer(*args, **kwargs)
+        kernel = kernels[layer.name]
+        most = np.abs(kernel).max(axis=(0, 1, 2)).clip(1e-30)
+        kernel = tf.quantization.fake_quant_with_min_max_vars_per_channel(
+            kernel, -most, most, num_bits=4, narrow_range=True
+        )
+        outputs = layer.convolution_op(*args, kernel)
+        return layer.activation(outputs + layer.bias if layer.use_bias else outputs)
+
+    return partial(follow, model, use=use)
 
 
 def _copy(layer: keras.Layer, kind: type[keras.Layer], changes: Mapping[str, Any] | None = None) -> keras.Layer:
@@ -246,7 +278,8 @@ def _rounding_copy(layer: keras.Layer, weight_bits: int) -> keras.Layer:
     dtype = policy.variable_dtype if kind is RoundedDense else policy.name
     # With folded batch norms, weight decay would shrink the outputs.
     copy = _copy(layer, kind, {"dtype": dtype, _REGULARIZERS[kind]: None})
-    copy.weight_bits = weight_bits
+    if kind is RoundedConv2D:
+        copy.weight_bits = weight_bits
     return copy
 
 

@@ -23,7 +23,7 @@ from keras_resdense.exporting.exporter import BATCH, Exporter, Extras, check_ima
 from keras_resdense.exporting.inference import InferenceModel
 from keras_resdense.exporting.pixels import are_pixels, from_pixels, of_pixels, to_pixels
 from keras_resdense.exporting.quantisation import dequantise, quantise
-from keras_resdense.exporting.quantised_training import is_quantisation_aware
+from keras_resdense.exporting.quantised_training import has_4_bit_kernels, is_quantisation_aware, with_4_bit_kernels
 
 if TYPE_CHECKING:
     from ai_edge_litert.interpreter import Interpreter
@@ -153,7 +153,7 @@ class TFLite(Exporter):
         # Integer models quantise their input; the others cast it.
         pixels = "float32" if self.kind == "int8" else self.pixels
         with tempfile.TemporaryDirectory() as folder:
-            compute = partial(model, training=False)
+            compute = with_4_bit_kernels(model) if has_4_bit_kernels(model) else partial(model, training=False)
             write_endpoints({"serving_default": pixels_endpoint(model, compute, self.batch, pixels)}, Path(folder))
             converter = tf.lite.TFLiteConverter.from_saved_model(folder)
             if self.kind != "float32":

@@ -66,7 +66,7 @@ def build_classifier(row: Network, plan: Plan, normalisation: Any, channels: int
 def quantised(model: keras.Model, data: ImageData, plan: Plan) -> keras.Model:
     """Makes a classifier quantisation-aware, with ranges measured on the training images that exports calibrate on."""
     images, _ = take_images(data.train, plan.contract(model.input_shape[-1]), ExportImages.calibration_images)
-    return quantisation_aware(model, images)
+    return quantisation_aware(model, images, weight_bits=4 if plan.recipe.quantise == "int4" else 8)
 
 
 def plan_of(recipe: Recipe, data: ImageData, row: Network, seed: int) -> Plan:

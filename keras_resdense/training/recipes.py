@@ -44,7 +44,7 @@ class OptimisationRecipe:
         frozen_epochs: Number of first epochs in which only the classifier is trained.
         frozen_learning_rate: Learning rate in these epochs, for `learning_rate_batch` images.
         quantise: "int8" for quantisation-aware training in the last epochs (1712.05877), see `quantisation_aware`;
-            "" for none.
+            "int4" for the same with 4-bit weights and 8-bit activations; "" for none.
         quantised_epochs: Number of these epochs. They use a cosine decay from a hundredth of `learning_rate`, without
             weight decay. The schedule of the other epochs ends before them.
     """
@@ -71,7 +71,7 @@ class OptimisationRecipe:
         require_positive(self, "learning_rate", "frozen_learning_rate", "warmup_epochs", "weight_decay")
         require_rate(self, "ema", "momentum")
         require_choice(self, "optimizer", ("sgd", "lamb", "adamw"))
-        require_choice(self, "quantise", ("", "int8"))
+        require_choice(self, "quantise", ("", "int8", "int4"))
         require_whole(self, "quantised_epochs")
         floats = self.epochs - (self.quantised_epochs if self.quantise else 0)
         require(self, "quantised_epochs", floats > 0, f"less than epochs, {self.epochs}")

@@ -16,7 +16,7 @@ from keras_resdense.data.contract import ImageContract
 from keras_resdense.exporting.device_report import device_report
 from keras_resdense.exporting.export import export
 from keras_resdense.exporting.formats import EXPORTERS
-from keras_resdense.exporting.quantised_training import settled
+from keras_resdense.exporting.quantised_training import has_4_bit_kernels, settled
 from keras_resdense.exporting.rounding import FakeQuantise
 from keras_resdense.training import train
 from tests.test_export import CLASSES, some_images, tiny
@@ -210,10 +210,11 @@ def test_bad_input(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_a_run_ends_in_whole_numbers(tmp_path, monkeypatch):
+@pytest.mark.parametrize("quantise, bits", [("int8", 8), pytest.param("int4", 4, marks=pytest.mark.sweep)])
+def test_a_run_ends_in_whole_numbers(quantise, bits, tmp_path, monkeypatch):
     install(monkeypatch.setitem, monkeypatch.setattr)
     monkeypatch.setattr(train, "QUANTISED_FORMATS", ("keras", "tflite_int8"))
-    recipe = dataclasses.replace(RECIPE, quantise="int8", quantised_epochs=1, accumulation=2)
+    recipe = dataclasses.replace(RECIPE, quantise=quantise, quantised_epochs=1, accumulation=2)
     run = train.train(recipe, folder=str(tmp_path))
     assert {made.format: made.agreement for made in run.exports} == {
         "keras": 1,
@@ -221,4 +222,5 @@ def test_a_run_ends_in_whole_numbers(tmp_path, monkeypatch):
     }
     described = json.loads((run.folder / "model_int8.tflite.json").read_text())
     assert described["accuracy"] == pytest.approx(run.accuracy, abs=0.01)
-    assert "--quantise int8" in (run.folder / "README.md").read_text()
+    assert has_4_bit_kernels(keras.saving.load_model(run.folder / "model.keras")) == (bits == 4)
+    assert f"--quantise {quantise}" in (run.folder / "README.md").read_text()

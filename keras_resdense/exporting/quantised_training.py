@@ -4,6 +4,7 @@ The scheme is that of 1712.05877, section 3, on the graph that phones run (`rewr
 are folded, so their statistics are frozen. Values are rounded to quantisation steps where LiteRT's kernels round:
 
 * Kernels are rounded symmetrically, with one step per output channel. The largest weight is the last step.
+* The step of a bias is that of the inputs times that of the kernel.
 * The output of an operation and its fused ReLU has 256 steps between a smallest and a largest value. These are moving
   averages over the batches.
 * All tensors of a concatenation, and input and output of an average pooling, share their steps.
@@ -124,13 +125,15 @@ def settled(model: keras.Model) -> keras.Model:
     def settle(call: Any, args: tuple, kwargs: dict) -> Any:
         layer = call.operation
         if isinstance(layer, FakeQuantise):
-            return keras.quantizers.fake_quant_with_min_max_vars(args[0], *map(float, layer.limits()))
+            low, high = map(float, layer.limits())
+            if kwargs.get("step"):
+                return (high - low) / 255
+            return keras.quantizers.fake_quant_with_min_max_vars(args[0], low, high)
         if not isinstance(layer, RoundedKernel):
             return layer(*args, **kwargs)
-        kernel, *bias = layer.weights
         copy = _copy(layer, type(layer).__mro__[2])
-        outputs = copy(*args, **kwargs)
-        copy.set_weights([layer.rounded(kernel), *bias])
+        outputs = copy(args[0])
+        copy.set_weights([keras.ops.convert_to_numpy(weight) for weight in layer.rounded(kwargs["step"])])
         return outputs
 
     return retraced(in_full_precision(model), settle)
@@ -253,16 +256,21 @@ def _rounded(model: keras.Model, groups: list[list[Any]], weight_bits: int) -> t
     }
 
     def use(call: Any, args: tuple, kwargs: dict) -> Any:
-        layer, (output,) = call.operation, call.output_tensors
-        if call.input_tensors[0] is model.inputs[0]:
+        layer, source, (output,) = call.operation, call.input_tensors[0], call.output_tensors
+        if source is model.inputs[0]:
             args = (pixels(args[0]), *args[1:])
         if layer.name not in copies:
             copies[layer.name] = _rounding_copy(layer, weight_bits)
+        if isinstance(copies[layer.name], RoundedKernel):
+            kwargs = {"step": sources[id(source)](args[0], step=True)}
         made = copies[layer.name](*args, **kwargs)
         quantiser, part = places.get(id(output), (None, 0))
+        # Layers that pass values on, such as a concatenation, have the steps of their inputs.
+        sources[id(output)] = quantiser or sources[id(source)]
         return quantiser(made, part=part) if quantiser else made
 
     pixels = FakeQuantise(span=PIXELS, name="pixels_steps")
+    sources = {id(model.inputs[0]): pixels}
     aware = retraced(model, use)
     for name, copy in copies.items():
         copy.set_weights(model.get_layer(name).get_weights())

@@ -25,7 +25,8 @@ class FakeQuantise(keras.layers.Layer):
     """Rounds values to 256 steps between a smallest and a largest value. Zero is one of the steps.
 
     Args:
-        parts: Number of tensors that share the steps. Each is rounded by its own call.
+        parts: Number of tensors that share the steps. Each is rounded by its own call. A call with `step=True` returns
+            the size of a step.
         span: Fixed smallest and largest value, with rounding at inference only. None to follow the values.
         name: Name of the layer.
         trainable: Whether the range follows the values in training.
@@ -52,7 +53,10 @@ class FakeQuantise(keras.layers.Layer):
                     for part in range(self.parts)
                 ]
 
-    def call(self, inputs: Any, part: int = 0, training: bool | None = None) -> Any:
+    def call(self, inputs: Any, part: int = 0, step: bool = False, training: bool | None = None) -> Any:
+        if step:
+            low, high = self.limits()
+            return keras.ops.convert_to_tensor((high - low) / 255, dtype="float32")
         if self.span is not None and training:
             return inputs
         if self.span is None and training and self.trainable:
@@ -79,21 +83,33 @@ class FakeQuantise(keras.layers.Layer):
 class RoundedKernel:
     """A layer with a kernel that is rounded symmetrically around 0, with one step per output channel.
 
+    The step of the bias is that of the inputs times that of the kernel, as in LiteRT's integer kernels.
+
     Attributes:
         weight_bits: Bits of a weight.
     """
 
     weight_bits: int = 8
 
-    def rounded(self, kernel: Any) -> Any:
+    def call(self, inputs: Any, step: Any) -> Any:
+        kernel, *bias = self.rounded(step)
+        outputs = self.multiply(*(keras.ops.cast(value, self.compute_dtype) for value in (inputs, kernel)))
+        return sum(bias, outputs)
+
+    def multiply(self, inputs: Any, kernel: Any) -> Any:
+        """Computes the layer without its bias."""
+        raise NotImplementedError
+
+    def rounded(self, step: Any) -> list[Any]:
+        """Returns the kernel and, if there is one, the bias, for inputs with steps of that size."""
+        kernel, *bias = [keras.ops.convert_to_tensor(weight) for weight in self.weights]
         flat = keras.ops.reshape(kernel, (-1, self._output_channels(kernel.shape)))
         # A channel of zeros also needs a step.
-        step = keras.ops.maximum(keras.ops.max(keras.ops.abs(flat), axis=0), 1e-30) / (2 ** (self.weight_bits - 1) - 1)
-        steps = keras.ops.reshape(keras.ops.round(flat / step) * step, kernel.shape)
-        return kernel + keras.ops.stop_gradient(steps - kernel)
-
-    def cast(self, *values: Any) -> list[Any]:
-        return [keras.ops.cast(value, self.compute_dtype) for value in values]
+        steps = keras.ops.maximum(keras.ops.max(keras.ops.abs(flat), axis=0), 1e-30) / (2 ** (self.weight_bits - 1) - 1)
+        return [
+            kernel + keras.ops.stop_gradient(keras.ops.reshape(_rounded(flat, steps), kernel.shape) - kernel),
+            *(shift + keras.ops.stop_gradient(_rounded(shift, step * steps) - shift) for shift in bias),
+        ]
 
     def _output_channels(self, shape: tuple[int, ...]) -> int:
         return shape[-1]
@@ -111,26 +127,26 @@ class RoundedKernel:
         return layer
 
 
+def _rounded(values: Any, steps: Any) -> Any:
+    return keras.ops.round(values / steps) * steps
+
+
 @_register
 class RoundedConv2D(RoundedKernel, keras.layers.Conv2D):
     """Keras's convolution with a rounded kernel."""
 
-    def convolution_op(self, inputs: Any, kernel: Any) -> Any:
-        return super().convolution_op(*self.cast(inputs, self.rounded(kernel)))
+    def multiply(self, inputs: Any, kernel: Any) -> Any:
+        return self.convolution_op(inputs, kernel)
 
 
 @_register
 class RoundedDepthwiseConv2D(RoundedKernel, keras.layers.DepthwiseConv2D):
     """Keras's depthwise convolution with a rounded kernel."""
 
-    def call(self, inputs: Any) -> Any:
-        outputs = keras.ops.depthwise_conv(
-            *self.cast(inputs, self.rounded(self.kernel)),
-            strides=self.strides,
-            padding=self.padding,
-            dilation_rate=self.dilation_rate,
+    def multiply(self, inputs: Any, kernel: Any) -> Any:
+        return keras.ops.depthwise_conv(
+            inputs, kernel, strides=self.strides, padding=self.padding, dilation_rate=self.dilation_rate
         )
-        return outputs + self.bias if self.use_bias else outputs
 
     def _output_channels(self, shape: tuple[int, ...]) -> int:
         return shape[-2] * shape[-1]
@@ -140,6 +156,5 @@ class RoundedDepthwiseConv2D(RoundedKernel, keras.layers.DepthwiseConv2D):
 class RoundedDense(RoundedKernel, keras.layers.Dense):
     """Keras's dense layer with a rounded kernel."""
 
-    def call(self, inputs: Any) -> Any:
-        outputs = keras.ops.matmul(*self.cast(inputs, self.rounded(self.kernel)))
-        return outputs + self.bias if self.use_bias else outputs
+    def multiply(self, inputs: Any, kernel: Any) -> Any:
+        return keras.ops.matmul(inputs, kernel)

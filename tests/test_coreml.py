@@ -76,6 +76,8 @@ def test_apples_tools_find_an_image_and_a_classifier(tmp_path):
     )
     run = load_runner(made.path)
     assert run.class_names == ("cat", "dög") and run.image_contract.takes_pixels and run.output_shape == (None, 2)
+    with pytest.raises(ValueError, match="runs on Apple's systems only"):
+        keras_resdense.load_model(made.path, runtime="auto")
     expected = model.predict(images, verbose=0)
     np.testing.assert_allclose(run(pixels.astype("float32")), expected, atol=0.01)
 

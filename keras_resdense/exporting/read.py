@@ -133,6 +133,10 @@ def _in_runtime(
         check_digests(path)
         model = load_keras(path, compile=False, custom_objects=custom_objects) if kind == "keras" else None
     told = str(path) if path else f"The model {model.name!r}"
+    if not any(row.runs(kind) for row in RUNTIMES.values()):
+        raise ValueError(
+            f"{told} runs on Apple's systems only: open the .keras file that it was made from, which all run."
+        )
 
     def open_in(name: str) -> InferenceModel:
         row = RUNTIMES[name]

@@ -1,14 +1,12 @@
 """Gradients by depth: a plain, two residual and a dense network, at initialisation and after 50 steps.
 
-The left and middle panels show the norm of the gradient for the kernel of each convolution. The right panel shows the
-"1 +" of 1603.05027, equation 5: with identity shortcuts, the gradient at a block's output is the gradient at the end of
-the stage plus the contributions of the blocks between. Uses three seeds and 6,400 images of Fashion-MNIST at 14×14
-pixels.
+Left and middle: the norm of the gradient for each convolution's kernel. Right: the "1 +" of 1603.05027, equation 5: the
+gradient at a block's output is that at the end of the stage plus the contributions of the blocks between.
 
     python examples/gradients.py [--full]
 
-Takes 12 minutes on one core. In the plain network, gradients explode towards the input at first and vanish after some
-steps. Shortcuts keep them even.
+Three seeds take 12 minutes on one core. In the plain network, gradients explode towards the input at first and vanish
+after some steps. Shortcuts keep them even.
 """
 
 import dataclasses

@@ -62,7 +62,7 @@ def test_every_field_can_be_given_on_the_command_line():
         {"ema": 1.0},
         {"learning_rate": float("nan")},
         {"frozen_epochs": 30},
-        {"quantise": "int4"},
+        {"quantise": "int2"},
         {"quantised_epochs": 30, "quantise": "int8"},
         {"test_crop": 0.0},
         {"rand_augment": 11.0},

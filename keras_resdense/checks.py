@@ -7,7 +7,6 @@ import difflib
 import importlib.util
 import math
 import numbers
-import sys
 from collections.abc import Collection, Mapping
 from typing import Any, TypeVar
 
@@ -97,7 +96,7 @@ def require_packages(what: object, needed: Collection[str], to_install: Collecti
         needed: Names of the packages, as Python imports them.
         to_install: Names to install if one is missing; default the missing ones.
     """
-    missing = [name for name in needed if sys.modules.get(name) is None and importlib.util.find_spec(name) is None]
+    missing = [name for name in needed if importlib.util.find_spec(name) is None]
     if missing:
         raise ValueError(f"{what} needs {', '.join(missing)}: pip install {' '.join(to_install or missing)}")
 

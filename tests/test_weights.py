@@ -6,6 +6,7 @@ import pickle
 import sys
 import types
 import zipfile
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 
 import h5py
@@ -231,7 +232,7 @@ def test_pickles_are_read_by_torchs_weights_only_loader(tmp_path, monkeypatch):
             "state_dict": {f"module.{name}": tensor.view(Tensor) for name, tensor in tensors_of("resnet18").items()}
         }
 
-    monkeypatch.setitem(sys.modules, "torch", types.SimpleNamespace(load=load))
+    monkeypatch.setitem(sys.modules, "torch", types.SimpleNamespace(load=load, __spec__=ModuleSpec("torch", None)))
     (tmp_path / "good.pth").touch()
     (tmp_path / "evil.pth").touch()
     model = keras_resdense.ResNet18(weights=str(tmp_path / "good.pth"), input_shape=(32, 32, 3))

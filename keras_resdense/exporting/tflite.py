@@ -142,7 +142,8 @@ class TFLite(Exporter):
             compute=compute,
             input_shape=(None, *shape),
             output_shape=(None, *target["shape"][1:].tolist()),
-            most=None if more else int(batch),
+            # LiteRT counts a batch's numbers in 32 bits.
+            most=BATCH if more else int(batch),
             image_contract=contract,
             class_names=names,
         )

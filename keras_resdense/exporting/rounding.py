@@ -94,7 +94,7 @@ class RoundedKernel:
     def call(self, inputs: Any, step: Any) -> Any:
         kernel, *bias = self.rounded(step)
         outputs = self.multiply(*(keras.ops.cast(value, self.compute_dtype) for value in (inputs, kernel)))
-        return sum(bias, outputs)
+        return keras.ops.add(outputs, *bias) if bias else outputs
 
     def multiply(self, inputs: Any, kernel: Any) -> Any:
         """Computes the layer without its bias."""

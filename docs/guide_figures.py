@@ -14,7 +14,7 @@ from keras_resdense import ORDERS
 
 ROOT = Path(__file__).parent.parent
 BENCHMARKS = ROOT / "benchmarks"
-INFERENCE = BENCHMARKS / "inference.json"
+INFERENCE, QUANTISATION = BENCHMARKS / "inference.json", BENCHMARKS / "quantisation.json"
 NOISE = BENCHMARKS / "noise.json"
 VARIANTS = Path(__file__).parent / "variants.md"
 #: Colour and marker of each family, by the beginning of its builders' names or a part of them; the first that fits.
@@ -169,6 +169,31 @@ def phone_files():
     return times
 
 
+def quantised_accuracy():
+    """Draws the accuracy of networks with 8- and 4-bit weights, from `benchmarks/quantisation.json`."""
+    networks = json.loads(QUANTISATION.read_text())
+    figure = Figure(figsize=(7.2, 2.7), layout="constrained")
+    both = figure.subplots(1, len(networks), sharey=True, squeeze=False)[0]
+    for axes, network in zip(both, networks, strict=True):
+        for place, (case, colour) in enumerate({"calibrated": ORANGE, "learned": BLUE}.items()):
+            levels = [index + 0.36 * (place - 0.5) for index in range(len(network["bits"]))]
+            bars = axes.barh(levels, [100 * each[case] for each in network["bits"].values()], 0.33, color=colour)
+            bars.set_label({"calibrated": "calibrated only", "learned": "quantisation-aware"}[case])
+            axes.bar_label(bars, fmt="%.2f", color=INK, size=8, padding=2)
+        axes.axvline(100 * network["float"], color=INK, linewidth=1, linestyle="--")
+        axes.set_title(f"{network['model']}: {network['float']:.2%} in floats", color=INK, size=9)
+        axes.set_yticks(range(len(network["bits"])), [f"{bits}-bit weights" for bits in network["bits"]])
+        axes.set_xlabel("% of the test images", color=INK)
+        axes.set_xlim(86, 96)
+        bare(axes)
+        axes.get_legend().remove()
+    both[0].invert_yaxis()
+    figure.legend(
+        *both[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False, labelcolor=INK
+    )
+    return both[0]
+
+
 def moving_average():
     """Draws what is left of a moving statistic's initial value, by its momentum."""
     figure = Figure(figsize=(6.4, 2.7), layout="constrained")
@@ -246,6 +271,7 @@ PICTURES = (
     exporting,
     boundary,
     phone_files,
+    quantised_accuracy,
     moving_average,
     noise_by_layer,
     variants,

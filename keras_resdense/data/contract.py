@@ -151,6 +151,18 @@ def from_files(folder: Path | zipfile.Path) -> tuple[ImageContract | None, tuple
     )
 
 
+def as_metadata(contract: ImageContract | None, class_names: Sequence[str]) -> dict[str, str]:
+    """Returns a contract and class names as JSON, for formats whose metadata are texts with keys."""
+    texts = {"image_contract": contract.to_json()} if contract else {}
+    return texts | ({"class_names": json.dumps(class_names, ensure_ascii=False)} if class_names else {})
+
+
+def from_metadata(texts: Mapping[str, str]) -> tuple[ImageContract | None, tuple[str, ...] | None]:
+    """Reads the contract and the class names of `as_metadata`; None for what is missing."""
+    contract, names = texts.get("image_contract"), texts.get("class_names")
+    return ImageContract.from_json(contract) if contract else None, tuple(json.loads(names)) if names else None
+
+
 def attach(path: Path, texts: Mapping[str, str]) -> None:
     """Adds the files of `as_files` to a `.keras` file, which plain Keras still opens."""
     with zipfile.ZipFile(path, "a") as archive:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 import logging
 import os
 import shutil
@@ -17,11 +16,11 @@ from typing import ClassVar
 
 import keras
 
+from keras_resdense.data.contract import from_metadata
 from keras_resdense.exporting import folding
 from keras_resdense.exporting.coreml_program import MODEL, read_program
 from keras_resdense.exporting.exporter import Exporter, Extras
 from keras_resdense.exporting.inference import InferenceModel
-from keras_resdense.exporting.onnx import described
 from keras_resdense.exporting.pixels import are_pixels, from_pixels, of_pixels, to_pixels
 from keras_resdense.graph import all_layers
 
@@ -108,9 +107,7 @@ class CoreML(Exporter):
                 description = written.get_spec()
                 coremltools.utils.rename_feature(description, description.description.output[0].name, "outputs")
                 written = coremltools.models.MLModel(description, weights_dir=written.weights_dir, skip_model_load=True)
-            about = {"image_contract": extras.contract.to_json()} if extras.contract else {}
-            about |= {"class_names": json.dumps(names, ensure_ascii=False)} if names else {}
-            written.user_defined_metadata.update(about)
+            written.user_defined_metadata.update(extras.metadata())
             # Some libraries' errors come too late: a package that is half written must not stand at the path.
             with tempfile.TemporaryDirectory() as folder:
                 written.save(f"{folder}/model.mlpackage")
@@ -121,7 +118,7 @@ class CoreML(Exporter):
             import coremltools  # noqa: F401 — the definitions of the file's messages
 
             compute, image, outputs, about = read_program(path)
-        contract, names = described(about)
+        contract, names = from_metadata(about)
         return InferenceModel(
             compute=compute,
             input_shape=(None, *image),

@@ -11,7 +11,7 @@ import keras
 import numpy as np
 
 from keras_resdense.checks import require_packages
-from keras_resdense.data.contract import ImageContract, as_files
+from keras_resdense.data.contract import ImageContract, as_files, as_metadata
 from keras_resdense.exporting import folding
 from keras_resdense.exporting.inference import InferenceModel
 from keras_resdense.files import check_digests
@@ -45,6 +45,10 @@ class Extras:
     def files(self) -> dict[str, str]:
         """Returns the files of the image contract and the class names, as far as these are known: names and texts."""
         return as_files(self.contract, self.class_names)
+
+    def metadata(self) -> dict[str, str]:
+        """Returns the image contract and the class names, as far as these are known: keys and JSON."""
+        return as_metadata(self.contract, self.class_names)
 
 
 def largest_difference(outputs: np.ndarray, expected: np.ndarray) -> float:

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import tempfile
 import warnings
-from collections.abc import Mapping
 from pathlib import Path
 from typing import ClassVar
 
 import keras
 
-from keras_resdense.data.contract import ImageContract
+from keras_resdense.data.contract import from_metadata
 from keras_resdense.exporting.exporter import Exporter, Extras
 from keras_resdense.exporting.inference import InferenceModel
 
@@ -75,9 +73,7 @@ class ONNX(Exporter):
         if self.opset > _CONVERTED_OPSET:
             written = onnx.version_converter.convert_version(written, self.opset)
         _name_ends(written.graph)
-        about = {"image_contract": extras.contract.to_json()} if extras.contract else {}
-        about |= {"class_names": json.dumps(extras.class_names, ensure_ascii=False)} if extras.class_names else {}
-        onnx.helper.set_model_props(written, about)
+        onnx.helper.set_model_props(written, extras.metadata())
         onnx.checker.check_model(written, full_check=True)
         onnx.save(written, path)
 
@@ -88,7 +84,7 @@ class ONNX(Exporter):
         options.intra_op_num_threads = threads or 0
         session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
         (source,), (target,) = session.get_inputs(), session.get_outputs()
-        contract, names = described(session.get_modelmeta().custom_metadata_map)
+        contract, names = from_metadata(session.get_modelmeta().custom_metadata_map)
         return InferenceModel(
             compute=lambda images: session.run([target.name], {source.name: images})[0],
             input_shape=_shape(source),
@@ -98,12 +94,6 @@ class ONNX(Exporter):
             image_contract=contract,
             class_names=names,
         )
-
-
-def described(about: Mapping[str, str]) -> tuple[ImageContract | None, tuple[str, ...] | None]:
-    """Returns the image contract and the class names in a file's metadata; None for what is missing."""
-    contract, names = about.get("image_contract"), about.get("class_names")
-    return ImageContract.from_json(contract) if contract else None, tuple(json.loads(names)) if names else None
 
 
 def _shape(end) -> tuple[int | None, ...]:

@@ -11,11 +11,10 @@ from typing import ClassVar
 import keras
 import numpy as np
 
-from keras_resdense.data.contract import FILES, from_files
+from keras_resdense.data.contract import FILES, from_files, from_metadata
 from keras_resdense.exporting.endpoints import pixels_endpoint, write_endpoints
 from keras_resdense.exporting.exporter import Exporter, Extras, holds_only
 from keras_resdense.exporting.inference import InferenceModel
-from keras_resdense.exporting.onnx import described
 
 #: File of a folder of OpenVINO that describes the network.
 IR_FILE = "model.xml"
@@ -81,7 +80,8 @@ def open_in_openvino(path: Path, threads: int | None = None, precision: str = "f
         return compiled(images, share_inputs=True)[0]
 
     if path.suffix == ".onnx":
-        contract, names = described(network.get_rt_info("framework").value if network.has_rt_info("framework") else {})
+        about = network.get_rt_info("framework").value if network.has_rt_info("framework") else {}
+        contract, names = from_metadata(about)
     else:
         contract, names = from_files(path / "assets" if (path / "assets").is_dir() else file.parent)
     return InferenceModel(

@@ -88,6 +88,11 @@ def require_tensorflow(what: str) -> None:
         )
 
 
+def missing_packages(names: Collection[str]) -> list[str]:
+    """Returns those packages that are not installed, by the names that Python imports."""
+    return [name for name in names if importlib.util.find_spec(name) is None]
+
+
 def require_packages(what: object, needed: Collection[str], to_install: Collection[str] = ()) -> None:
     """Raises a ValueError with a pip command unless some packages are installed.
 
@@ -96,8 +101,7 @@ def require_packages(what: object, needed: Collection[str], to_install: Collecti
         needed: Names of the packages, as Python imports them.
         to_install: Names to install if one is missing; default the missing ones.
     """
-    missing = [name for name in needed if importlib.util.find_spec(name) is None]
-    if missing:
+    if missing := missing_packages(needed):
         raise ValueError(f"{what} needs {', '.join(missing)}: pip install {' '.join(to_install or missing)}")
 
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 import keras
 
-from keras_resdense.checks import require_tensorflow
+from keras_resdense.checks import missing_packages, require_tensorflow
 from keras_resdense.exporting.exporter import Exporter, Extras, random_images, reading
 from keras_resdense.exporting.folding import fold_batch_norm, rewrite_for_phones
 from keras_resdense.exporting.formats import EXPORTERS
@@ -101,7 +100,7 @@ def candidates(format: str, precision: str) -> list[str]:
         name
         for name, row in RUNTIMES.items()
         if precision in row.precisions
-        and _is_installed(row.package)
+        and not missing_packages([row.package])
         and (format in row.formats or _converts(row, format))
     ]
     return sorted(found, key=lambda name: name != "tensorflow") if _has_gpu() else found
@@ -146,11 +145,7 @@ def _converts(row: Runtime, format: str) -> bool:
     """Returns whether a runtime can take a Keras model with the packages that are installed."""
     packages = row.exporter.packages if row.exporter else ()
     convertible = row.exporter is not None and keras.backend.backend() == "tensorflow"
-    return format == "keras" and convertible and all(map(_is_installed, packages))
-
-
-def _is_installed(package: str) -> bool:
-    return importlib.util.find_spec(package) is not None
+    return format == "keras" and convertible and not missing_packages(packages)
 
 
 def _has_gpu() -> bool:

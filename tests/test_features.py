@@ -58,7 +58,9 @@ def test_default_levels():
     assert list(feature_extractor(prefixed, ("P3",), prefix="left_").output) == ["P3"]
 
 
-@pytest.mark.parametrize("stride, levels", [(8, ["P1", "P2", "P3"]), (16, ["P1", "P2", "P3", "P4"])])
+@pytest.mark.parametrize(
+    "stride, levels", [(8, ["P1", "P2", "P3"]), pytest.param(16, ["P1", "P2", "P3", "P4"], marks=pytest.mark.sweep)]
+)
 @pytest.mark.parametrize("variant", ["resnet50", "densenet121"])
 def test_dilated_backbones_end_at_their_stride(variant, stride, levels):
     row = dataclasses.replace(keras_resdense.VARIANTS[variant], output_stride=stride)

@@ -171,7 +171,7 @@ def through_pickle(model, folder):
 @pytest.mark.parametrize(
     "again, row",
     [
-        pytest.param(through_a_file, DENSE, id="a file, dense"),
+        pytest.param(through_a_file, DENSE, id="a file, dense", marks=pytest.mark.sweep),
         pytest.param(through_pickle, "resnet20", id="pickle, residual"),
         pytest.param(through_a_file, "resnet20", id="a file, residual", marks=pytest.mark.sweep),
         pytest.param(through_pickle, DENSE, id="pickle, dense", marks=pytest.mark.sweep),

@@ -22,9 +22,9 @@ IMAGES = np.random.default_rng(0).uniform(0, 255, (5, 8, 8, 1)).astype("float32"
 #: Which runtime runs which file, beside Keras models and runs' folders.
 FILES = [
     ("openvino", "openvino_model"),
-    ("openvino", "openvino_model/model.xml"),
+    pytest.param("openvino", "openvino_model/model.xml", marks=pytest.mark.sweep),
     ("openvino", "model.onnx"),
-    ("openvino", "saved_model"),
+    pytest.param("openvino", "saved_model", marks=pytest.mark.sweep),
     ("onnxruntime", "model.onnx"),
     ("tensorflow", "saved_model"),
     ("tensorflow", "model.keras"),

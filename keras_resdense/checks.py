@@ -11,6 +11,8 @@ from collections.abc import Collection, Mapping
 from typing import Any, TypeVar
 
 Row = TypeVar("Row")
+#: Least similarity, 0–1, of a name to one that an error suggests.
+_SIMILAR = 0.65
 
 
 def require(row: object, field: str, holds: bool, allowed: str) -> None:
@@ -119,6 +121,16 @@ def pick(table: Mapping[str, Row], name: str, kind: str, where: str = "") -> Row
     """
     if (key := str(name).lower()) in table:
         return table[key]
-    near = difflib.get_close_matches(key, table, n=3, cutoff=0.4)
-    hint = f" Closest: {', '.join(near)}." if near else ""
-    raise ValueError(f"There is no {kind} {name!r}.{hint} {where or 'There are ' + ', '.join(table) + '.'}")
+    where = where or f"There are {', '.join(table) or 'none'}."
+    raise ValueError(f"There is no {kind} {name!r}.{closest(key, dict(zip(table, table, strict=True)))} {where}")
+
+
+def closest(name: str, known: Mapping[str, str]) -> str:
+    """Returns a sentence on the names that a mistyped one may mean, or "" if none is similar.
+
+    Args:
+        name: The mistyped name.
+        known: What to show for each allowed name in lower case.
+    """
+    near = difflib.get_close_matches(name.lower(), known, cutoff=_SIMILAR)
+    return f" Closest: {', '.join(known[found] for found in near)}." if near else ""

@@ -72,16 +72,16 @@ def test_imagenet_is_the_most_accurate_free_set():
     "variant, name", [("resnet50", "nothing"), ("seresnet18", "imagenet"), ("resnet20", "imagenet")]
 )
 def test_unknown_sets_are_refused_with_those_there_are(variant, name):
-    with pytest.raises(
-        ValueError, match=f"weights is '{name}': no file, and no published set of {variant}. There are:"
-    ):
+    with pytest.raises(ValueError, match=f"There is no file or {variant} weight set '{name}'. There are "):
         keras_resdense.create_model(variant, weights=name)
 
 
 def test_a_row_takes_the_weights_of_the_variant_it_comes_from():
     row = dataclasses.replace(keras_resdense.VARIANTS["resnet50"], output_stride=8, weight_decay=1e-4, drop_path=0.1)
-    with pytest.raises(ValueError, match="no published set of resnet50. There are: a1_in1k"):
-        keras_resdense.create_model(row, weights="nothing")
+    with pytest.raises(
+        ValueError, match="no file or resnet50 weight set 'a1-in1k'. Closest: a1_in1k,.* There are imagenet, a1_in1k"
+    ):
+        keras_resdense.create_model(row, weights="a1-in1k")
     with pytest.raises(ValueError, match="No published weights fit this row"):
         keras_resdense.create_model(dataclasses.replace(row, groups=2), weights="imagenet")
 
@@ -181,7 +181,7 @@ def test_failed_downloads_say_what_to_put_where(row, fault, monkeypatch):
     else:
         Server.files["/resnet/weights.h5"] = b"something else"
     with pytest.raises(
-        OSError, match=r"resnet/weights.h5 could not be had .*put it at .*models/weights.h5, or name a mirror"
+        OSError, match=r"resnet/weights.h5 could not be downloaded .*put it at .*models/weights.h5, or name a mirror"
     ):
         downloads.download(row)
 
@@ -231,12 +231,15 @@ def test_the_hub_through_a_mirror_then_its_cache(hub, tmp_path):
 def test_without_the_hub_and_its_cache_the_error_says_what_to_do(hub, tmp_path):
     failed = run_hub(NOWHERE, tmp_path / "empty")
     assert failed.returncode == 1
-    assert f"OSError: {NOWHERE}/timm/resnet18.tv_in1k/resolve/main/model.safetensors could not be had" in failed.stderr
+    assert (
+        f"OSError: {NOWHERE}/timm/resnet18.tv_in1k/resolve/main/model.safetensors could not be downloaded"
+        in failed.stderr
+    )
     assert "save it as resnet18.tv_in1k.safetensors, and pass its path as weights= or --weights" in failed.stderr
 
     Server.stall.add("/timm/resnet18.tv_in1k/resolve/main/model.safetensors")
     stalled = run_hub(hub[0], tmp_path / "stalled")
-    assert stalled.returncode == 1 and "model.safetensors could not be had" in stalled.stderr
+    assert stalled.returncode == 1 and "model.safetensors could not be downloaded" in stalled.stderr
 
 
 def test_a_revision_of_the_hub_can_be_pinned(row, server, monkeypatch):

@@ -262,7 +262,7 @@ def test_training_is_refused_before_it_begins(run, failing, tmp_path):
     assert "no recipe 'slow'. There are digits, fast" in failing(*train, "--recipe", "slow")
     assert "resnet20" in failing(*train, "--model", "resnet21")
     assert "epochs is 0; it must be a whole number of at least 1" in failing(*train, "--epochs", "0")
-    assert "no such folder or data set: 'nonsense'" in failing(*train, "--data", "nonsense")
+    assert "no folder or data set 'nonsense'" in failing(*train, "--data", "nonsense")
     assert "choose another name" in failing("train", "--folder", run.parent, "--name", run.name)
 
 

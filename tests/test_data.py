@@ -411,10 +411,10 @@ def test_one_class_is_refused(images):
 
 
 def test_unknown_names_are_refused():
-    with pytest.raises(ValueError, match="no such folder or data set: 'nonsense'"):
+    with pytest.raises(ValueError, match="no folder or data set 'nonsense'"):
         load_data("nonsense")
     with pytest.raises(ValueError, match="Closest: fashion_mnist"):
-        load_data("fashion_mnits")
+        load_data("Fashion-MNIST")
     with pytest.raises(ValueError, match="'error' or 'skip'"):
         load_data("digits", on_bad_image="ignore")
 

@@ -403,7 +403,7 @@ def test_overwriting_is_asked_for(tmp_path):
 
 
 BAD = {
-    "There is no format 'tflight'. Closest: tflite, tflite_int8, tflite_int16x8. There": {"format": "tflight"},
+    "There is no format 'tflight'. Closest: tflite. There": {"format": "tflight"},
     "int8 needs calibration images": {"format": "tflite_int8"},
     r"images has shape \(2, 32, 32, 1\); the model takes": {"images": np.zeros((2, 32, 32, 1))},
     r"images has shape \(0, 32, 32, 3\)": {"images": np.zeros((0, 32, 32, 3))},

@@ -327,7 +327,7 @@ def test_a_wrong_name_of_a_recipe(advice):
 @pytest.mark.filterwarnings("default:The weights' head")
 def test_a_wrong_name_of_a_weight_set(advice, here, monkeypatch):
     command = ("train", "--data", "photos", "--model", "resnet18", "--image-size", "32", "--weights")
-    (listed,) = re.findall(r"There are: (.+)\.", advice(*command, "a9"))
+    (listed,) = re.findall(r"There are (.+)\.", advice(*command, "a9"))
     file = here / "published.safetensors"
     save_file({name: rule.array(name, tuple(shape)) for name, shape in TORCH["resnet18"]["tensors"]}, file)
     monkeypatch.setattr(zoo, "download", lambda found, include_top: file)

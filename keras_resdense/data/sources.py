@@ -8,7 +8,6 @@ workers.
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import functools
 import math
 import sys
@@ -16,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
+from keras_resdense.checks import closest
 from keras_resdense.data.encoded import open_encoded
 from keras_resdense.data.examples import HELD_OUT, Example, Examples, ImageData, in_memory, split_stratified
 from keras_resdense.data.folder import load_folder
@@ -146,16 +146,14 @@ def _unknown(name: str) -> str:
 
     path = Path(name)
     if path.is_file():
-        # In its place, a folder of one class says which one was meant.
+        # If that is the folder of one class, its own error suggests the parent.
         return f"{name!r} is a file. Give the folder of images that it is in: {path.parent}/"
-    near = difflib.get_close_matches(name, ["digits", *tfds.list_builders(with_community_datasets=False)], cutoff=0.7)
+    known = {found: found for found in ("digits", *tfds.list_builders(with_community_datasets=False))}
     if path.parent.is_dir():
-        beside = {folder.name: f"{folder}/" for folder in path.parent.iterdir() if folder.is_dir()}
-        near = [*(beside[found] for found in difflib.get_close_matches(path.name, beside)), *near]
-    closest = f" Closest: {', '.join(near)}." if near else ""
+        known |= {folder.name.lower(): f"{folder}/" for folder in path.parent.iterdir() if folder.is_dir()}
     return (
-        f"There is no such folder or data set: {name!r}.{closest} It must be a folder of images, 'digits' or the name"
-        " of an image classification data set of TFDS."
+        f"There is no folder or data set {name!r}.{closest(path.name, known)} It must be a folder of images, 'digits'"
+        " or the name of an image classification data set of TFDS."
     )
 
 

@@ -13,6 +13,7 @@ import functools
 from importlib import resources
 from pathlib import Path
 
+from keras_resdense.checks import pick
 from keras_resdense.data.contract import ImageContract
 from keras_resdense.pretrained.preprocessing import PREPROCESSINGS
 
@@ -110,11 +111,8 @@ def find_weights(variant: str, name: str) -> WeightSet:
         ValueError: If there is no such set.
     """
     sets = list_weights(variant)
-    fitting = [s for s in sets if s.name == name or (name == "imagenet" and s.licence in FREE_LICENCES)]
-    if fitting:
-        return fitting[0]
-    names = ", ".join(s.name for s in sets) or "none"
-    raise ValueError(f"weights is {name!r}: no file, and no published set of {variant}. There are: {names}.")
+    free = [("imagenet", found) for found in sets if found.licence in FREE_LICENCES]
+    return pick(dict([*free[:1], *((found.name, found) for found in sets)]), name, f"file or {variant} weight set")
 
 
 def set_of_file(path: Path) -> WeightSet | None:

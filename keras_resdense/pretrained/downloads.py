@@ -67,13 +67,13 @@ def _from_hub(found: WeightSet) -> Path:
         "path as weights= or --weights. Or name a mirror in HF_ENDPOINT."
     )
     if find_silent([url]):
-        raise OSError(f"{url} could not be had (no answer). {advice}")
+        raise OSError(f"{url} could not be downloaded (no answer). {advice}")
     print(f"Downloading {url}, about {found.megabytes} MB.", file=sys.stderr, flush=True)
     try:
         with _bars_on_terminals_only():
             return Path(huggingface_hub.hf_hub_download(**place))
     except Exception as error:  # the hub's client and what it connects with raise classes of their own
-        raise OSError(f"{url} could not be had ({error}). {advice}") from error
+        raise OSError(f"{url} could not be downloaded ({error}). {advice}") from error
 
 
 @contextlib.contextmanager
@@ -107,7 +107,7 @@ def _from_keras(location: str) -> Path:
         except (OSError, http.client.HTTPException) as error:
             failure = error
     raise OSError(
-        f"{url} could not be had ({failure}). Download it where there is a network and put it at "
+        f"{url} could not be downloaded ({failure}). Download it where there is a network and put it at "
         f"{path}, or name a mirror in {KERAS_MIRROR}."
     ) from failure
 

@@ -97,7 +97,7 @@ def await_workers(others: Mapping[str, str], port: int) -> None:
         while missing := _silent(others):
             now = time.monotonic()
             if now - start > LIMIT:
-                raise TimeoutError(f"Waited {LIMIT} s in vain for {missing}: start it, and restart this worker.")
+                raise TimeoutError(f"No answer within {LIMIT} s from {missing}: start it, and restart this worker.")
             if now - spoken > PATIENCE:
                 spoken = now
                 print(f"Waiting for {missing} to start.", file=sys.stderr, flush=True)

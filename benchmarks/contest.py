@@ -1,6 +1,7 @@
-"""Code that all contests of speed share: interleaved runs in fresh processes, statistics, tables and charts."""
+"""Code that all contests of speed share: interleaved runs in fresh processes, statistics and charts."""
 
 import argparse
+import collections
 import dataclasses
 import json
 import math
@@ -9,19 +10,23 @@ import platform
 import statistics
 import subprocess
 import sys
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 
 from artefacts import THREADS
 from contestants import CONTESTANTS, MATRIX, OURS, OUTSIDE, stopwatch
+from matplotlib.figure import Figure
 from networks import Job
+from pages import BLUE, GREEN, ORANGE, add_json, describe, load, replace, save, table
 
 #: Settings of the shell that a contest must not inherit.
 SETTINGS = ("TF_", "XLA_", "KERAS_", "OMP_", "KMP_", "MKL_", "TORCH")
 #: Floating-point operations per multiply-add of the forward pass. Training also computes two gradients.
 FLOP_PER_MAC = {"train": 6, "predict": 2}
-#: Colours of the environments, which colour-blind people can distinguish (Okabe and Ito).
-COLOURS = {"ours": "#0072B2", "keras": "#E69F00", "torch": "#009E73"}
+#: Colours of the environments.
+COLOURS = {"ours": BLUE, "keras": ORANGE, "torch": GREEN}
+#: A contest replaces one with the same values of these.
+KEYS = ("network", "side", "batch")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -48,10 +53,6 @@ class Case:
     classes: int = 1000
     outside: bool = False
 
-    @property
-    def title(self) -> str:
-        return f"{self.network}, {self.side} × {self.side}, batch {self.batch}"
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Line:
@@ -61,7 +62,7 @@ class Line:
         speed: Images per second in each round.
         ratio: Our speed in the same form, divided by its speed.
         share: Its speed, divided by the speed at the rate of a matrix product.
-        memory_mb: Peak memory beyond the memory after its imports.
+        memory_mb: Peak memory beyond the memory after its imports, in MB.
     """
 
     speed: tuple[float, ...]
@@ -100,7 +101,7 @@ def compete(case: Case, rounds: int, run: Callable[[str, str], dict], task: str)
         if "error" in found:
             errors[name] = found["error"]
             if name not in case.peers:
-                raise RuntimeError(f"{case.title}: {name} failed: {found['error']}")
+                raise RuntimeError(f"{case.network}: {name} failed: {found['error']}")
         return found
 
     known = attempt(OURS, "write")
@@ -125,74 +126,104 @@ def ours_like(name: str, names: Collection[str], default: str) -> str:
     return alike if CONTESTANTS[name].environment != "ours" and alike in names else default
 
 
-def summarise(case: Case, result: dict, flop_per_mac: int) -> dict[str, Line]:
-    """Returns the line of each contestant that has finished all rounds."""
-    measured = result["contestants"]
-    most = [found["gflops"] * 1e9 / (result["macs"] * flop_per_mac) for found in measured[MATRIX]]
-    speeds = {
-        name: [case.batch / statistics.median(found["seconds"]) for found in measured[name]]
-        for name in (case.ours, *case.peers)
-        if name not in result["errors"]
-    }
-    return {
-        name: Line(
-            speed=tuple(speed),
-            ratio=statistics.median(
-                a / b for a, b in zip(speeds[ours_like(name, speeds, case.ours)], speed, strict=True)
-            ),
-            share=statistics.median(a / b for a, b in zip(speed, most, strict=True)),
-            memory_mb=statistics.median(found["memory_mb"] for found in measured[name]),
-        )
-        for name, speed in speeds.items()
-    }
+def speeds(contest: dict, name: str) -> list[float]:
+    """Returns the images per second of a contestant in each round; none if it failed or took no part."""
+    found = [] if name in contest["errors"] else contest["contestants"].get(name, ())
+    return [contest["batch"] / statistics.median(one["seconds"]) for one in found]
 
 
-def report(case: Case, result: dict, lines: dict[str, Line]) -> str:
+def limits(contest: dict) -> list[float]:
+    """Returns the images per second in each round at the rate of a matrix product."""
+    flop = contest["macs"] * FLOP_PER_MAC[contest["task"]]
+    return [found["gflops"] * 1e9 / flop for found in contest["contestants"][MATRIX]]
+
+
+def ratio(contests: Iterable[dict], first: str, second: str) -> float | None:
+    """Returns the median of one contestant's speed over another's in the same round, or None if they never met."""
+    pairs = [pair for one in contests for pair in zip(speeds(one, first), speeds(one, second), strict=False)]
+    return statistics.median(a / b for a, b in pairs) if pairs else None
+
+
+def median(contests: Iterable[dict], name: str, key: str) -> float:
+    """Returns the median over the rounds of something measured of a contestant."""
+    return statistics.median(found[key] for one in contests for found in one["contestants"][name])
+
+
+def summarise(contests: Sequence[dict]) -> dict[str, Line]:
+    """Returns the line of each contestant that finished all rounds, in contests with the same `KEYS`."""
+    lines, ours = {}, contests[0]["ours"]
+    for name in dict.fromkeys(name for one in contests for name in (ours, *one["peers"])):
+        shares = [a / b for one in contests for a, b in zip(speeds(one, name), limits(one), strict=False)]
+        if shares:
+            rival = ours_like(name, contests[0]["contestants"], ours)
+            lines[name] = Line(
+                speed=tuple(speed for one in contests for speed in speeds(one, name)),
+                ratio=ratio(contests, rival, name),
+                share=statistics.median(shares),
+                memory_mb=median((one for one in contests if name in one["contestants"]), name, "memory_mb"),
+            )
+    return lines
+
+
+def title(contest: dict) -> str:
+    return f"{contest['network']}, {contest['side']} × {contest['side']}, batch {contest['batch']}"
+
+
+def report(contest: dict) -> str:
     """Returns a contest as Markdown."""
     versions = {}
-    for found in result["contestants"].values():
+    for found in contest["contestants"].values():
         versions |= found[0]["versions"] if found else {}
-    products = [found["gflops"] for found in result["contestants"][MATRIX]]
+    products = [found["gflops"] for found in contest["contestants"][MATRIX]]
+    header = ("", "images/s", "min–max", "ours over it", "of the limit", "memory, MB")
     text = [
-        f"\n{case.title}: {result['macs'] / 1e6:,.0f} million multiply-adds an image; a matrix product runs at "
+        f"\n{title(contest)}: {contest['macs'] / 1e6:,.0f} million multiply-adds an image; a matrix product runs at "
         f"{statistics.median(products):.0f} GFLOP/s ({min(products):.0f}–{max(products):.0f})",
         ", ".join(f"{name} {version}" for name, version in versions.items()) + "\n",
-        "| | images/s | min–max | ours over it | of the limit | memory, MB |\n|---|---:|---:|---:|---:|---:|",
-        *(f"| {name} | {line} |" for name, line in lines.items()),
-        *(f"| {name} | failed: {error} |" for name, error in result["errors"].items()),
+        table(header, ((name, str(line)) for name, line in summarise([contest]).items())),
+        *(f"| {name} | failed: {error} |" for name, error in contest["errors"].items()),
     ]
-    if result["file_mb"]:
-        text.append(
-            "\nFiles, MB: " + ", ".join(f"{name} {size:.1f}" for name, size in result["file_mb"].items() if size)
-        )
-    if case.outside:
-        shares = [found["outside_kernels"] for found in result["contestants"][OUTSIDE]]
-        middle, low, high = statistics.median(shares), min(shares), max(shares)
-        text.append(f"\nOutside kernels: {middle:.1%} of a step of ours ({low:.1%} to {high:.1%}).")
+    if contest["file_mb"]:
+        sizes = (f"{name} {size:.1f}" for name, size in contest["file_mb"].items() if size)
+        text.append(f"\nFiles, MB: {', '.join(sizes)}")
     return "\n".join(text)
 
 
-def draw(path: Path, lines: dict[str, dict[str, Line]]) -> None:
-    """Draws a panel of bars for each contest, with the range of all rounds."""
-    import matplotlib
+def conditions(contests: Sequence[dict]) -> str:
+    """Returns what the contests of a file were measured on, as a sentence."""
+    machines = {describe(one["machine"]) for one in contests}
+    rounds = collections.Counter()
+    versions = {}
+    for one in contests:
+        rounds[title(one)] += len(one["contestants"][one["ours"]])
+        for found in one["contestants"].values():
+            versions |= found[0]["versions"] if found else {}
+    versions.pop("keras_resdense", None)
+    least, most = min(rounds.values()), max(rounds.values())
+    return (
+        f"Measured on {' and '.join(sorted(machines))}, in {least if least == most else f'{least} to {most}'} rounds: "
+        f"{', '.join(f'{name} {version}' for name, version in sorted(versions.items()))}."
+    )
 
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
 
-    figure, panels = pyplot.subplots(
-        len(lines), figsize=(8, 0.6 + sum(0.8 + 0.28 * len(rows) for rows in lines.values())), squeeze=False,
-        height_ratios=[2 + len(rows) for rows in lines.values()], layout="constrained",
-    )  # fmt: skip
-    for panel, (title, rows) in zip(panels[:, 0], lines.items(), strict=True):
+def draw(contests: Sequence[dict]) -> Figure:
+    """Draws a panel of bars for each network, size and batch, with the range of all rounds."""
+    together = collections.defaultdict(list)
+    for one in contests:
+        together[title(one)].append(one)
+    lines = {name: summarise(ones) for name, ones in together.items()}
+    figure = Figure(figsize=(8, 0.6 + sum(0.8 + 0.28 * len(rows) for rows in lines.values())), layout="constrained")
+    heights = [2 + len(rows) for rows in lines.values()]
+    panels = figure.subplots(len(lines), squeeze=False, height_ratios=heights)
+    for panel, (name, rows) in zip(panels[:, 0], lines.items(), strict=True):
         middles = [statistics.median(line.speed) for line in rows.values()]
         low = [middle - min(line.speed) for middle, line in zip(middles, rows.values(), strict=True)]
         high = [max(line.speed) - middle for middle, line in zip(middles, rows.values(), strict=True)]
         colours = [COLOURS[CONTESTANTS[name].environment] for name in rows]
         panel.barh(list(rows), middles, xerr=[low, high], color=colours, ecolor="black", capsize=3)
         panel.invert_yaxis()
-        panel.set_title(f"{title}: images a second", loc="left", fontsize=10)
-    figure.savefig(path, dpi=120)
-    pyplot.close(figure)
+        panel.set_title(f"{name}: images a second", loc="left", fontsize=10)
+    return figure
 
 
 def machine() -> dict:
@@ -221,23 +252,24 @@ def start(job: Job, interpreters: dict[str, Path]) -> dict:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def main(description: str, cases: Sequence[Case], task: str, results: str = "") -> None:
+def main(description: str, script: str, cases: Sequence[Case], task: str) -> None:
     """Runs the command line of a contest.
 
     Args:
         description: Docstring of the script; the help shows its first line.
+        script: Path of the script.
         cases: Contests to choose from.
         task: "train" or "predict".
-        results: Name of the files for the results, without suffix; default the task.
     """
     parser = argparse.ArgumentParser(description=description.splitlines()[0])
-    parser.add_argument("folder", type=Path, help="folder of make_peers.py, and of results and models")
+    parser.add_argument("folder", type=Path, help="folder of make_peers.py, which also gets the models")
     parser.add_argument("networks", nargs="*", help="networks to compare; default all")
     peers = {peer: None for case in cases for peer in case.peers}
     parser.add_argument("--peers", nargs="+", choices=peers, metavar="NAME", help="; ".join(peers))
     parser.add_argument("--rounds", type=int, default=5, help="number of rounds; default %(default)s")
     for name in ("side", "batch", "steps"):
         parser.add_argument(f"--{name}", type=int, help="replaces the value of all cases, for a trial")
+    add_json(parser, script)
     options = parser.parse_args()
 
     changes = {name: getattr(options, name) for name in ("side", "batch", "steps") if getattr(options, name)}
@@ -257,20 +289,17 @@ def main(description: str, cases: Sequence[Case], task: str, results: str = "") 
         parser.error(f"no {', '.join(missing)}: run make_peers.py {options.folder}")
 
     take_threads()
-    found = {"machine": machine(), "task": task, "rounds": options.rounds, "contests": []}
-    print(json.dumps(found["machine"], indent=2))
-    lines = {}
+    before = machine()
+    print(json.dumps(before, indent=2))
     for case in cases:
 
         def run(name: str, task: str, case: Case = case) -> dict:
             given = {key: getattr(case, key) for key in ("network", "side", "batch", "classes", "steps")}
             measured = start(Job(contestant=name, task=task, folder=str(options.folder), **given), interpreters)
-            print(f"{case.title}: {task}, {name}: {json.dumps(measured)}", file=sys.stderr, flush=True)
+            print(f"{case.network}: {task}, {name}: {json.dumps(measured)}", file=sys.stderr, flush=True)
             return measured
 
-        result = compete(case, options.rounds, run, task)
-        lines[case.title] = summarise(case, result, FLOP_PER_MAC[task])
-        print(report(case, result, lines[case.title]), flush=True)
-        found["contests"].append(dataclasses.asdict(case) | result)
-        (options.folder / f"{results or task}.json").write_text(json.dumps(found, indent=1) + "\n")
-        draw(options.folder / f"{results or task}.png", lines)
+        contest = dataclasses.asdict(case) | {"task": task, "machine": before}
+        contest |= compete(case, options.rounds, run, task)
+        print(report(contest), flush=True)
+        save(options.json, replace(load(options.json, []), contest, *KEYS))

@@ -234,7 +234,8 @@ def main() -> None:
     else:
         before = stopwatch.memory_mb("VmRSS")
         found = row.work(job, row)
-        found["memory_mb"] = stopwatch.memory_mb() - before
+        found["peak_memory_mb"] = stopwatch.memory_mb()
+        found["memory_mb"] = found["peak_memory_mb"] - before
     packages = [name.partition(".")[0] for name in row.modules]
     versions = {name: importlib.metadata.version(name) for name in packages}
     print(json.dumps(found | {"versions": versions}))

@@ -10,12 +10,14 @@ LiteRT's ratio to it compares the runtimes. That needs `pip install openvino` be
 
 In each contest all compute the same network except for random weights: resnet50v1, which strides in the 1×1
 convolution, meets keras.applications' ResNet50, and resnet50, which strides in the 3×3, meets torchvision's. A file is
-compared with our file of the same kind, or else with our float32 file in LiteRT. Results are FOLDER/inference.json and
-FOLDER/inference.png.
+compared with our file of the same kind, or else with our float32 file in LiteRT.
 """
 
-from contest import Case, main
+from collections.abc import Sequence
+
+from contest import Case, conditions, main, median, ratio
 from contestants import DYNAMIC, INT8, LITERT, OPENVINO
+from pages import cell, table
 
 KERAS = ("keras.applications, LiteRT", "keras.applications, LiteRT int8")
 TORCH = (OPENVINO, "torchvision, ONNX Runtime", "torchvision, OpenVINO", "torchvision, OpenVINO bfloat16")
@@ -36,5 +38,34 @@ CASES = tuple(
     for network, peers in PEERS.items()
 )
 
+#: Columns of the table: two contestants, whose speeds are compared.
+COLUMNS = {
+    "float32, over keras. applications'": (LITERT, KERAS[0]),
+    "over ONNX Runtime": (LITERT, TORCH[1]),
+    "over OpenVINO": (LITERT, TORCH[2]),
+    "ours in OpenVINO, over torchvision's there": (OPENVINO, TORCH[2]),
+    "dynamic, over our float32": (DYNAMIC, LITERT),
+    "int8, over our float32": (INT8, LITERT),
+    "int8, over keras. applications'": (INT8, KERAS[1]),
+    "dynamic, over OpenVINO's bfloat16": (DYNAMIC, TORCH[3]),
+    "int8, over the same": (INT8, TORCH[3]),
+}
+FILES = ("tflite", "tflite_dynamic", "tflite_int8")
+
+
+def tables(contests: Sequence[dict]) -> dict[str, str]:
+    rows = [
+        (
+            one["network"],
+            *(cell(ratio([one], *pair)) for pair in COLUMNS.values()),
+            ", ".join(f"{median([one], name, 'peak_memory_mb'):.0f}" for name in (LITERT, DYNAMIC, INT8)),
+            ", ".join(f"{one['file_mb'][name]:.0f}" for name in FILES),
+        )
+        for one in contests
+    ]
+    header = ("network", *COLUMNS, "peak MB: float32, dynamic, int8", "file MB")
+    return {"inference": f"{conditions(contests)}\n\n{table(header, rows)}"}
+
+
 if __name__ == "__main__":
-    main(__doc__, CASES, "predict", results="inference")
+    main(__doc__, __file__, CASES, "predict")

@@ -2,14 +2,12 @@
 
     python benchmarks/loading.py PEERS [--images 2000] [--rounds 3] [--batches 20] [--steps 6]
 
-PEERS is the folder of `make_peers.py`. All contestants take turns, each time in a new process. Writes `loading.json`
-and the tables in `README.md`.
+PEERS is the folder of `make_peers.py`. All contestants take turns, each time in a new process.
 """
 
 import argparse
 import json
 import os
-import re
 import statistics
 import subprocess
 import sys
@@ -17,6 +15,7 @@ import tempfile
 from pathlib import Path
 
 from loaders import LOADERS, STEPS
+from pages import add_json, describe, save, table
 from photos import make_images
 
 import keras_resdense
@@ -39,9 +38,8 @@ def measure(interpreter: Path, name: str, folder: Path, count: int) -> dict[str,
     return json.loads(run.stdout.splitlines()[-1])
 
 
-def tables(found: dict) -> str:
-    """Returns the measurements as Markdown."""
-    lines = ["| | images/s | min–max | processor ms an image | ours over it |", "|---|---:|---:|---:|---:|"]
+def tables(found: dict) -> dict[str, str]:
+    loaders = []
     for name, rounds in found["loaders"].items():
         speeds = [measured["images_per_second"] for measured in rounds]
         costs = [measured["processor_ms"] for measured in rounds if "processor_ms" in measured]
@@ -51,12 +49,17 @@ def tables(found: dict) -> str:
             pairs = zip(found["loaders"][RIVALS[name]], speeds, strict=True)
             ratio = f"{statistics.median(mine['images_per_second'] / speed for mine, speed in pairs):.2f}"
         spread = f"{min(speeds):.0f}–{max(speeds):.0f}"
-        lines.append(f"| {name} | {statistics.median(speeds):.0f} | {spread} | {cost} | {ratio} |")
-    lines += ["", "| step | ms | of which waiting | least–most |", "|---|---:|---:|---:|"]
-    for name, step in found["steps"].items():
-        spread = f"{step['least']:.1%} – {step['most']:.1%}"
-        lines.append(f"| {name} | {step['step_ms']:.0f} | {step['waiting']:.1%} | {spread} |")
-    return "\n".join(lines)
+        loaders.append((name, f"{statistics.median(speeds):.0f}", spread, cost, ratio))
+    steps = (
+        (name, f"{one['step_ms']:.0f}", f"{one['waiting']:.1%}", f"{one['least']:.1%} – {one['most']:.1%}")
+        for name, one in found["steps"].items()
+    )
+    return {
+        "loading": f"Measured on {describe(found['machine'])}, in {found['settings']['rounds']} rounds.\n\n"
+        + table(("", "images/s", "min–max", "processor ms an image", "ours over it"), loaders)
+        + "\n\n"
+        + table(("step", "ms", "of which waiting", "least–most"), steps)
+    }
 
 
 def main() -> None:
@@ -66,6 +69,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3, help="number of rounds; default %(default)s")
     parser.add_argument("--batches", type=int, default=20, help="batches per round; default %(default)s")
     parser.add_argument("--steps", type=int, default=6, help="steps per round; default %(default)s")
+    add_json(parser, __file__)
     options = parser.parse_args()
     interpreters = {"ours": Path(sys.executable), "torch": options.peers / "torch" / "bin" / "python"}
 
@@ -82,14 +86,9 @@ def main() -> None:
         steps = {name: measure(interpreters["ours"], name, folder, options.steps) for name in STEPS}
 
     settings = {name: getattr(options, name) for name in ("images", "rounds", "batches", "steps")}
-    found = {"cores": os.cpu_count(), "processor": stopwatch.processor(), "settings": settings}
-    found |= {"loaders": loaders, "steps": steps}
-    (HERE / "loading.json").write_text(json.dumps(found, indent=2) + "\n")
-    readme = (HERE / "README.md").read_text(encoding="utf-8")
-    between = r"(<!-- loading.py writes this -->\n).*?(<!-- until here -->)"
-    readme = re.sub(between, lambda marks: f"{marks[1]}\n{tables(found)}\n{marks[2]}", readme, flags=re.DOTALL)
-    (HERE / "README.md").write_text(readme, encoding="utf-8")
-    print(tables(found))
+    found = {"machine": stopwatch.machine(), "settings": settings, "loaders": loaders, "steps": steps}
+    save(options.json, found)
+    print(tables(found)["loading"])
 
 
 if __name__ == "__main__":

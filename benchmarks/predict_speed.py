@@ -7,10 +7,17 @@ This works like `training_speed.py`, but times calls with a batch of 1 or 32 ima
 "KerasHub" are `model.predict`. "folded" is `predict` of `fold_batch_norm(model)`. SavedModel and LiteRT are files: ours
 come from the exporters, theirs from `model.export` and TensorFlow's converter. PyTorch runs in inference mode. Peers'
 files are compared with our files, everything else with our `model.predict`. The limit is the matrix-product rate
-divided by 2 FLOP per multiply-add. Writes FOLDER/predict.json and FOLDER/predict.png.
+divided by 2 FLOP per multiply-add.
 """
 
-from contest import Case, main
+import statistics
+from collections.abc import Sequence
+
+from contest import Case, conditions, draw, main, ratio, speeds
+from contestants import OURS
+from pages import cell, table
+
+__all__ = ["draw", "tables"]
 
 FORMS = ("ours, folded", "ours, SavedModel", "ours, frozen SavedModel", "ours, LiteRT")
 KERAS = ("keras.applications", "keras.applications, SavedModel", "keras.applications, LiteRT")
@@ -29,5 +36,48 @@ CASES = tuple(
     for batch, steps in STEPS.items()
 )
 
+#: Rows of the table: networks by title.
+ROWS = {
+    "ResNet-50": ("resnet50v1", "resnet50"),
+    "DenseNet-121": ("densenet121",),
+    "ResNet-18": ("resnet18",),
+}
+#: Columns of the table: our form and theirs.
+COLUMNS = {
+    "`predict`": (OURS, "keras.applications", "KerasHub"),
+    "folded": ("ours, folded", "keras.applications", "KerasHub"),
+    "SavedModel": ("ours, SavedModel", "keras.applications, SavedModel"),
+    "frozen": ("ours, frozen SavedModel", "keras.applications, SavedModel"),
+    "LiteRT": ("ours, LiteRT", "keras.applications, LiteRT"),
+}
+#: Our forms in TensorFlow.
+OURS_IN_TENSORFLOW = (OURS, *FORMS[:-1])
+GOALS = dict.fromkeys(("`predict`", "folded", "SavedModel", "frozen"), 1.3)
+
+
+def tables(contests: Sequence[dict]) -> dict[str, str]:
+    rows, short = [], []
+    for title, networks in ROWS.items():
+        for batch in STEPS:
+            met = [one for one in contests if one["network"] in networks and one["batch"] == batch]
+            speed = statistics.median(speed for one in met for speed in speeds(one, OURS))
+            ratios = [
+                next((found for peer in peers if (found := ratio(met, ours, peer))), None)
+                for ours, *peers in COLUMNS.values()
+            ]
+            figures = [cell(found, goal=GOALS.get(form, 0)) for form, found in zip(COLUMNS, ratios, strict=True)]
+            # The fastest of ours over the fastest of theirs.
+            torch = [[ratio(met, ours, peer) or 0 for ours in OURS_IN_TENSORFLOW] for peer in TORCHVISION]
+            fastest = min((max(forms) for forms in torch if any(forms)), default=None)
+            rows.append((f"{title}, {batch}", f"{speed:.1f}", *figures, cell(fastest)))
+            if batch == 1 and "keras.applications" in met[0]["peers"]:
+                short.append(f"{ratios[0]:.2f} times as fast in {title}")
+    header = ("network, batch", "`predict`, images/s", *COLUMNS, "PyTorch")
+    return {
+        "predict_speed": f"{conditions(contests)}\n\n{table(header, rows)}",
+        "predict_in_short": f"`model.predict` on one image is {' and '.join(short)} as keras.applications'.",
+    }
+
+
 if __name__ == "__main__":
-    main(__doc__, CASES, "predict")
+    main(__doc__, __file__, CASES, "predict")

@@ -1,6 +1,6 @@
 """Compares a training that chooses its recipe with plain `fit` and Adam at equal time, on small folders of images.
 
-    python benchmarks/small_folders.py STAMPS
+    python benchmarks/small_folders.py [STAMPS]
 
 For each data set and seed, `keras-resdense train --data FOLDER` chooses network, size and recipe. Its training takes
 some processor time, from the images in the folder to the trained weights. Plain `fit` then gets as much: with a
@@ -14,7 +14,8 @@ none has seen. Each training has its own process. Imports and exports do not cou
 Time is the processor time of all threads of the process, so other work on the machine changes it little.
 
 Fashion-MNIST comes through TFDS and the digits from scikit-learn. STAMPS is the folder `usr/share/tuxpaint/stamps` of
-Debian's package tuxpaint-stamps-default; its five folders with at least 60 PNG files are the classes.
+Debian's package tuxpaint-stamps-default; its five folders with at least 60 PNG files are the classes. Without it, the
+stamps are left out.
 """
 
 import argparse
@@ -31,6 +32,7 @@ from pathlib import Path
 
 import keras
 import numpy as np
+from pages import add_json, load, replace, save, table
 from PIL import Image
 from sklearn.datasets import load_digits
 from sklearn.metrics import balanced_accuracy_score
@@ -43,9 +45,6 @@ from keras_resdense.training import train
 from keras_resdense.training.choosing import choose
 from keras_resdense.training.recipes import Settings
 
-FOLDER = Path(__file__).parent
-#: Pages with the table.
-PAGES = (FOLDER / "README.md", FOLDER.parent / "docs" / "train.md")
 SEEDS = (0, 1, 2)
 OURS, PLAIN, SAME = "chosen", "plain ResNet-18", "plain, same network"
 #: Number of test images of Fashion-MNIST.
@@ -206,11 +205,8 @@ def contest(folder: Path, seed: int) -> dict[str, dict]:
     }
 
 
-def table(rows: list[dict]) -> str:
-    lines = [
-        f"| images | network | processor time, s | {OURS}, % | {PLAIN}, % | {SAME}, % |",
-        "|---|---|---:|---:|---:|---:|",
-    ]
+def tables(rows: list[dict]) -> dict[str, str]:
+    lines = []
     for data in dict.fromkeys(row["data"] for row in rows):
         found = [row for row in rows if row["data"] == data]
         first = found[0][OURS]
@@ -219,41 +215,33 @@ def table(rows: list[dict]) -> str:
         cells = {name: " / ".join(f"{value:.1f}" for value in values) for name, values in reached.items()}
         best = max(reached, key=lambda name: statistics.mean(reached[name]))
         cells[best] = f"**{cells[best]}**"
-        lines.append(f"| {data} | {first['network']}, {first['side']} px | {seconds} | {' | '.join(cells.values())} |")
-    return "\n".join(lines)
-
-
-def write_table(rows: list[dict], page: Path) -> None:
-    """Writes the table into a page, between two comments."""
-    begin, end = "<!-- small folders: begin -->", "<!-- small folders: end -->"
-    before, _, rest = page.read_text().partition(begin)
-    page.write_text(f"{before}{begin}\n{table(rows)}\n{end}{rest.partition(end)[2]}")
+        lines.append((data, f"{first['network']}, {first['side']} px", seconds, *cells.values()))
+    header = ("images", "network", "processor time, s", f"{OURS}, %", f"{PLAIN}, %", f"{SAME}, %")
+    return {"small_folders": table(header, lines, words=2)}
 
 
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("stamps", type=Path, nargs="?", help="folder of stamps")
-    options.add_argument("--data", nargs="+", choices=DATA, default=list(DATA))
+    options.add_argument("--data", nargs="+", choices=DATA, help="default all")
     options.add_argument("--seeds", nargs="+", type=int, default=SEEDS)
-    options.add_argument("--json", type=Path, default=FOLDER / "small_folders.json")
+    add_json(options, __file__)
     options.add_argument("--one", type=json.loads, help=argparse.SUPPRESS)
     options = options.parse_args()
     if options.one:
         one = options.one | {"folder": Path(options.one["folder"])}
         print("\n" + json.dumps(train_plain(**one) if "network" in one else train_ours(**one)))
         return
-    rows = json.loads(options.json.read_text()) if options.json.exists() else []
-    for name in options.data:
+    rows = load(options.json, [])
+    for name in options.data or [name for name in DATA if options.stamps or DATA[name] is not stamps]:
         with tempfile.TemporaryDirectory() as folder:
             DATA[name](Path(folder), options.stamps)
             for seed in options.seeds:
                 row = {"data": name, "seed": seed} | contest(Path(folder), seed)
-                print(table([row]), flush=True)
-                rows = [other for other in rows if (other["data"], other["seed"]) != (name, seed)] + [row]
+                print(tables([row])["small_folders"], flush=True)
+                rows = replace(rows, row, "data", "seed")
                 rows.sort(key=lambda row: (list(DATA).index(row["data"]), row["seed"]))
-                options.json.write_text(json.dumps(rows, indent=2) + "\n")
-    for page in PAGES:
-        write_table(rows, page)
+                save(options.json, rows)
 
 
 if __name__ == "__main__":

@@ -145,7 +145,7 @@ def boundary():
 
 def phone_files():
     """Draws the time and the size of three TFLite forms of some networks, from `benchmarks/inference.json`."""
-    contests = {contest["network"]: contest for contest in json.loads(INFERENCE.read_text())["contests"]}
+    contests = {contest["network"]: contest for contest in json.loads(INFERENCE.read_text())}
     forms = {"tflite": BLUE, "tflite_dynamic": PURPLE, "tflite_int8": ORANGE}
     figure = Figure(figsize=(7.2, 2.9), layout="constrained")
     times, sizes = figure.subplots(1, 2, sharey=True)

@@ -141,29 +141,61 @@ def test_another_network_and_a_failure_of_ours_end_the_contest(contest):
         contest.compete(case, 1, lambda *_: {"error": "broken"}, "train")
 
 
-def test_statistics_table_and_chart(contest, tmp_path):
-    case = contest.Case(network="resnet20", side=8, batch=10, steps=3, peers=("KerasHub", "timm"), outside=True)
-    shares = [measurement([], 0.0) | {"outside_kernels": share} for share in (0.02, 0.04, 0.03)]
-    result = {
-        "macs": 1e9,
-        "file_mb": {},
-        "errors": {"timm": "no memory"},
-        "contestants": {
-            contest.MATRIX: [measurement([], 0.0, gflops) for gflops in (60, 120, 60)],
-            contest.OURS: [measurement(seconds, 90.0) for seconds in ([1, 2, 9], [1, 1, 1], [2, 2, 2])],
-            "KerasHub": [measurement([seconds] * 3, memory) for seconds, memory in ((4, 1.0), (4, 5.0), (5, 3.0))],
-            "timm": [measurement([1, 1, 1], 1.0)],
-            contest.OUTSIDE: shares,
-        },
-    }
-    lines = contest.summarise(case, result, flop_per_mac=6)
+def test_statistics_table_and_chart(contest):
+    case = contest.Case(network="resnet20", side=8, batch=10, steps=3, peers=("KerasHub", "timm"))
+    contests = [
+        dataclasses.asdict(case)
+        | {"task": "train", "machine": stopwatch.machine(), "macs": 1e9, "file_mb": {}}
+        | {"errors": {"timm": "no memory"} if "timm" in met else {}, "contestants": met}
+        for met in (
+            {
+                contest.MATRIX: [measurement([], 0.0, 60)],
+                contest.OURS: [measurement([1, 2, 9], 90.0)],
+                "KerasHub": [measurement([4, 4, 4], 1.0)],
+                "timm": [measurement([1, 1, 1], 1.0)],
+            },
+            {
+                contest.MATRIX: [measurement([], 0.0, gflops) for gflops in (120, 60)],
+                contest.OURS: [measurement([seconds] * 3, 90.0) for seconds in (1, 2)],
+                "KerasHub": [measurement([seconds] * 3, memory) for seconds, memory in ((4, 5.0), (5, 3.0))],
+            },
+        )
+    ]
     # A matrix product's rate allows 10, 20 and 10 images a second.
-    assert lines == {
+    assert contest.summarise(contests) == {
         contest.OURS: contest.Line(speed=(5, 10, 5), ratio=1, share=0.5, memory_mb=90),
         "KerasHub": contest.Line(speed=(2.5, 2.5, 2), ratio=2.5, share=0.2, memory_mb=3),
     }
-    text = contest.report(case, result, lines)
-    assert "| KerasHub | 2.50 | 2.00–2.50 | 2.50 | 20% | 3 |" in text
-    assert "| timm | failed: no memory |" in text and "3.0% of a step of ours (2.0% to 4.0%)" in text
-    contest.draw(tmp_path / "chart.png", {"one": lines, "two": lines})
-    assert (tmp_path / "chart.png").read_bytes().startswith(b"\x89PNG")
+    assert contest.ratio(contests, contest.OURS, "PyTorch") is None
+    text = contest.report(contests[0])
+    assert "| KerasHub | 2.50 | 2.50–2.50 | 2.00 | 25% | 1 |" in text and "| timm | failed: no memory |" in text
+    assert contest.conditions(contests).endswith("in 3 rounds: keras 3.")
+    (panel,) = contest.draw(contests).axes
+    assert [bar.get_width() for bar in panel.patches] == [5, 2.5]
+
+
+def test_pages_hold_what_was_measured(contest):
+    import pages
+    import run_all
+
+    texts = run_all.texts()
+    blocks = [block for page in pages.PAGES for block in pages.BLOCK.findall(page.read_text(encoding="utf-8"))]
+    assert set(texts) <= {name for name, _ in blocks}
+    for name, text in blocks:
+        assert text == texts.get(name, text), f"{name}: run benchmarks/run_all.py --tables"
+
+
+def test_all_benchmarks_run_though_one_fails(contest, tmp_path, monkeypatch, capsys):
+    import run_all
+
+    for name, code in {"good": "print(1)", "bad": "raise SystemExit(3)"}.items():
+        (tmp_path / f"{name}.py").write_text(code)
+    monkeypatch.setattr(run_all, "HERE", tmp_path)
+    monkeypatch.setattr(run_all, "BENCHMARKS", {"bad": (1, "bad.py", "good.py"), "good": (2, "good.py {peers}")})
+    monkeypatch.setattr(run_all, "write_pages", lambda: print("written"))
+    monkeypatch.setattr(sys, "argv", ["run_all.py", str(tmp_path)])
+    with pytest.raises(SystemExit, match="Failed: bad. Again: run_all.py .* bad$"):
+        run_all.main()
+    assert (tmp_path / "good.log").read_text() == "1\n" and not (tmp_path / "bad.log").read_text()
+    printed = capsys.readouterr().out
+    assert "1 of 2: bad, about 1 min (0 min passed, about 3 min left)" in printed and printed.endswith("written\n")

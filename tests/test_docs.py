@@ -4,7 +4,6 @@ import contextlib
 import html
 import importlib
 import io
-import json
 import os
 import posixpath
 import re
@@ -35,10 +34,10 @@ LONG = 6
 CODE_WIDTH = 80
 
 
-def script(name, folder=DOCS):
+def script(name):
     """Returns a script, whose neighbours are on the path as when it is run."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(folder)
+        patch.syspath_prepend(DOCS)
         return importlib.import_module(name)
 
 
@@ -99,12 +98,6 @@ def test_pictures_are_those_that_the_script_draws(tmp_path):
 
 def test_the_page_of_the_command_line_is_what_the_script_writes():
     assert script("command_line").page() == PAGES["reference/command_line.md"]
-
-
-def test_the_table_of_small_folders_holds_what_was_measured():
-    contest = script("small_folders", ROOT / "benchmarks")
-    table = contest.table(json.loads((ROOT / "benchmarks" / "small_folders.json").read_text()))
-    assert all(f"\n{table}\n" in page.read_text() for page in contest.PAGES)
 
 
 @pytest.fixture(scope="module")

@@ -34,6 +34,7 @@ from keras_resdense.exporting.rounding import (
     RoundedDense,
     RoundedDepthwiseConv2D,
     RoundedKernel,
+    rounded_to_fractions,
 )
 from keras_resdense.graph import calls
 
@@ -134,7 +135,10 @@ def settled(model: keras.Model) -> keras.Model:
         copy = _copy(layer, type(layer).__mro__[2])
         outputs = copy(args[0])
         copy.set_weights([keras.ops.convert_to_numpy(weight) for weight in layer.rounded(kwargs["step"])])
-        return outputs
+        if layer.weight_bits == 8:
+            return outputs
+        steps = kwargs["step"] * keras.ops.convert_to_numpy(layer.kernel_steps())
+        return rounded_to_fractions(outputs, steps, kwargs["output_step"])
 
     return retraced(in_full_precision(model), settle)
 
@@ -156,6 +160,9 @@ def with_4_bit_kernels(model: keras.Model) -> Callable:
 
     def use(call: Any, args: tuple, kwargs: dict) -> Any:
         layer = call.operation
+        if not isinstance(layer, keras.Layer) and type(layer).__name__ != _OPERATION:
+            # The kernels of LiteRT round to fractions by themselves.
+            return args[0]
         if layer.name not in kernels:
             return layer(*args, **kwargs)
         kernel = kernels[layer.name]
@@ -262,7 +269,8 @@ def _rounded(model: keras.Model, groups: list[list[Any]], weight_bits: int) -> t
         if layer.name not in copies:
             copies[layer.name] = _rounding_copy(layer, weight_bits)
         if isinstance(copies[layer.name], RoundedKernel):
-            kwargs = {"step": sources[id(source)](args[0], step=True)}
+            following = places.get(id(output)) or places[id(activated[id(output)])]
+            kwargs = {"step": sources[id(source)](args[0], step=True), "output_step": following[0](args[0], step=True)}
         made = copies[layer.name](*args, **kwargs)
         quantiser, part = places.get(id(output), (None, 0))
         # Layers that pass values on, such as a concatenation, have the steps of their inputs.
@@ -270,6 +278,7 @@ def _rounded(model: keras.Model, groups: list[list[Any]], weight_bits: int) -> t
         return quantiser(made, part=part) if quantiser else made
 
     pixels = FakeQuantise(span=PIXELS, name="pixels_steps")
+    activated = {id(call.input_tensors[0]): call.output_tensors[0] for call in calls(model) if _is_relu(call.operation)}
     sources = {id(model.inputs[0]): pixels}
     aware = retraced(model, use)
     for name, copy in copies.items():

@@ -85,16 +85,26 @@ class RoundedKernel:
 
     The step of the bias is that of the inputs times that of the kernel, as in LiteRT's integer kernels.
 
+    Args of a call:
+        inputs: The inputs, in steps of the size `step`.
+        step: Size of a step of the inputs.
+        output_step: Size of a step of the outputs. With 4-bit weights, they are rounded to fractions of it.
+
     Attributes:
         weight_bits: Bits of a weight.
     """
 
     weight_bits: int = 8
 
-    def call(self, inputs: Any, step: Any) -> Any:
+    def call(self, inputs: Any, step: Any, output_step: Any) -> Any:
         kernel, *bias = self.rounded(step)
         outputs = self.multiply(*(keras.ops.cast(value, self.compute_dtype) for value in (inputs, kernel)))
-        return keras.ops.add(outputs, *bias) if bias else outputs
+        outputs = keras.ops.add(outputs, *bias) if bias else outputs
+        if self.weight_bits == 8:
+            return outputs
+        exact = keras.ops.cast(outputs, "float32")
+        fractions = rounded_to_fractions(exact, step * self.kernel_steps(), output_step)
+        return exact + keras.ops.stop_gradient(fractions - exact)
 
     def multiply(self, inputs: Any, kernel: Any) -> Any:
         """Computes the layer without its bias."""
@@ -103,13 +113,18 @@ class RoundedKernel:
     def rounded(self, step: Any) -> list[Any]:
         """Returns the kernel and, if there is one, the bias, for inputs with steps of that size."""
         kernel, *bias = [keras.ops.convert_to_tensor(weight) for weight in self.weights]
-        flat = keras.ops.reshape(kernel, (-1, self._output_channels(kernel.shape)))
-        # A channel of zeros also needs a step.
-        steps = keras.ops.maximum(keras.ops.max(keras.ops.abs(flat), axis=0), 1e-30) / (2 ** (self.weight_bits - 1) - 1)
+        flat, steps = keras.ops.reshape(kernel, (-1, self._output_channels(kernel.shape))), self.kernel_steps()
         return [
             kernel + keras.ops.stop_gradient(keras.ops.reshape(_rounded(flat, steps), kernel.shape) - kernel),
             *(shift + keras.ops.stop_gradient(_rounded(shift, step * steps) - shift) for shift in bias),
         ]
+
+    def kernel_steps(self) -> Any:
+        """Returns the size of a step of the kernel for each output channel, `(channels,)`."""
+        kernel = keras.ops.convert_to_tensor(self.weights[0])
+        most = keras.ops.max(keras.ops.abs(keras.ops.reshape(kernel, (-1, self._output_channels(kernel.shape)))), axis=0)
+        # A channel of zeros also needs a step.
+        return keras.ops.maximum(most, 1e-30) / (2 ** (self.weight_bits - 1) - 1)
 
     def _output_channels(self, shape: tuple[int, ...]) -> int:
         return shape[-1]
@@ -125,6 +140,25 @@ class RoundedKernel:
         # In mixed precision, weights are rounded in float32 and then cast.
         layer.weight_bits, layer.autocast = bits, False
         return layer
+
+
+def rounded_to_fractions(outputs: Any, steps: Any, output_step: Any) -> Any:
+    """Rounds outputs of a convolution with 4-bit weights as its kernel in LiteRT does before it rounds to steps.
+
+    XNNPACK has no such kernel. LiteRT's own multiplies its sums by a number from 0.5 to 1, rounds, and shifts bits away,
+    which rounds again. (`MultiplyByQuantizedMultiplier`; 1712.05877, section 2.2.) So 0.45 becomes 0.5 and then 1.
+
+    Args:
+        outputs: The outputs of the convolution.
+        steps: Size of a step of its sums for each channel, `(channels,)`.
+        output_step: Size of a step of the outputs.
+
+    Returns:
+        Values a little above the fractions, because the second rounding takes halves up.
+    """
+    exponents = keras.ops.floor(keras.ops.log2(steps / output_step)) + 1
+    fraction = output_step * 2.0 ** keras.ops.minimum(exponents, 0.0)
+    return (keras.ops.round(outputs / fraction) + 0.25) * fraction
 
 
 def _rounded(values: Any, steps: Any) -> Any:

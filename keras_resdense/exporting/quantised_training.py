@@ -34,7 +34,8 @@ from keras_resdense.exporting.rounding import (
     RoundedDense,
     RoundedDepthwiseConv2D,
     RoundedKernel,
-    rounded_to_fractions,
+    fraction_of_step,
+    rounded_to_fraction,
 )
 from keras_resdense.graph import calls
 
@@ -137,8 +138,9 @@ def settled(model: keras.Model) -> keras.Model:
         copy.set_weights([keras.ops.convert_to_numpy(weight) for weight in layer.rounded(kwargs["step"])])
         if layer.weight_bits == 8:
             return outputs
-        steps = kwargs["step"] * keras.ops.convert_to_numpy(layer.kernel_steps())
-        return rounded_to_fractions(outputs, steps, kwargs["output_step"])
+        fraction = fraction_of_step(kwargs["step"] * layer.kernel_steps(), kwargs["output_step"])
+        # Keras's export to ONNX makes inputs of tensors.
+        return rounded_to_fraction(outputs, keras.ops.convert_to_numpy(fraction))
 
     return retraced(in_full_precision(model), settle)
 

@@ -103,8 +103,8 @@ class RoundedKernel:
         if self.weight_bits == 8:
             return outputs
         exact = keras.ops.cast(outputs, "float32")
-        fractions = rounded_to_fractions(exact, step * self.kernel_steps(), output_step)
-        return exact + keras.ops.stop_gradient(fractions - exact)
+        rounded = rounded_to_fraction(exact, fraction_of_step(step * self.kernel_steps(), output_step))
+        return exact + keras.ops.stop_gradient(rounded - exact)
 
     def multiply(self, inputs: Any, kernel: Any) -> Any:
         """Computes the layer without its bias."""
@@ -122,7 +122,9 @@ class RoundedKernel:
     def kernel_steps(self) -> Any:
         """Returns the size of a step of the kernel for each output channel, `(channels,)`."""
         kernel = keras.ops.convert_to_tensor(self.weights[0])
-        most = keras.ops.max(keras.ops.abs(keras.ops.reshape(kernel, (-1, self._output_channels(kernel.shape)))), axis=0)
+        most = keras.ops.max(
+            keras.ops.abs(keras.ops.reshape(kernel, (-1, self._output_channels(kernel.shape)))), axis=0
+        )
         # A channel of zeros also needs a step.
         return keras.ops.maximum(most, 1e-30) / (2 ** (self.weight_bits - 1) - 1)
 
@@ -142,22 +144,23 @@ class RoundedKernel:
         return layer
 
 
-def rounded_to_fractions(outputs: Any, steps: Any, output_step: Any) -> Any:
-    """Rounds outputs of a convolution with 4-bit weights as its kernel in LiteRT does before it rounds to steps.
+def fraction_of_step(steps: Any, output_step: Any) -> Any:
+    """Returns what LiteRT rounds the outputs of a convolution with 4-bit weights to, before it rounds them to steps.
 
-    XNNPACK has no such kernel. LiteRT's own multiplies its sums by a number from 0.5 to 1, rounds, and shifts bits away,
-    which rounds again. (`MultiplyByQuantizedMultiplier`; 1712.05877, section 2.2.) So 0.45 becomes 0.5 and then 1.
+    XNNPACK has no kernel for such a convolution. LiteRT's own kernel multiplies its sums by a number from 0.5 to 1,
+    rounds, and shifts bits away, which rounds again (1712.05877, section 2.2; `MultiplyByQuantizedMultiplier`). So 0.45
+    of a step becomes 0.5 and then 1.
 
     Args:
-        outputs: The outputs of the convolution.
-        steps: Size of a step of its sums for each channel, `(channels,)`.
+        steps: Size of a step of the sums for each channel, `(channels,)`.
         output_step: Size of a step of the outputs.
-
-    Returns:
-        Values a little above the fractions, because the second rounding takes halves up.
     """
     exponents = keras.ops.floor(keras.ops.log2(steps / output_step)) + 1
-    fraction = output_step * 2.0 ** keras.ops.minimum(exponents, 0.0)
+    return output_step * 2.0 ** keras.ops.minimum(exponents, 0.0)
+
+
+def rounded_to_fraction(outputs: Any, fraction: Any) -> Any:
+    """Returns values a little above multiples of the fraction, because the second rounding takes halves up."""
     return (keras.ops.round(outputs / fraction) + 0.25) * fraction
 
 

@@ -78,6 +78,15 @@ def test_a_runtime_runs_a_keras_model(run, runtime):
 
 
 @pytest.mark.sweep
+@pytest.mark.parametrize("runtime", sweep(("openvino", "onnxruntime", "tensorflow"), {"onnxruntime"}))
+def test_a_quantisation_aware_model_runs(run, runtime):
+    _, model = run
+    aware = keras_resdense.quantisation_aware(model, IMAGES)
+    opened = keras_resdense.load_model(aware, runtime=runtime)
+    # Where sums differ in the last digit, a value may be rounded to the next step.
+    np.testing.assert_allclose(opened(IMAGES), aware.predict(IMAGES, verbose=0), atol=2.01 / 256)
+
+
 def test_a_model_of_any_size_runs_in_openvino():
     row = dataclasses.replace(keras_resdense.VARIANTS["resnet20"], depths=(1, 1, 1))
     model = keras_resdense.create_model(row, input_shape=(None, None, 3), classes=4)

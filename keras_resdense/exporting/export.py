@@ -31,7 +31,7 @@ from keras_resdense.exporting.exporter import (
 from keras_resdense.exporting.folding import in_full_precision
 from keras_resdense.exporting.formats import EXPORTERS
 from keras_resdense.exporting.inference import InferenceModel
-from keras_resdense.exporting.quantised_training import is_quantisation_aware, settled
+from keras_resdense.exporting.quantised_training import settled, tolerating_rounding
 from keras_resdense.files import check_target, description_of, digests, staged, write_text
 from keras_resdense.graph import is_graph
 
@@ -42,9 +42,6 @@ if TYPE_CHECKING:
 
 #: Images whose median time is the latency, after one warm-up image.
 TIMED_IMAGES = 10
-#: Relative noise that any format of a quantisation-aware model may have. Runtimes add numbers in different orders, and
-#: where sums differ in the last digit, a value may be rounded to the next step.
-ROUNDED_TOLERANCE = 0.1
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -120,11 +117,7 @@ def export(
     name, exporter = _find_exporter(format)
     exporter.check_packages()
     _check_model(model)
-    if is_quantisation_aware(model):
-        model = settled(model)
-        exporter = dataclasses.replace(
-            exporter, measure=relative_noise, tolerance=max(exporter.tolerance, ROUNDED_TOLERANCE)
-        )
+    model, exporter = settled(model), tolerating_rounding(exporter, model)
     path = exporter.target(Path(path))
     check_replaceable(path, exporter, overwrite)
     contract = _checked_contract(model)
@@ -249,12 +242,7 @@ def _compare(
     for threads in exporter.threads:
         run = exporter.read(path, threads)
         outputs = run.predict(images, BATCH)
-        difference = exporter.measure(outputs, expected)
-        if not difference <= exporter.tolerance:
-            raise RuntimeError(
-                f"{name} differs from the model: {exporter.measure.__name__} is {difference:.2g}, "
-                f"{exporter.tolerance:g} is allowed. Nothing was written."
-            )
+        exporter.compare(outputs, expected, name, "Nothing was written.")
         latency["own threads" if threads is None else f"{threads} thread{'s' * (threads > 1)}"] = _latency(run, images)
     choice = outputs.argmax(-1)
     return Export(

@@ -97,6 +97,15 @@ class Exporter:
     def check(self, model: keras.Model, extras: Extras) -> None:
         """Raises a ValueError if the model or the extras do not fit the format."""
 
+    def compare(self, outputs: np.ndarray, expected: np.ndarray, what: str, advice: str) -> None:
+        """Raises a RuntimeError if the outputs of an artefact differ from the model's by more than the tolerance."""
+        difference = self.measure(outputs, expected)
+        if not difference <= self.tolerance:
+            raise RuntimeError(
+                f"{what} differs from the model: {self.measure.__name__} is {difference:.2g}, "
+                f"{self.tolerance:g} is allowed. {advice}"
+            )
+
     def target(self, path: Path) -> Path:
         """Returns the artefact's path for the path that was asked for; raises a ValueError if it is not allowed."""
         return path

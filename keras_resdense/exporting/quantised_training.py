@@ -14,6 +14,7 @@ are folded, so their statistics are frozen. Values are rounded to quantisation s
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -22,7 +23,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_resdense.exporting.exporter import check_images_fit
+from keras_resdense.exporting.exporter import Exporter, check_images_fit, relative_noise
 from keras_resdense.exporting.folding import in_full_precision, rewrite_for_phones
 from keras_resdense.exporting.pixels import are_pixels, from_pixels, of_pixels, to_pixels
 from keras_resdense.exporting.retracing import follow, retraced
@@ -39,6 +40,9 @@ from keras_resdense.exporting.rounding import (
 )
 from keras_resdense.graph import calls
 
+#: Relative noise that any format of a quantisation-aware model may have. Runtimes add numbers in different orders, and
+#: where sums differ in the last digit, a value may be rounded to the next step.
+ROUNDED_TOLERANCE = 0.1
 #: Replacements of Keras's layers with kernels.
 _ROUNDED = {
     keras.layers.Conv2D: RoundedConv2D,
@@ -143,6 +147,14 @@ def settled(model: keras.Model) -> keras.Model:
         return rounded_to_fraction(outputs, keras.ops.convert_to_numpy(fraction))
 
     return retraced(in_full_precision(model), settle)
+
+
+def tolerating_rounding(exporter: Exporter, model: keras.Model) -> Exporter:
+    """Returns a format as a model is compared in it: of quantisation-aware models, the noise is measured."""
+    if not is_quantisation_aware(model):
+        return exporter
+    tolerance = max(exporter.tolerance, ROUNDED_TOLERANCE)
+    return dataclasses.replace(exporter, measure=relative_noise, tolerance=tolerance)
 
 
 def has_4_bit_kernels(model: keras.Model) -> bool:

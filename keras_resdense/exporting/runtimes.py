@@ -16,7 +16,7 @@ from keras_resdense.exporting.formats import EXPORTERS
 from keras_resdense.exporting.inference import InferenceModel
 from keras_resdense.exporting.keras_file import in_keras
 from keras_resdense.exporting.openvino import open_in_openvino
-from keras_resdense.exporting.quantised_training import settled
+from keras_resdense.exporting.quantised_training import settled, tolerating_rounding
 from keras_resdense.graph import is_graph
 
 #: Images on which a converted model is compared with the model.
@@ -132,12 +132,9 @@ def run_model(model: keras.Model, runtime: str, precision: str) -> InferenceMode
         converted = dataclasses.replace(row.open(path, row.formats[0], precision), runtime=runtime)
     if precision == "float32":
         expected = keras.ops.convert_to_numpy(model(images, training=False))
-        difference = row.exporter.measure(converted(images), expected)
-        if not difference <= row.exporter.tolerance:
-            raise RuntimeError(
-                f"{model.name!r} in {row.title} differs from the model: {row.exporter.measure.__name__} is "
-                f"{difference:.2g}, {row.exporter.tolerance:g} is allowed. Use another runtime, such as 'tensorflow'."
-            )
+        tolerating_rounding(row.exporter, model).compare(
+            converted(images), expected, f"{model.name!r} in {row.title}", "Use another runtime, such as 'tensorflow'."
+        )
     return converted
 
 

@@ -11,8 +11,9 @@ import sys
 import tempfile
 import warnings
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import keras
 
@@ -22,7 +23,7 @@ from keras_resdense.exporting.coreml_program import MODEL, read_program
 from keras_resdense.exporting.exporter import Exporter, Extras
 from keras_resdense.exporting.inference import InferenceModel
 from keras_resdense.exporting.pixels import are_pixels, from_pixels, of_pixels, to_pixels
-from keras_resdense.graph import all_layers
+from keras_resdense.exporting.retracing import follow
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -56,12 +57,6 @@ class CoreML(Exporter):
                 f"Core ML needs images of one size, in RGB or grey; this model takes {shape}. Build it with a fixed "
                 "input_shape of 1 or 3 channels and set its weights."
             )
-        grouped = [layer.name for layer in all_layers(model) if getattr(layer, "groups", 1) > 1]
-        if grouped:
-            raise ValueError(
-                f"{model.name!r} has convolutions in groups, such as {grouped[0]!r}, which coremltools does not "
-                "convert from TensorFlow: export it as tflite, or choose a network that is no ResNeXt."
-            )
         if extras.contract is None and extras.real and not are_pixels(extras.images):
             raise ValueError(
                 "Core ML's images are pixels 0–255, and these images are not: build the model with "
@@ -90,7 +85,7 @@ class CoreML(Exporter):
             import coremltools
 
             signature = tf.TensorSpec((1, *model.input_shape[1:]), "float32", name="images")
-            compute = tf.function(lambda images: model(images, training=False))
+            compute = tf.function(partial(follow, model, use=_convolved))
             layouts = {1: coremltools.colorlayout.GRAYSCALE, 3: coremltools.colorlayout.RGB}
             layout = layouts[model.input_shape[-1]]
             names = list(extras.class_names)
@@ -127,6 +122,17 @@ class CoreML(Exporter):
             image_contract=contract,
             class_names=names,
         )
+
+
+def _convolved(call: Any, args: tuple, kwargs: dict) -> Any:
+    """Calls a layer. Keras compiles convolutions in groups with XLA, which coremltools does not convert."""
+    import tensorflow as tf
+
+    layer = call.operation
+    if getattr(layer, "groups", 1) == 1:
+        return layer(*args, **kwargs)
+    made = tf.nn.conv2d(*args, layer.kernel, layer.strides, layer.padding.upper(), dilations=layer.dilation_rate)
+    return layer.activation(tf.nn.bias_add(made, layer.bias) if layer.use_bias else made)
 
 
 @contextlib.contextmanager

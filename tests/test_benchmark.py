@@ -85,7 +85,7 @@ def test_the_command_prints_and_writes_what_it_measured(tmp_path, capsys):
         assert timing["peak_memory_mb"] > 0
         (line,) = (line for line in printed.splitlines() if line.startswith(timing["name"]))
         assert float(line[len("training step") :].split()[0]) == pytest.approx(1e3 * np.median(timing["seconds"]), 0.05)
-    assert "mixed_bfloat16" in printed and "8 × 8 pixels, 3 at once" in printed
+    assert "mixed_bfloat16" in printed and "8 × 8 pixels, batches of 3" in printed
 
 
 @pytest.mark.parametrize(

@@ -49,9 +49,9 @@ def test_nonsense_is_refused(wrong):
 
 def test_a_sentence_says_what_to_do():
     assert CONTRACT.describe() == (
-        "To prepare an image, turn it upright as its EXIF orientation says, lay transparency on white, convert it to "
-        "BGR, resize it to cover 256 × 182 pixels (bicubic, antialiased), keep the middle 224 × 160, and subtract "
-        "103.939, 116.779, 123.68 from values 0–255 and divide by 1."
+        "To prepare an image, turn it upright as its EXIF orientation says, blend transparent pixels with white, "
+        "convert it to BGR, resize it to cover 256 × 182 pixels (bicubic, antialiased), keep the middle 224 × 160, and "
+        "subtract 103.939, 116.779, 123.68 from values 0–255 and divide by 1."
     )
 
 

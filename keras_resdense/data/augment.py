@@ -1,6 +1,6 @@
 """Augmentation in TensorFlow operations. Random numbers depend on the position of an image, not on the machine.
 
-All random numbers come from a key, which is two int64. Only the drawn operations are computed.
+All random numbers come from a key, which is two int64. Operations that are not drawn are not computed.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ def flipped(image: tf.Tensor, key: tf.Tensor) -> tf.Tensor:
     import tensorflow as tf
 
     mirrored = tf.random.stateless_uniform((), key) < 0.5
-    # A condition costs more than a small image.
+    # A condition costs more than reversing a small image.
     return tf.raw_ops.Reverse(tensor=image, dims=tf.stack([False, mirrored, False]))
 
 
@@ -178,7 +178,7 @@ def _place(draw, size, extent):
 
 
 def _further(key, steps: int):
-    """Returns the key that many draws later."""
+    """Returns the key that is some draws later."""
     import tensorflow as tf
 
     return key + tf.constant([0, steps], tf.int64)

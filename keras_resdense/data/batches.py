@@ -54,7 +54,7 @@ def class_counts(examples: Examples, classes: int) -> np.ndarray:
 def training_batches(
     examples: Examples, plan: Plan, strategy: Any, first_step: int = 0, same_order: bool = False
 ) -> Any:
-    """Makes the infinite batches of a training.
+    """Makes the batches of a training, without end.
 
     If examples are streamed from at least as many files as there are workers, each worker reads its own share of the
     files, which changes with each epoch. All workers make the same number of steps: a worker whose files hold fewer
@@ -189,7 +189,7 @@ def evaluation_batches(
 def take_images(examples: Examples, contract: ImageContract, count: int) -> tuple[np.ndarray, np.ndarray]:
     """Returns some images as the network takes them, `(images, height, width, channels)`, and their classes.
 
-    They are taken in an order that mixes the classes, and are the same ones always.
+    They are the first images of an order that mixes the classes and is always the same.
     """
     images, labels = [], []
     for handle in prefetch(examples.handles((0, 0)).take(count)):
@@ -200,7 +200,7 @@ def take_images(examples: Examples, contract: ImageContract, count: int) -> tupl
 
 
 def pixel_statistics(examples: Examples, contract: ImageContract) -> tuple[list[float], list[float]]:
-    """Returns mean and standard deviation of each channel over `SAMPLE` of the images, the same ones always."""
+    """Returns mean and standard deviation of each channel over `SAMPLE` images, always the same."""
     import tensorflow as tf
 
     sample = examples.handles(tf.constant([0, 0], tf.int64)).take(SAMPLE)
@@ -213,5 +213,5 @@ def pixel_statistics(examples: Examples, contract: ImageContract) -> tuple[list[
         [(x.mean((0, 1)), np.square(x).mean((0, 1))) for x in prefetch(images).as_numpy_iterator()], axis=0
     )
     mean, square = moments.astype("float64")
-    # A channel that never changes is not blown up.
+    # A constant channel is not amplified.
     return mean.tolist(), np.sqrt(np.maximum(square - mean**2, 1.0)).tolist()

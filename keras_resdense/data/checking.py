@@ -1,7 +1,7 @@
 """Checks image files before they are used, and remembers the results.
 
-A good file is not read again as long as its path, size and modification time are the same. The results are in Keras's
-folder for downloads, `~/.keras` or `KERAS_HOME`, not in the folder of the images.
+A good file is not read again as long as its path, size and modification time are the same. The results are
+stored in Keras's folder for downloads, `~/.keras` or `KERAS_HOME`, not in the folder of the images.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Checked:
 
     Attributes:
         sizes: Size of each file in bytes `(files,)` int64.
-        plain: Whether TensorFlow decodes the file to the same pixels as Pillow, also partially `(files,)` bool.
+        plain: Whether TensorFlow decodes the file to the same pixels as Pillow, in whole and in part `(files,)` bool.
         faults: What is wrong with each bad file, by the index of the file.
     """
 

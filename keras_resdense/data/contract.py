@@ -83,7 +83,8 @@ class ImageContract:
         """Describes in one sentence how to prepare an image."""
         height, width = self.size
         kind = "grey" if self.channels == 1 else self.order.upper()
-        steps = [f"turn it upright as its EXIF orientation says, lay transparency on white, convert it to {kind}"]
+        steps = ["turn it upright as its EXIF orientation says", "blend transparent pixels with white"]
+        steps.append(f"convert it to {kind}")
         how = f"{self.interpolation}, antialiased"
         if self.resize == "squash":
             steps.append("resize it to {} × {} pixels ({})".format(*self.resized, how))

@@ -1,6 +1,6 @@
 """Random crops of training images.
 
-A crop depends on the size of an image only, so that just this part has to be decoded. Images are resized bilinearly,
+A crop depends only on the size of an image, so only that part of it has to be decoded. Images are resized bilinearly,
 with antialiasing along a side that shrinks, as Pillow and `tf.image.resize(antialias=True)` do.
 """
 
@@ -92,7 +92,7 @@ def scale(shape: tf.Tensor, size: tuple[int, int], key: tf.Tensor) -> View:
     import tensorflow as tf
 
     draws = tf.random.stateless_uniform((3,), key)
-    target = _covering(shape, size, 256 / 224 + draws[0] * (480 - 256) / 224)
+    target = covering(shape, size, 256 / 224 + draws[0] * (480 - 256) / 224)
     return _cut(shape, size, target, tf.floor(draws[1:] * (target - tf.cast(size, tf.float32) + 1)))
 
 
@@ -100,7 +100,7 @@ def scale(shape: tf.Tensor, size: tuple[int, int], key: tf.Tensor) -> View:
 CROPS: dict[str, Callable[..., View]] = {"none": whole, "scale": scale, "area": area}
 
 
-def _covering(shape, size, share):
+def covering(shape: tf.Tensor, size: tuple[int, int], share: float) -> tf.Tensor:
     """Returns the height and width `(2,)` float32 at which an image just covers `share` times the size."""
     import tensorflow as tf
 

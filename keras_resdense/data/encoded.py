@@ -1,4 +1,4 @@
-"""Encoded images, of which only the needed part is decoded."""
+"""Opens encoded images so that only the needed part of a JPEG is decoded."""
 
 from __future__ import annotations
 
@@ -20,18 +20,17 @@ def open_encoded(
     otherwise: Callable[[Any], Any] | None = None,
     is_jpeg: Any = None,
 ) -> Any:
-    """Opens an image, to decode it later.
+    """Opens an encoded image.
 
     Args:
         encoded: Bytes of an image file, a scalar string tensor.
         channels: Channels to decode.
-        otherwise: Function that decodes the bytes of an image that is not decoded as a JPEG; default
-            `tf.io.decode_image`.
-        is_jpeg: Whether to use TensorFlow's JPEG decoder, which can decode a part; default whether the file is a
-            JPEG.
+        otherwise: Function that decodes the bytes of any other image; default `tf.io.decode_image`.
+        is_jpeg: Whether to use TensorFlow's JPEG decoder, which can decode a part; default whether the file
+            is a JPEG.
 
     Returns:
-        Shape and part of an `Example`.
+        The `shape` and the `part` of an `Example`.
     """
     import tensorflow as tf
 

@@ -71,8 +71,9 @@ class ImageData:
         test: Held-out examples.
         class_names: Names of the classes in the order of their indices.
         image_shape: `(height, width, channels)`; height and width are None if they vary.
-        contents: Facts about its images and their split by name, to compare with another start or another machine.
-        recheck: Function that returns what has become wrong with its files.
+        contents: Facts about its images and their split, by name. They must be the same on all workers, and when a
+            run resumes.
+        recheck: Function that lists files that have changed or can no longer be read.
         write_split: Function that writes the split to a file for `load_data`; None if the split cannot change.
     """
 
@@ -125,8 +126,8 @@ def split_stratified(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         labels: Classes `(examples,)`.
 
     Returns:
-        Numbers of the training examples, and of the `HELD_OUT` share for testing, or of one example per class if that
-        is more.
+        Numbers of the training examples and of the held-out examples. These are the `HELD_OUT` share or, if that is
+        more, one example per class.
 
     Raises:
         ValueError: If a class has fewer than two examples.
@@ -139,7 +140,7 @@ def split_stratified(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         train, test = train_test_split(np.arange(len(labels)), test_size=held_out, stratify=labels, random_state=0)
     except ValueError as error:
         raise ValueError(
-            f"{len(labels)} images of {classes} classes cannot be split into training and test images "
-            f"({error}): give every class more images, or name the two splits yourself."
+            f"{len(labels)} images of {classes} classes cannot be split into training and test images ({error}): add "
+            "images to every class, or sort them into the folders train and val yourself."
         ) from error
     return np.sort(train), np.sort(test)

@@ -97,7 +97,7 @@ def find_images(root: Path, on_bad_image: str = "error") -> ImageFolder:
         on_bad_image: "error" to list all bad files and stop, "skip" to list them and leave them out.
 
     Raises:
-        ValueError: If there are no images to train on, or bad files that are not to be skipped.
+        ValueError: If there are no images to train on, or there are bad files and `on_bad_image` is "error".
     """
     has_splits = _has_splits(root)
     held_out = next((root / name for name in TEST_FOLDERS if has_splits and (root / name).is_dir()), None)
@@ -114,7 +114,7 @@ def find_images(root: Path, on_bad_image: str = "error") -> ImageFolder:
         plural = "s" * (len(faults) > 1)
         report = f"{len(faults)} bad file{plural} or folder{plural} in {root}:\n  " + "\n  ".join(faults)
         if on_bad_image == "error":
-            raise ValueError(f"{report}\nMend or remove them, or leave them out with --on-bad-image skip.")
+            raise ValueError(f"{report}\nRepair or remove them, or leave them out with --on-bad-image skip.")
         print(report)
 
     classes = [name for found in (train, test) for name, files in found.items() for _ in files]
@@ -132,7 +132,7 @@ def find_images(root: Path, on_bad_image: str = "error") -> ImageFolder:
     if not held_out:
         files = parts[0]
         parts = [files[part] for part in split_stratified(labels[files])]
-        print(f"Held out, always the same: {len(parts[1]):,} of {len(files):,} images, from each class alike.")
+        print(f"The same {len(parts[1]):,} of {len(files):,} images are always held out, an equal share of each class.")
     elif not len(parts[1]):
         raise ValueError(f"{held_out} has no images to test on.")
     train, test = (
@@ -225,7 +225,7 @@ def _has_splits(root: Path) -> bool:
     beside = ", ".join(_printable(folder.name) for folder in others)
     raise ValueError(
         f"{root} has a folder 'train' with folders of images, and images in {beside} beside it. If train is a class,"
-        f" rename it; if it is a split, move the others out: beside it, {', '.join(TEST_FOLDERS)} are allowed."
+        f" rename it. If it is a split, move the others out: only {', '.join(TEST_FOLDERS)} may stand beside it."
     )
 
 

@@ -15,13 +15,13 @@ if TYPE_CHECKING:
     import tensorflow as tf
 
 _PNG = b"\x89PNG\r\n\x1a\n"
-#: Bytes of a PNG's signature; of a chunk's length and type; of its checksum, too.
+#: Bytes of a PNG's signature, of a chunk's length and type, and of these and the chunk's checksum.
 _PNG_START, _CHUNK_HEADER, _CHUNK_FRAME = 8, 8, 12
-#: Where a PNG says its bits for each value and whether it has colour, a palette and alpha.
+#: Where a PNG has its bits per value; the next byte tells whether it has colour, a palette and alpha.
 _PNG_DEPTH = 24
 _PNG_WITH_ALPHA = (4, 6)
 _IFD_ENTRY = 12
-#: Unsigned and signed.
+#: Codes of EXIF's unsigned and signed types.
 _SHORT, _LONG = (3, 8), (4, 9)
 _EXIF, _ADOBE = (0xE1, b"Exif\0\0"), (0xEE, b"Adobe")
 
@@ -56,7 +56,7 @@ def _decode_jpeg(encoded):
     is_cmyk = tf.image.extract_jpeg_shape(encoded)[2] == 4
     known = tf.cond(is_cmyk, lambda: _jpeg_segment(encoded, *_ADOBE) != b"", lambda: True)
     with tf.control_dependencies(
-        [tf.debugging.Assert(known, ["An image is a CMYK JPEG of no known kind: convert it."])]
+        [tf.debugging.Assert(known, ["An image is a CMYK JPEG without Adobe's marker: convert it."])]
     ):
         return tf.io.decode_jpeg(encoded, channels=3, dct_method="INTEGER_ACCURATE")
 
@@ -95,7 +95,7 @@ def _upright(image, orientation):
 
 
 def _jpeg_segment(encoded, wanted: int, header: bytes):
-    """Returns the content after the header of a JPEG's first segment of a code and a header, or an empty string."""
+    """Returns what follows the header in a JPEG's first segment of a code and a header, or an empty string."""
     import tensorflow as tf
 
     size = tf.strings.length(encoded)

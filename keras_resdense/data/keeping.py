@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from keras_resdense.data.crops import part_of
+from keras_resdense.data.crops import covering, part_of
 from keras_resdense.data.examples import Examples, in_memory
 from keras_resdense.data.tfdata import mapped, prefetch
 from keras_resdense.progress import progress
@@ -62,12 +62,11 @@ def shrunk(image: tf.Tensor, size: tuple[int, int]) -> tf.Tensor:
     """Returns pixels that cover `SPARE` times a size, or the image `(height, width, channels)` if it is smaller."""
     import tensorflow as tf
 
-    sides = tf.cast(tf.shape(image)[:2], tf.float32)
-    scale = tf.reduce_max(tf.constant(size, tf.float32) * SPARE / sides)
+    sides = tf.shape(image)[:2]
+    target = tf.cast(covering(sides, size, SPARE), tf.int32)
 
     def smaller():
-        sides_now = tf.cast(tf.round(sides * scale), tf.int32)
-        resized = tf.image.resize(image, sides_now, antialias=True)
+        resized = tf.image.resize(image, target, antialias=True)
         return tf.cast(tf.clip_by_value(tf.round(resized), 0.0, 255.0), tf.uint8)
 
-    return tf.ensure_shape(tf.cond(scale < 1, smaller, lambda: image), image.shape)
+    return tf.ensure_shape(tf.cond(tf.reduce_any(target < sides), smaller, lambda: image), image.shape)

@@ -1,4 +1,4 @@
-"""How the batches of a training are made of images."""
+"""How the batches of a training are made from images."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Prepares a folder of images once: checks, shuffles and writes them to sharded TFRecord files for TFDS.
 
-Each shard is written whole or not at all, so that an interrupted preparation can resume. The data set
-gets its name when all of it is there.
+Each shard is written whole or not at all, so that an interrupted preparation can resume. The data set gets its name
+when it is complete.
 """
 
 from __future__ import annotations
@@ -107,8 +107,9 @@ def prepare(
         shards = {
             split: _shards(staging, split, files, found.class_names, image_size) for split, files in splits.items()
         }
-        _keep_what_fits(staging, [shard for part in shards.values() for shard in part])
-        _write_all([shard for part in shards.values() for shard in part], beam)
+        every = [shard for part in shards.values() for shard in part]
+        _keep_what_fits(staging, every)
+        _write_all(every, beam)
         _describe(staging, shards, found.class_names)
         manifest = {
             "folder": str(folder.resolve()),
@@ -120,7 +121,7 @@ def prepare(
                 for split, files in splits.items()
             },
             "bad_images": found.faults,
-            "files": _fingerprints(staging, shards),
+            "files": _fingerprints(staging, every),
         }
         write_text(staging / MANIFEST_FILE, json.dumps(manifest, indent=2))
         for leftover in (staging / _PLAN_FILE, *staging.glob("done-*.json")):
@@ -130,7 +131,7 @@ def prepare(
 
 
 def check_prepared(folder: Path) -> dict[str, Any]:
-    """Returns the manifest of a prepared data set; an empty one if TFDS has made it.
+    """Returns the manifest of a prepared data set, or an empty one if TFDS made the data set.
 
     Raises:
         ValueError: If files are missing or have another size than when it was made.
@@ -154,7 +155,7 @@ def check_prepared(folder: Path) -> dict[str, Any]:
 
 
 def write_shard(shard: Shard) -> int:
-    """Writes a shard, unless it is there; returns its number of images."""
+    """Writes a shard, unless it exists, and returns its number of images."""
     import tensorflow as tf
 
     if shard.done.exists():
@@ -291,8 +292,8 @@ def _fingerprint(path: Path) -> dict[str, Any]:
     return {"bytes": path.stat().st_size, "sha256": sha256(path)}
 
 
-def _fingerprints(staging: Path, shards: dict[str, list[Shard]]) -> dict[str, dict]:
-    files = {Path(shard.path).name: json.loads(shard.done.read_text()) for part in shards.values() for shard in part}
+def _fingerprints(staging: Path, shards: list[Shard]) -> dict[str, dict]:
+    files = {Path(shard.path).name: json.loads(shard.done.read_text()) for shard in shards}
     for path in sorted(staging.iterdir()):
         if (
             path.is_file()

@@ -4,9 +4,9 @@ The operations, their strengths and their chances are those of timm's `rand-m7-m
 weights of 2110.00476 were trained. Each operation gives the pixels that Pillow gives, to within one level;
 rotations, shears and translations interpolate bilinearly, where timm may also take Pillow's bicubic filter.
 
-An operation works on one image `(height, width, channels)` float32 of whole pixel values 0–255. It is written
-for speed on one core: rows are flattened, because TensorFlow is slow to spread three channels over an image,
-and `tf.where` is avoided on whole images.
+An operation works on one image `(height, width, channels)` float32 of whole pixel values 0–255. It is written for speed
+on one core: rows are flattened, because TensorFlow is slow at broadcasting over three channels, and `tf.where` is
+avoided on whole images.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ class Operation:
     """A row of `OPERATIONS`.
 
     Attributes:
-        apply: From an image, and a strength if there is one, to an image.
-        strength: From a magnitude 0–10 and a sign, 1 or -1, to a strength.
+        apply: Function from an image, and a strength if there is one, to an image.
+        strength: Function from a magnitude 0–10 and a sign, 1 or -1, to a strength.
     """
 
     apply: Callable[..., Any]
@@ -59,7 +59,7 @@ def rand_augment(image: tf.Tensor, magnitude: float, key: tf.Tensor) -> tf.Tenso
     Args:
         image: `(height, width, channels)` float32, pixels 0–255.
         magnitude: Mean magnitude of the operations, 0–10.
-        key: Two int64 that decide what happens.
+        key: Key of the random numbers, two int64.
 
     Returns:
         The image, of whole pixel values 0–255.
@@ -157,7 +157,7 @@ def brightness(image: tf.Tensor, factor: tf.Tensor) -> tf.Tensor:
 
 
 def sharpness(image: tf.Tensor, factor: tf.Tensor) -> tf.Tensor:
-    """Blends with a smoothed image; the outermost pixels stay."""
+    """Blends with a smoothed image. The outermost pixels stay as they are."""
     import tensorflow as tf
 
     inside = image[1:-1, 1:-1]
@@ -176,7 +176,7 @@ def rotate(image: tf.Tensor, degrees: tf.Tensor) -> tf.Tensor:
     cos, sin = tf.cos(degrees * (math.pi / 180)), tf.sin(degrees * (math.pi / 180))
     x, y = tf.range(width, dtype=tf.float32) + 0.5 - width / 2, tf.range(height, dtype=tf.float32) + 0.5 - height / 2
     from_x, from_y = cos * x - sin * y[:, None] + width / 2, sin * x + cos * y[:, None] + height / 2
-    # The same, from the middle of the first pixel.
+    # The position that the middle of the first pixel is read from.
     right, down = from_x[0, 0] - 0.5, from_y[0, 0] - 0.5
     turned = tf.raw_ops.ImageProjectiveTransformV3(
         images=image[None],

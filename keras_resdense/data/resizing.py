@@ -41,7 +41,7 @@ def prepare_outside_a_graph(image: np.ndarray, contract: ImageContract) -> np.nd
         contract: The image contract to follow.
 
     Returns:
-        Pixels `(*contract.size, contract.channels)` uint8, as of `prepare` except for rare differences of 1 or 2.
+        Pixels `(*contract.size, contract.channels)` uint8. They rarely differ from those of `prepare`, by 1 or 2.
     """
     from PIL import Image
 
@@ -183,7 +183,7 @@ def _to_bytes(pixels):
 def check_channels(found: int, wanted: int) -> None:
     """Raises a ValueError if an image cannot be converted to the channels that a network takes."""
     if wanted != found and (wanted not in (1, 3) or found not in (1, 3)):
-        raise ValueError(f"The network takes {wanted} channels, the image has {found}; only 1 and 3 are converted.")
+        raise ValueError(f"The network takes {wanted} channels, but the image has {found}; only 1 and 3 are converted.")
 
 
 def _with_channels(image, channels: int):

@@ -1,6 +1,6 @@
 """Images to train on: the embedded digits, any image classification data set of TFDS, or a folder of images.
 
-Examples consist of an order and a function that reads one. The function does the expensive work and runs in
+`Examples` have an order and a function that reads one example. The function does the expensive work and runs in
 parallel. The order of an epoch depends only on its key, so a training can resume at any step and use any number of
 workers.
 """

@@ -32,11 +32,11 @@ class CoreML(Exporter):
 
     With class names it is a classifier, whose outputs are `classLabel` and `classLabel_probs`; otherwise its output is
     `outputs`. It takes RGB or grey pixels 0–255. If the model's image contract normalises them, the file does this
-    itself; its own contract says so. Its metadata hold the contract and the class names as JSON, under the keys
+    itself, and its own contract does not. Its metadata hold the contract and the class names as JSON, under the keys
     `image_contract` and `class_names`.
 
-    Core ML itself runs on macOS and iOS only. So the file is compared by computing the operations that it lists in
-    NumPy, and it was not run on Apple hardware. Latencies are those of NumPy.
+    Core ML itself runs on macOS and iOS only. To compare the file, its operations are therefore computed with NumPy,
+    not on Apple hardware. Latencies are those of NumPy.
 
     Attributes:
         precision: "float16", which Apple's Neural Engine requires, or "float32".
@@ -103,7 +103,7 @@ class CoreML(Exporter):
                 coremltools.utils.rename_feature(description, description.description.output[0].name, "outputs")
                 written = coremltools.models.MLModel(description, weights_dir=written.weights_dir, skip_model_load=True)
             written.user_defined_metadata.update(extras.metadata())
-            # Some libraries' errors come too late: a package that is half written must not stand at the path.
+            # If saving fails, no half-written package may be left at the path.
             with tempfile.TemporaryDirectory() as folder:
                 written.save(f"{folder}/model.mlpackage")
                 shutil.copytree(f"{folder}/model.mlpackage", path)
@@ -137,7 +137,7 @@ def _convolved(call: Any, args: tuple, kwargs: dict) -> Any:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Hides what coremltools says on Linux of its missing runtime and of versions, and its progress bars."""
+    """Hides coremltools' progress bars, and its warnings about versions and the runtime that Linux lacks."""
     logger, before = logging.getLogger("coremltools"), logging.getLogger("coremltools").level
     logger.setLevel(logging.ERROR)
     bars, null = sys.stderr, open(os.devnull, "w")

@@ -1,7 +1,7 @@
-"""Computes what a Core ML package says, in NumPy: an independent reading of its program.
+"""Computes the program of a Core ML package with NumPy, independently of Core ML.
 
-Source: the definitions of the operations in Core ML's Model Intermediate Language, `iOS15`, and the format of weights'
-files, both as published with coremltools.
+Source: the definitions of the operations in Core ML's Model Intermediate Language, `iOS15`, and the format of files of
+weights, both as published with coremltools.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def read_program(path: Path) -> tuple[Compute, tuple[int, int, int], tuple[int, 
         shape of its outputs, and the metadata that are not Core ML's own.
 
     Raises:
-        ValueError: If the program has an operation that is not computed here.
+        ValueError: If the program has an unsupported operation.
     """
     from coremltools.proto import MIL_pb2, Model_pb2
 

@@ -1,4 +1,4 @@
-"""What a phone makes of a `.tflite`: its operators, which of them its accelerators take, its memory and its work."""
+"""Reports how a phone runs a `.tflite`: its operators, which of them accelerators support, its memory and its MACs."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ if TYPE_CHECKING:
 #: An operator of a file, as the interpreter lists it.
 Node = Mapping[str, Any]
 
-#: Multiplications for each number that an operator gives, by the shape of its kernel in the file:
+#: Multiplications for each number of an operator's output, from the shape of its kernel in the file:
 #: `(filters, height, width, channels)`, `(1, height, width, channels)` and `(outputs, inputs)`.
 _MULTIPLICATIONS = {
     "CONV_2D": lambda kernel: math.prod(kernel[1:]),
     "DEPTHWISE_CONV_2D": lambda kernel: math.prod(kernel[1:3]),
     "FULLY_CONNECTED": lambda kernel: kernel[1],
 }
-#: What keeps an operator of 8-bit files from XNNPACK, and what to do about it.
+#: Why XNNPACK does not run an operator of 8-bit files, and what to change.
 _CHANGES = {
     "QUANTIZE": 'QUANTIZE turns uint8 into int8 and back at the ends: pixels="int8" (--int8-pixels) does without',
     "SOFTMAX": "SOFTMAX has no kernel for 8 bits in XNNPACK: classifier_activation=None leaves it to the app",
 }
-#: Operators that LiteRT's GPU delegate takes, and types of its activations. Source: `NewOperationParser` and
+#: Operators and types of activations that LiteRT's GPU delegate supports. Source: `NewOperationParser` and
 #: `IsAllAllowedTensors` of `tflite/delegates/gpu/common/model_builder.cc` in LiteRT.
 _GPU_OPERATORS = frozenset(
     "ABS ADD ADD_N AVERAGE_POOL_2D BATCH_MATMUL CAST CONCATENATION CONV_2D COS CUMSUM DENSIFY DEPTHWISE_CONV_2D "
@@ -45,22 +45,22 @@ _GPU_TYPES = {"float32", "float16", "int8", "uint8"}
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DeviceReport:
-    """What a phone makes of a file.
+    """How a phone runs a file.
 
     Attributes:
         path: The file.
-        operators: How many there are of each kind.
-        partitions: Number of pieces that XNNPACK, LiteRT's library for CPUs, takes of the graph. One is best: between
-            two pieces, LiteRT's plain kernels run.
-        outside: Operators that XNNPACK leaves to the plain kernels, by kind; empty if it takes all.
-        outside_gpu: Operators that the GPU delegate does not take, by kind, because of what they are or of the type of
-            their activations; empty if it takes all.
-        changes: What to change so that XNNPACK takes all operators, where that is known.
+        operators: Number of operators of each kind.
+        partitions: Number of parts of the graph that XNNPACK, LiteRT's library for CPUs, runs. One is best: between two
+            parts, LiteRT's plain kernels run.
+        outside: Number of operators of each kind that XNNPACK leaves to the plain kernels; empty if it runs all.
+        outside_gpu: Number of operators of each kind that the GPU delegate does not support, because of their kind or
+            of the type of their activations; empty if it supports all.
+        changes: What to change so that XNNPACK runs all operators, as far as that is known.
         macs: Multiply-accumulates of convolutions and dense layers for one image.
         weights: Size of all constants, in bytes.
         arena: Size of the memory in which LiteRT's planner places the activations for one image, in bytes. Kernels may
             need scratch memory besides.
-        moved: Bytes that all operators together read and write for one image, weights included.
+        moved: Bytes that all operators together read and write for one image, including weights.
     """
 
     path: Path
@@ -89,11 +89,11 @@ class DeviceReport:
 
 
 def device_report(path: str | Path) -> DeviceReport:
-    """Reports what a phone makes of a `.tflite`, without running it.
+    """Reports how a phone would run a `.tflite`, without running it.
 
-    XNNPACK partitions the graph here as it does on a phone. The GPU delegate is not run: what it takes is looked up in
-    the table of its source, which says nothing of shapes. Nothing is reported of NPUs, because their compilers come
-    from their makers.
+    XNNPACK partitions the graph here as it does on a phone. The GPU delegate is not used. What it supports is looked up
+    in a table from its source, which does not consider shapes. NPUs are not part of the report, because only their
+    makers provide compilers.
 
     Args:
         path: Path of the file.
@@ -115,7 +115,7 @@ def device_report(path: str | Path) -> DeviceReport:
     made = {index for node in nodes for index in node["outputs"]}
     made |= {tensor["index"] for tensor in plain.get_input_details()}
     constants = {index for node in nodes for index in _reads(node)} - made
-    # What is made of constants, such as float32 of float16, is made once and not for each image.
+    # Operators that read only constants, such as a cast of weights, run once and not for each image.
     working = [node for node in nodes if not constants.issuperset(_reads(node))]
     activations = {tensor["index"] for tensor in plain.get_input_details()}
     activations |= {index for node in working for index in node["outputs"]}

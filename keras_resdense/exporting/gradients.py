@@ -1,7 +1,8 @@
-"""Layers whose gradients LiteRT computes with its own operations alone.
+"""Layers whose gradients consist of LiteRT's built-in operations.
 
-TensorFlow's gradients of convolutions, ReLU and sigmoid are operations that `.tflite` does not know. Here they are made
-of others: what a convolution's kernel gets is itself a convolution, of the images' channels by the outputs' gradients.
+TensorFlow computes the gradients of convolutions, ReLU and sigmoid with operations that `.tflite` lacks, so they are
+computed with others here. The gradient of a convolution's kernel, for example, is itself a convolution: of the inputs
+with the gradients of the outputs.
 """
 
 from __future__ import annotations
@@ -13,12 +14,12 @@ import keras
 
 
 def differentiable(layer: Any) -> Callable | None:
-    """Returns what computes a layer from its weights and its inputs, with such gradients; None if nothing here does."""
+    """Returns a function that computes a layer from its weights and inputs; None for a layer that is not supported."""
     if isinstance(layer, keras.layers.Conv2D):
         known = layer.data_format == "channels_last" and set(layer.dilation_rate) == {1}
         return _convolution(layer) if known else None
     if isinstance(layer, keras.layers.DepthwiseConv2D):
-        # What batch norms become.
+        # Batch norms that cannot be folded become such layers.
         known = layer.kernel_size == layer.strides == (1, 1) and layer.depth_multiplier == 1
         return _activated(layer, _scale) if known else None
     if isinstance(layer, keras.layers.Dense):
@@ -28,7 +29,7 @@ def differentiable(layer: Any) -> Callable | None:
     return (lambda weights, *args: layer(*args)) if isinstance(layer, _PLAIN) else None
 
 
-#: Layers whose gradients are such already.
+#: Layers whose gradients TensorFlow computes with built-in operations.
 _PLAIN = (
     *(keras.layers.Add, keras.layers.Multiply, keras.layers.Concatenate, keras.layers.ZeroPadding2D),
     *(keras.layers.GlobalAveragePooling2D, keras.layers.Flatten, keras.layers.Reshape, keras.layers.Identity),
@@ -101,7 +102,7 @@ def _convolve(inputs: Any, kernel: Any, strides: tuple[int, int], padding: str) 
 
         def gradients(upstream):
             to_images = tf.nn.conv2d_transpose(upstream, filters, images.shape, strides, padding)
-            # Channels take the places of images, and the gradients that of a kernel with gaps.
+            # Channels take the place of the batch, and the outputs' gradients that of a dilated kernel.
             sides = list(zip(images.shape[1:3], filters.shape[:2], outputs.shape[1:3], strides, strict=True))
             reach = [size + (count - 1) * step for _, size, count, step in sides]
             gaps = [max(0, need - side[0]) for need, side in zip(reach, sides, strict=True)]

@@ -1,4 +1,4 @@
-"""What every opened file is: a model that a runtime computes."""
+"""The model that every opened file becomes, computed by a runtime."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class InferenceModel:
     Attributes:
         compute: Function from one batch of `dtype` to outputs `(batch, …)`, float32.
         input_shape: `(None, height, width, channels)`; a side that varies is None.
-        output_shape: `(None, …)`, likewise.
+        output_shape: `(None, …)`; a side that varies is None.
         dtype: Type of the input.
         most: Largest number of images that `compute` takes; None for any.
         runtime: Name of the runtime, a key of `RUNTIMES`, or "numpy" for Core ML, which runs on Apple's systems only.

@@ -1,4 +1,4 @@
-"""Calls a model's layers one after another, so that others may take their places."""
+"""Calls a model's layers one after another, so that each call can be replaced."""
 
 from __future__ import annotations
 
@@ -10,17 +10,20 @@ import keras
 from keras_resdense.graph import calls
 from keras_resdense.networks.model import Model
 
-#: From a call of a layer, its new positional and its new named arguments to its new output.
+#: Function from a call of a layer, its new positional arguments and its new keyword arguments to its new output.
 Use: TypeAlias = Callable[[Any, tuple, dict], Any]
 
 
 def follow(model: keras.Model, values: Any, use: Use) -> Any:
-    """Returns what a model's output becomes where `use` makes the output of each call, in nested models, too.
+    """Computes a model with `use` in place of the calls of its layers. Nested models are followed, too.
 
     Args:
-        model: Functional, with one input and one output.
-        values: What takes the place of its input.
-        use: Makes the output of a call.
+        model: Functional model with one input and one output.
+        values: Its new input.
+        use: Function that computes the output of a call.
+
+    Returns:
+        The model's new output.
     """
     known = {id(model.inputs[0]): values}
     for call in calls(model):
@@ -33,11 +36,11 @@ def follow(model: keras.Model, values: Any, use: Use) -> Any:
 
 
 def retraced(model: keras.Model, use: Use) -> keras.Model:
-    """Returns what `use` makes of each call of a model's layers, of nested ones too, as one functional model.
+    """Builds one functional model, without nested ones, with `use` in place of the calls of a model's layers.
 
     Args:
-        model: Functional, with one input and one output.
-        use: Makes the output of a call.
+        model: Functional model with one input and one output.
+        use: Function that computes the output of a call.
     """
     images = keras.Input(model.input_shape[1:], name=model.inputs[0].name, dtype=model.inputs[0].dtype)
     made = Model(images, follow(model, images, use), name=model.name)

@@ -111,7 +111,7 @@ class RoundedKernel:
         raise NotImplementedError
 
     def rounded(self, step: Any) -> list[Any]:
-        """Returns the kernel and, if there is one, the bias, for inputs with steps of that size."""
+        """Returns the kernel and, if there is one, the bias, rounded for inputs with steps of size `step`."""
         kernel, *bias = [keras.ops.convert_to_tensor(weight) for weight in self.weights]
         flat, steps = keras.ops.reshape(kernel, (-1, self._output_channels(kernel.shape))), self.kernel_steps()
         return [

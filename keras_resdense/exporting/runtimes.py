@@ -1,4 +1,4 @@
-"""The runtimes that compute networks, a row each, and Keras models in them."""
+"""Runtimes that compute networks, one row each, and the conversion of Keras models for them."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ COMPARED = 2
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Runtime:
-    """A runtime.
+    """A row of `RUNTIMES`.
 
     Attributes:
-        title: Its name in texts.
+        title: Its name in messages.
         package: Package that it is imported from.
         install: Name of that package for pip.
         formats: Keys of `EXPORTERS` whose files it reads.
         exporter: Format that a Keras model is converted to; None if it computes the model itself.
         rewrite: Function that rewrites a Keras model for it.
         precisions: Precisions in which it can compute.
-        opener: Function from the path of a file and a precision to the model, for files of other formats than its own.
+        opener: Function from the path of a file and a precision to the model; None for the format's own reader.
     """
 
     title: str
@@ -94,7 +94,7 @@ RUNTIMES: dict[str, Runtime] = {
 def candidates(format: str, precision: str) -> list[str]:
     """Returns the installed runtimes that run a format in a precision, the fastest first.
 
-    With a GPU that TensorFlow sees, TensorFlow is the fastest: the others compute on processors here.
+    If TensorFlow sees a GPU, it comes first, because the others compute on the CPU.
     """
     found = [
         name
@@ -107,7 +107,7 @@ def candidates(format: str, precision: str) -> list[str]:
 
 
 def run_model(model: keras.Model, runtime: str, precision: str) -> InferenceModel:
-    """Returns a Keras model in a runtime.
+    """Converts a Keras model for a runtime.
 
     Raises:
         ValueError: If the model cannot be converted, or packages for that are missing.

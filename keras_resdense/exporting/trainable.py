@@ -1,4 +1,4 @@
-"""LiteRT's format for networks that go on learning on the device."""
+"""Writes `.tflite` files that continue to learn on the device."""
 
 from __future__ import annotations
 
@@ -18,30 +18,30 @@ from keras_resdense.exporting.retracing import follow, retraced
 from keras_resdense.exporting.tflite import TFLite
 from keras_resdense.graph import all_layers, calls, place_of
 
-#: What a file can learn.
+#: The parts of a network that a file can train.
 LEARNS = ("head", "last_stage")
-#: Numbers at the start of what `save` returns, which tell whose weights these are.
+#: How many numbers at the start of `save`'s result identify the network.
 _KEY = 4
-#: Largest difference of a step of training in the file from TensorFlow's, as `relative_noise`.
+#: Largest `relative_noise` of a training step in the file, compared with TensorFlow's step.
 _STEP_TOLERANCE = 0.01
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainableTFLite(TFLite):
-    """A `.tflite` that learns on the device, of built-in operations only. It has four signatures:
+    """A `.tflite` that learns on the device with built-in operations only. It has four signatures:
 
     * `infer` takes `images` and returns `outputs`, as any other `.tflite` does.
-    * `train` takes `images`, their `labels` (int32) and a `learning_rate`, and returns the `loss`: the mean
-      cross-entropy before a step of gradient descent. Where an image, a label or the step is not sound, the loss is NaN
-      and nothing is learned.
-    * `save` returns `weights`, a vector of all that was learned.
-    * `restore` takes such `weights` and returns `restored`: false, and nothing changes, where they belong to another
-      network or to other classes.
+    * `train` takes `images`, their `labels` (int32) and a `learning_rate`. It makes a step of gradient descent and
+      returns the `loss`, which is the mean cross-entropy before the step. If an image or a label is invalid, or the
+      step is not finite, the loss is NaN and no weight changes.
+    * `save` returns `weights`, a vector of all trained weights.
+    * `restore` takes such `weights` and returns `restored`. It is false, and no weight changes, if they are not finite
+      or belong to another network or to other classes.
 
-    Batch norms are folded and constant. What learns are the kernels and biases of convolutions and dense layers.
+    Batch norms are folded and constant. The kernels and biases of convolutions and dense layers are trained.
 
     Attributes:
-        learns: "head", or "last_stage" for the last stage, too.
+        learns: "head" to train the last dense layer, "last_stage" to train the last stage, too.
         train_batch: Images in a batch of `train`.
     """
 
@@ -61,7 +61,7 @@ class TrainableTFLite(TFLite):
     def prepare(self, model: keras.Model) -> keras.Model:
         rewritten = super().prepare(model)
         taken: set[str] = set()
-        # In one model, not nested, a name is taken once; these layers are copies already.
+        # `retraced` makes one flat model, in which names are unique. These layers are copies and can be renamed.
         for layer in dict.fromkeys(all_layers(rewritten)):
             names = itertools.chain([layer.name], (f"{layer.name}_{number}" for number in itertools.count(2)))
             layer.name = next(name for name in names if name not in taken)
@@ -104,10 +104,10 @@ def _classifier(model: keras.Model) -> tuple[keras.layers.Dense, set[str]]:
 
 
 def _learning_layers(model: keras.Model, learns: str) -> tuple[list[keras.Layer], set[str]]:
-    """Returns the layers of a model whose weights learn, and the names of all through which gradients flow.
+    """Returns the layers to train, and the names of all layers that gradients flow through.
 
     Raises:
-        ValueError: If there are no such layers, or gradients would flow through one that is unknown here.
+        ValueError: If there are no such layers, or gradients would flow through a layer that is not supported.
     """
     head, end = _classifier(model)
     stages = {layer.name: place.stage for layer in model.layers if (place := place_of(layer.name))}
@@ -134,10 +134,10 @@ def _learning_layers(model: keras.Model, learns: str) -> tuple[list[keras.Layer]
 
 
 class _Learner:
-    """The functions of a network that learns.
+    """The functions of a network that can be trained.
 
     Attributes:
-        module: Holds the weights that learn.
+        module: Module that holds the trained weights.
         signatures: Functions by the names of the file's signatures.
     """
 
@@ -194,7 +194,7 @@ class _Learner:
         with tf.GradientTape() as tape:
             scores = self._scores(images)
             chosen = tf.one_hot(labels, scores.shape[-1])
-            # Where a label is no class, nothing is chosen, and 0 / 0 is NaN.
+            # For a label that is not a class, this is 0 / 0, which is NaN.
             likelihoods = tf.reduce_sum(chosen * tf.nn.log_softmax(scores), -1) / tf.reduce_sum(chosen, -1)
             loss = -tf.reduce_mean(likelihoods)
         gradients = tape.gradient(loss, weights)
@@ -220,7 +220,7 @@ class _Learner:
         return {"restored": restored}
 
     def _scores(self, images: Any) -> Any:
-        """Returns what the softmax is taken of."""
+        """Returns the scores before the softmax."""
         import tensorflow as tf
 
         counts = [len(layer.weights) for layer in self.learning]
@@ -244,7 +244,7 @@ class _Learner:
         return follow(self.model, tf.cast(images, self.model.inputs[0].dtype), use)
 
     def _key(self, class_names: tuple[str, ...]) -> np.ndarray:
-        """Returns numbers that no other network has: they depend on all that does not learn."""
+        """Returns numbers that identify a network, from its classes and all weights that are not trained."""
         digest = hashlib.sha256(repr(class_names).encode())
         for layer in self.model.layers:
             learns = layer in self.learning
@@ -252,30 +252,30 @@ class _Learner:
             digest.update(f"{type(layer).__name__} {learns} {[weight.shape for weight in layer.weights]}".encode())
             for weight in () if learns else layer.get_weights():
                 digest.update(weight.tobytes())
-        # Three bytes are a whole number that float32 holds.
+        # float32 represents whole numbers of three bytes exactly.
         numbers = np.frombuffer(digest.digest()[: 3 * _KEY], "uint8").reshape(_KEY, 3) @ [1, 2**8, 2**16]
         return numbers.astype("float32")
 
 
 def _exactly(values: Any, shape: tuple[int, ...]) -> Any:
-    """Returns values; in the file, those of another size are an error."""
+    """Returns the values. In the file, values of another size raise an error."""
     import tensorflow as tf
 
-    # Splitting is where LiteRT compares sizes: what it would broadcast or resize to passes nowhere else unseen.
+    # LiteRT resizes its inputs and broadcasts without an error. Its split operation compares sizes.
     flat = tf.concat([tf.reshape(values, [-1]), tf.zeros([1], values.dtype)], 0)
     return tf.reshape(tf.split(flat, [math.prod(shape), 1])[0], shape)
 
 
 def _are_finite(tensors: list[Any]) -> Any:
-    """Says whether no number is NaN or infinite."""
+    """Returns whether all numbers are finite."""
     import tensorflow as tf
 
-    # LiteRT has no operation for it, and NaN is less than nothing.
+    # LiteRT has no operation for this. Comparisons with NaN are false.
     return tf.reduce_all([tf.reduce_all(tf.abs(tensor) < math.inf) for tensor in tensors])
 
 
 def _check_step(written: bytes, network: _Learner, images: np.ndarray) -> None:
-    """Raises a RuntimeError if a step of training in a file is not that of TensorFlow."""
+    """Raises a RuntimeError if a training step in a file differs from TensorFlow's."""
     from ai_edge_litert.interpreter import Interpreter
 
     interpreter = Interpreter(model_content=written)

@@ -253,7 +253,7 @@ def _mean_weights(layer: keras.Layer) -> np.ndarray:
 
 
 def _by_source(layers: list[np.ndarray], behind: list[np.ndarray]) -> np.ndarray:
-    """Averages over the channels of each source: a layer reads the input of the layer before it and its output."""
+    """Averages over the channels of each source: a layer reads what the layer before it reads and returns."""
     ends = [len(weights) for weights in layers]
     reuse = np.full((len(layers) + 1, len(layers) + len(behind)), np.nan, "float32")
     for reader, weights in enumerate([*layers, *behind]):
@@ -306,7 +306,7 @@ def _costs(part: PartSummary) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class _Field:
-    """Receptive field of a map's first pixel: image pixels `first` to `last`. The next pixel's is `stride` further."""
+    """Receptive field of a map's first pixel: image pixels `first` to `last`. The next one's is shifted by `stride`."""
 
     first: int = 0
     last: int = 0

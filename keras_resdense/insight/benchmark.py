@@ -23,8 +23,8 @@ class Timing:
         name: "inference" or "training step".
         seconds: Seconds of each batch.
         images_per_second: Images per second at their median.
-        peak_memory_mb: Peak memory of the process until then, over that before the network was built; None if the
-            operating system does not report it.
+        peak_memory_mb: Peak memory of the process so far, less its memory before the network was built, in MB; None if
+            the operating system does not report it.
     """
 
     name: str
@@ -41,9 +41,9 @@ class Measured:
         variant: Name of the variant.
         image_size: Side of its images, in pixels.
         batch_size: Images in a batch.
-        precision: Precision that it computed in.
+        precision: Precision of the computation.
         parameters: Trainable parameters.
-        macs: Multiply-adds of one image.
+        macs: Multiply-adds for one image.
         processor: Name of the processor.
         environment: Versions and cores, from `report.environment`.
         timings: Timings of "inference" and "training step".
@@ -62,9 +62,9 @@ class Measured:
     def __str__(self) -> str:
         versions = ", ".join(f"{name} {self.environment[name]}" for name in ("keras", "tensorflow"))
         head = [
-            f"{self.variant}: {self.parameters:,} parameters, {self.macs / 1e6:,.0f} million multiply-adds an image",
-            f"{self.image_size} × {self.image_size} pixels, {self.batch_size} at once, {self.precision}; {versions}; "
-            f"{self.environment['cores']} cores, {self.processor}",
+            f"{self.variant}: {self.parameters:,} parameters, {self.macs / 1e6:,.0f} million multiply-adds per image",
+            f"{self.image_size} × {self.image_size} pixels, batches of {self.batch_size}, {self.precision}; "
+            f"{versions}; {self.environment['cores']} cores, {self.processor}",
             f"\n{'':14}{'ms':>9}{'least–most':>17}{'images/s':>11}{'peak MB':>10}",
         ]
         return "\n".join(head + [_line(timing) for timing in self.timings])
@@ -75,7 +75,7 @@ def benchmark(
 ) -> Measured:
     """Times `predict` and the gradient steps of `fit` on random images, with Keras's defaults.
 
-    Peak memory is that of the process, so measure each network in a new one.
+    Peak memory is that of the process, so measure each network in a new process.
 
     Args:
         variant: Name of a variant.

@@ -45,11 +45,11 @@ _FOOT, _TALLEST = 0.3, 0.36
 def check_suffix(path: Path | str) -> None:
     """Raises a ValueError if the suffix is not a format of pictures."""
     if Path(path).suffix.lower() not in SUFFIXES:
-        raise ValueError(f"{path} does not end in {' or '.join(SUFFIXES)}, the formats that pictures can have.")
+        raise ValueError(f"{path} does not end in {' or '.join(SUFFIXES)}, the formats of pictures.")
 
 
 def save_figure(figure: Figure, path: Path | str) -> None:
-    """Writes a figure as PNG or SVG, by the file's suffix.
+    """Writes a figure as PNG or SVG, depending on the file's suffix.
 
     Raises:
         ValueError: If the suffix is neither.
@@ -69,7 +69,7 @@ def draw_network(model: keras.Model) -> Figure:
         model: Model that `summarise` accepts.
 
     Raises:
-        ValueError: If `summarise` raises one.
+        ValueError: If `summarise` refuses the model.
     """
     from matplotlib.figure import Figure
 
@@ -112,7 +112,7 @@ def draw_network(model: keras.Model) -> Figure:
 def draw_feature_reuse(reuse: Mapping[str, np.ndarray]) -> Figure:
     """Draws the result of `feature_reuse` as figure 5 of 1608.06993.
 
-    Each reader's weights are divided by its largest, because weights shrink with the number of channels a reader has.
+    Each reader's weights are divided by the largest of them, because readers of more channels have smaller weights.
     """
     from matplotlib.figure import Figure
 
@@ -140,18 +140,9 @@ def draw_gradient_norms(norms: Mapping[str, Sequence[GradientNorm]]) -> Figure:
 
     figure = Figure(figsize=(8, 4.5), layout="constrained")
     axes = figure.subplots()
-    for (name, values), colour, marker in zip(
-        norms.items(), (_BLUE, _ORANGE, "#009e73", "#cc79a7", "#e69f00", _INK), "os^Dvx", strict=False
-    ):
-        axes.plot(
-            range(1, len(values) + 1),
-            [value.norm for value in values],
-            color=colour,
-            marker=marker,
-            markersize=3,
-            linewidth=1,
-            label=name,
-        )
+    axes.set_prop_cycle(color=[_BLUE, _ORANGE, "#009e73", "#cc79a7", "#e69f00", _INK], marker=list("os^Dvx"))
+    for name, values in norms.items():
+        axes.plot(range(1, len(values) + 1), [value.norm for value in values], markersize=3, linewidth=1, label=name)
     axes.set(xlabel="convolution, from the image on", ylabel="norm of the kernel's gradient", yscale="log")
     axes.grid(alpha=0.3)
     axes.legend()
@@ -233,7 +224,7 @@ class _Sheet:
         return x + 0.15
 
     def ends(self, y: float, name: str, layers: list[keras.Layer]) -> float:
-        """Draws a stem or a head, a box for each layer worth naming; returns where they end."""
+        """Draws a stem or a head, with a box for each step, and returns the x coordinate of its end."""
         x = _LABELS
         for index, words in enumerate(_steps(layers)):
             self._flow(x - 0.15, x + 1.25, y)
@@ -243,7 +234,7 @@ class _Sheet:
         return x
 
     def turn(self, x: float, y: float, into: float) -> None:
-        """Leads from the end of a row to the start of the next."""
+        """Draws a line from the end of a row to the start of the next."""
         middle, start = y - 0.48, _LABELS - 0.15
         self.axes.plot([x, x, start, start], [y, middle, middle, into], color=_GREY, linewidth=1, zorder=0)
 
@@ -312,7 +303,7 @@ def _kind(layers: list[keras.Layer]) -> str | None:
 
 
 def _rows(blocks: Mapping[str, list[keras.Layer]]) -> dict[str, list[str]]:
-    """Maps each stage to its blocks, dense layers and transition; stem and head to none."""
+    """Maps each stage to its blocks, dense layers and transition. Stem and head have none."""
     rows = {}
     for name, layers in blocks.items():
         inside = _kind(layers) in ("block", "layer", "transition")

@@ -10,7 +10,7 @@ import keras
 from keras_resdense.graph import Place, placed_layers
 from keras_resdense.networks.model import Model
 
-#: Kinds and roles of the layers whose strides multiply, and of those that can end a level; the last one counts.
+#: Kinds and roles of the layers whose strides multiply, and of those that can end a level; the last one in it counts.
 _STRIDED = {("stem", "conv"), ("stem", "pool"), ("block", "conv"), ("transition", "pool")}
 _ENDS = {("stem", "conv"), ("stem", "relu"), ("block", "out"), ("layer", "out"), ("stage", "out")}
 

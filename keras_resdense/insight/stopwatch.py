@@ -1,4 +1,4 @@
-"""Timers for benchmarks. This file imports nothing from the package, so that peers can be timed by it, too."""
+"""Timers for benchmarks. This file imports nothing from the package, so it can also time peers."""
 
 from __future__ import annotations
 

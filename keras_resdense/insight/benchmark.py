@@ -11,7 +11,7 @@ from keras_resdense.insight import stopwatch
 from keras_resdense.insight.analysis import count_macs, count_parameters
 from keras_resdense.networks import zoo
 from keras_resdense.training import devices
-from keras_resdense.training.recipes import Settings
+from keras_resdense.training.recipes import PRECISIONS
 from keras_resdense.training.report import environment
 
 
@@ -82,7 +82,7 @@ def benchmark(
         image_size: Side of the images in pixels; default the published size.
         batch_size: Images in a batch.
         steps: Steps to time in each mode, after two warm-up steps.
-        precision: Precision, as in `Settings.precision`.
+        precision: One of `PRECISIONS`.
 
     Raises:
         ValueError: If the variant does not exist, or a number or the precision is not allowed.
@@ -90,10 +90,12 @@ def benchmark(
     for name, value in (("batch_size", batch_size), ("steps", steps)):
         if value < 1:
             raise ValueError(f"{name} is {value}; it must be at least 1.")
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision is {precision!r}; it must be one of {', '.join(PRECISIONS)}.")
     row = zoo.get_row(variant)
     side = row.stem.image_size if image_size is None else image_size
     before = stopwatch.memory_mb("VmRSS")
-    with devices.precision(Settings(precision=precision).precision):
+    with devices.precision(precision):
         model = zoo.create_model(variant, input_shape=(side, side, 3))
     images, labels = stopwatch.random_batch(batch_size, side, row.stem.classes)
 

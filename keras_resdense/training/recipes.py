@@ -20,6 +20,8 @@ from keras_resdense.data.plan import ImageRecipe
 
 #: File of a run with its recipe and settings.
 RECIPE_FILE = "recipe.json"
+#: Keras's dtype policies for training.
+PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -324,7 +326,8 @@ class Settings:
     Attributes:
         seed: Seed of initial weights, order and augmentation.
         strategy: "auto", "none", "mirrored" or "multiworker", see `keras_resdense.strategy`.
-        precision: "float32", "mixed_bfloat16" or "mixed_float16"; the last scales the loss.
+        precision: "float32", "mixed_bfloat16" or "mixed_float16", which scales the loss; "auto" for the fastest on this
+            machine, see `choose_precision`. A resumed run keeps the one that it began with.
         sync_batch_norm: Whether batch norm computes its statistics over all replicas together.
         steps_per_execution: Largest number of steps per call of the compiled function. The largest such number that
             divides an epoch is used.
@@ -356,7 +359,9 @@ class Settings:
 
     def __post_init__(self) -> None:
         require_kinds(self)
-        require_choice(self, "precision", ("float32", "mixed_bfloat16", "mixed_float16"))
+        require_choice(self, "precision", ("auto", *PRECISIONS))
+        named = f"one of {', '.join(PRECISIONS)} with xla, because steps are measured without it"
+        require(self, "precision", self.precision != "auto" or not self.xla, named)
         require_choice(self, "on_bad_image", ("error", "skip"))
         require_choice(self, "on_changed_data", ("error", "old_split"))
         require_choice(self, "strategy", ("auto", "none", "mirrored", "multiworker"))

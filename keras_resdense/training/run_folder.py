@@ -30,7 +30,7 @@ def choose_folder(parent: Path, name: str | None, recipe: Recipe, settings: Sett
     """
 
     def free(folder: Path) -> bool:
-        return is_untrained(folder) or _is_unfinished(folder, recipe, settings)
+        return is_untrained(folder) or begun_settings(folder, recipe, settings) is not None
 
     if name is None:
         default = f"{recipe.model}_{Path(recipe.data).name}"
@@ -117,11 +117,15 @@ def is_untrained(folder: Path) -> bool:
     )
 
 
-def _is_unfinished(folder: Path, recipe: Recipe, settings: Settings) -> bool:
+def begun_settings(folder: Path, recipe: Recipe, settings: Settings) -> Settings | None:
+    """Returns the settings that an unfinished run began with; None if the folder does not hold this run."""
     described = folder / RECIPE_FILE
     complete = (folder / report.RESULTS_FILE).exists()
     if complete or not described.exists():
-        return False
+        return None
     before, how = read(described)
     # This setting concerns resuming and is not part of the run's identity.
-    return (before, dataclasses.replace(how, on_changed_data=settings.on_changed_data)) == (recipe, settings)
+    same = dataclasses.replace(settings, on_changed_data=how.on_changed_data)
+    if settings.precision == "auto":
+        same = dataclasses.replace(same, precision=how.precision)
+    return how if (before, how) == (recipe, same) else None

@@ -11,6 +11,7 @@ import importlib.util
 import shutil
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import keras
 
@@ -32,6 +33,7 @@ from keras_resdense.progress import keras_verbosity
 from keras_resdense.training import accumulation, checkpoints, report, workers
 from keras_resdense.training.agreement import check_data, check_workers, naming_changed_files, stopping_together
 from keras_resdense.training.checkpoints import Position
+from keras_resdense.training.choosing_precision import choose_precision
 from keras_resdense.training.classifier import build_classifier, image_size_of, network, plan_of, quantised
 from keras_resdense.training.devices import precision, strategy
 from keras_resdense.training.evaluation import evaluate
@@ -41,6 +43,7 @@ from keras_resdense.training.run_checkpoint import RunCheckpoint, stopping_on_re
 from keras_resdense.training.run_folder import (
     TENSORBOARD,
     begin,
+    begun_settings,
     check_kept,
     choose_folder,
     claimed,
@@ -49,6 +52,9 @@ from keras_resdense.training.run_folder import (
     split_of,
 )
 from keras_resdense.training.run_progress import RunProgress
+
+if TYPE_CHECKING:
+    from keras_resdense.networks.layers import Network
 
 #: Formats that a run exports.
 FORMATS = ("keras", "saved_model", "tflite")
@@ -135,6 +141,9 @@ def train(
 
         # The model.
         plan, channels = plan_of(recipe, data, row, settings.seed), data.image_shape[2]
+        if settings.precision == "auto":
+            begun = begun_settings(target, recipe, settings) if chief else None
+            settings = dataclasses.replace(settings, precision=_precision(plan, row, channels, devices, begun))
         with precision(settings.precision):
             keras.utils.set_random_seed(settings.seed)
             normalisation = pixel_statistics(data.train, plan.contract(channels))
@@ -183,6 +192,23 @@ def train(
             report.write(target, results)
         shutil.rmtree(target / "checkpoints", ignore_errors=True)
         return Run(folder=target, model=final, accuracy=results.accuracy, exports=exports)
+
+
+def _precision(plan: Plan, row: Network, channels: int, devices, begun: Settings | None) -> str:
+    """Returns the precision that the chief chooses for all workers: that of the run's start, or the fastest."""
+    found = ""
+    if workers.is_chief(devices):
+        batch = max(1, plan.recipe.batch_size // devices.num_replicas_in_sync // plan.recipe.accumulation)
+        # Weights do not change the time, and may have to be downloaded.
+        blank = dataclasses.replace(plan, recipe=dataclasses.replace(plan.recipe, weights=""))
+        normalisation = [0.0] * channels, [1.0] * channels
+
+        def build() -> keras.Model:
+            return build_classifier(row, blank, normalisation, channels)
+
+        found, why = (begun.precision, "The run began with it.") if begun else choose_precision(build, batch)
+        print(f"Precision: {found}. {why}", flush=True)
+    return workers.gather(devices, found)[0]
 
 
 def _fit(

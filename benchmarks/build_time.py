@@ -17,8 +17,10 @@ from pathlib import Path
 
 import keras
 from keras import applications
+from pages import add_json, cell, describe, save, table
 
 import keras_resdense
+from keras_resdense.insight import stopwatch
 
 PAIRS = {
     "resnet50v1": applications.ResNet50,
@@ -46,24 +48,34 @@ def seconds_to_import() -> float:
     return float(subprocess.run([sys.executable, "-c", timed], capture_output=True, text=True, check=True).stdout)
 
 
+def tables(found: dict) -> dict[str, str]:
+    rows = []
+    for variant, pairs in found["networks"].items():
+        ours, theirs = (statistics.median(column) for column in zip(*pairs, strict=True))
+        rows.append((variant, cell(ours), cell(theirs), cell(statistics.median(a / b for a, b in pairs))))
+    measured = f"Measured on {describe(found['machine'])} with Keras {found['keras']}, in {found['rounds']} rounds."
+    imported = f"Importing the package after Keras takes {statistics.median(found['import']):.3f} s."
+    header = ("network", "ours, s", "keras.applications', s", "ratio")
+    return {"build_time": f"{measured} {imported}\n\n{table(header, rows)}"}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=5, help="rounds of each pair; default %(default)s")
-    rounds = parser.parse_args().rounds
+    add_json(parser, __file__)
+    options = parser.parse_args()
 
-    print(f"keras {keras.__version__}; medians of {rounds} rounds\n{'variant':20}{'ours':>8}{'theirs':>8}{'ratio':>7}")
+    found = {"machine": stopwatch.machine(), "keras": keras.__version__, "rounds": options.rounds, "networks": {}}
     for variant, theirs in PAIRS.items():
-        pairs = [
+        found["networks"][variant] = [
             (seconds(partial(keras_resdense.create_model, variant)), seconds(partial(theirs, weights=None)))
-            for _ in range(rounds)
+            for _ in range(options.rounds)
         ]
-        ours, peer = (statistics.median(column) for column in zip(*pairs, strict=True))
-        ratio = statistics.median(a / b for a, b in pairs)
-        print(f"{variant:20}{ours:7.2f}s{peer:7.2f}s{ratio:7.2f}", flush=True)
-
+        print(f"{variant}: {found['networks'][variant]}", flush=True)
     compileall.compile_dir(Path(keras_resdense.__file__).parent, quiet=1)
-    added = statistics.median(seconds_to_import() for _ in range(rounds))
-    print(f"import keras_resdense adds {added:.3f} s to import keras")
+    found["import"] = [seconds_to_import() for _ in range(options.rounds)]
+    save(options.json, found)
+    print(tables(found)["build_time"])
 
 
 if __name__ == "__main__":

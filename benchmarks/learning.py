@@ -2,7 +2,7 @@
 
     python benchmarks/learning.py [--batch 10] [--size 224] NAMES …
 
-A name is a run's folder or a variant, which gets random weights. Prints a line for the head and one for the last stage.
+A name is a run's folder or a variant, which gets random weights. The head learns, or the last stage.
 """
 
 import argparse
@@ -13,10 +13,13 @@ import sys
 import tempfile
 from pathlib import Path
 
+from pages import add_json, describe, save, table
+
 import keras_resdense
 from keras_resdense.exporting.formats import EXPORTERS
 from keras_resdense.exporting.read import load_model
 from keras_resdense.exporting.trainable import LEARNS
+from keras_resdense.insight import stopwatch
 
 #: Program that measures a file. Memory is the peak of its process in MB, beyond that without a file.
 DEVICE = """
@@ -41,8 +44,29 @@ for _ in range(6):
     run("train", learning_rate=numpy.float32(1e-3))
     times.append(1000 * (time.perf_counter() - before))
 weights = interpreter.get_signature_runner("save")()["weights"]
-print(json.dumps([weights.nbytes / 1e6, answering, memory() - start, statistics.median(times[1:])]))
+print(json.dumps({
+    "weights": weights.nbytes, "predict_mb": answering, "train_mb": memory() - start,
+    "step_ms": statistics.median(times[1:]),
+}))
 """
+
+
+def tables(found: dict) -> dict[str, str]:
+    rows = (
+        (
+            one["network"],
+            one["learns"],
+            f"{one['bytes'] / 1e6:.2f} MB",
+            f"{one['weights'] / 1e3:,.0f} kB",
+            f"{one['predict_mb']:.1f} MB",
+            f"{one['train_mb']:.1f} MB",
+            f"{one['step_ms']:.1f} ms",
+        )
+        for one in found["files"]
+    )
+    header = ("network", "trained", "file", "saved weights", "memory to predict", "memory to train", "time per step")
+    measured = f"Measured on one of {describe(found['machine'])}, in batches of {found['batch']} images."
+    return {"learning": f"{measured}\n\n{table(header, rows, words=2)}"}
 
 
 def main() -> None:
@@ -50,8 +74,9 @@ def main() -> None:
     parser.add_argument("names", nargs="+")
     parser.add_argument("--batch", type=int, default=10)
     parser.add_argument("--size", type=int, default=224)
+    add_json(parser, __file__)
     options = parser.parse_args()
-    print(f"{'network':36}{'learns':12}{'file':>10}{'saved':>10}{'answering':>12}{'learning':>12}{'a step':>12}")
+    found = {"machine": stopwatch.machine(), "batch": options.batch, "files": []}
     for name in options.names:
         model = (
             load_model(Path(name), compile=False)
@@ -65,12 +90,11 @@ def main() -> None:
                 done = subprocess.run(
                     [sys.executable, "-c", DEVICE, str(made.path)], check=True, capture_output=True, text=True
                 )
-            saved, answering, learning, step = json.loads(done.stdout)
-            print(
-                f"{Path(name).name:36}{learns:12}{made.size / 1e6:7.2f} MB{saved:7.2f} MB{answering:9.1f} MB"
-                f"{learning:9.1f} MB{step:9.1f} ms",
-                flush=True,
-            )
+            row = {"network": model.name, "learns": learns, "bytes": made.size} | json.loads(done.stdout)
+            print(row, flush=True)
+            found["files"].append(row)
+    save(options.json, found)
+    print(tables(found)["learning"])
 
 
 if __name__ == "__main__":

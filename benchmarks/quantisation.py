@@ -4,18 +4,18 @@
     python benchmarks/quantisation.py saved_models/resnet20 [more runs …] [--calibration-images 256]
 
 Each run is exported in float32 and in the four quantised forms and measured on all its held-out images. "stages"
-are the signal-to-noise ratios, in decibels, at the end of each stage and at the output.
+are the signal-to-noise ratios, in decibels, at the end of each stage and at the output. Those of each layer of the
+committed networks go to `noise.json`, for a picture of the documentation.
 
-    python benchmarks/quantisation.py saved_models/resnet20 --learn 100 [--json FILE]
+    python benchmarks/quantisation.py saved_models/resnet20 --learn 100
 
-A line for weights of 8 and of 4 bits: accuracy as calibrated, after so many batches of quantisation-aware training, and
-that of the exported file, which is compared with the network on all held-out images.
+Weights of 8 and of 4 bits: accuracy as calibrated, after so many batches of quantisation-aware training, and that of
+the exported file, which is compared with the network on all held-out images.
 """
 
 import argparse
 import dataclasses
 import itertools
-import json
 import math
 import re
 import tempfile
@@ -24,6 +24,7 @@ from typing import Any
 
 import keras
 import numpy as np
+from pages import add_json, cell, load, replace, save, table
 
 from keras_resdense import quantisation_aware, runs
 from keras_resdense.data.batches import take_images
@@ -35,9 +36,18 @@ from keras_resdense.exporting.quantisation import signal_to_noise
 from keras_resdense.exporting.read import load_model
 from keras_resdense.training import recipes
 
-FORMATS = ("tflite", "tflite_float16", "tflite_dynamic", "tflite_int8", "tflite_int16x8")
+FORMATS = {
+    "tflite": "float32",
+    "tflite_float16": "float16",
+    "tflite_dynamic": "dynamic",
+    "tflite_int8": "int8",
+    "tflite_int16x8": "int16×8",
+}
 #: Formats whose files name operations as that of float32 does.
 REPORTED = ("tflite_dynamic", "tflite_int8", "tflite_int16x8")
+#: Runs and formats whose noise in each layer is drawn.
+DRAWN = ("resnet20_fashion_mnist", "densenetbc40_12_fashion_mnist")
+DRAWN_FORMATS = ("tflite_int8", "tflite_int16x8")
 #: Images that noise is measured on.
 IMAGES = 32
 #: How quantisation-aware training is done, and how many images set its first ranges.
@@ -51,27 +61,31 @@ def stages(decibels: dict[str, float]) -> dict[str, float]:
     return ends | {"output": list(decibels.values())[-1]}
 
 
-def measure(run: Path, calibration_images: int) -> None:
+def measure(run: Path, calibration_images: int, noise: dict[str, dict]) -> dict[str, Any]:
+    """Returns the measurements of a run's formats, and adds the noise of each layer to `noise`."""
     recipe, _ = recipes.read(run / recipes.RECIPE_FILE)
     data = load_data(recipe.data)
     # Accuracy is what is asked for here: none is too low to be told.
     rows = [dataclasses.replace(EXPORTERS[name], tolerance=math.inf, threads=(2,)) for name in FORMATS]
     chosen = ExportImages(calibration_images=calibration_images, compared_images=data.test.count)
+    found, layers = {}, {}
     with tempfile.TemporaryDirectory() as folder:
         exports = runs.export_run(run, rows, chosen, Path(folder))
         size = load_model(run, compile=False).input_shape[1:3]
         contract = Plan(recipe=recipe, size=size, classes=len(data.class_names)).contract(data.image_shape[2])
         images, _ = take_images(data.test, contract, IMAGES)
-        print(f"\n{run.name}: {recipe.model}, {data.test.count:,} images, {calibration_images} for calibration\n")
-        print("| format | accuracy | loss in points | agreement | MB | stages |\n|---|---:|---:|---:|---:|---|")
         for name, made in zip(FORMATS, exports, strict=True):
-            ends = stages(signal_to_noise(made.path, exports[0].path, images)) if name in REPORTED else {}
-            lost = 100 * (exports[0].accuracy - made.accuracy)
-            print(
-                f"| {name} | {made.accuracy:.2%} | {lost:.2f} | {made.agreement:.2%} | {made.size / 1e6:.2f} |"
-                f" {', '.join(f'{stage} {ratio:.1f}' for stage, ratio in ends.items())} |",
-                flush=True,
-            )
+            found[name] = {"accuracy": made.accuracy, "agreement": made.agreement, "bytes": made.size}
+            if name in REPORTED:
+                decibels = signal_to_noise(made.path, exports[0].path, images)
+                found[name]["stages"] = stages(decibels)
+                layers[name] = {layer: round(ratio, 1) for layer, ratio in decibels.items()}
+    if run.name in DRAWN:
+        noise[run.name] = {name: layers[name] for name in DRAWN_FORMATS}
+    return {"run": run.name, "model": recipe.model, "data": recipe.data, "images": data.test.count} | {
+        "calibration_images": calibration_images,
+        "formats": found,
+    }
 
 
 def learn(run: Path, batches: int) -> dict[str, Any]:
@@ -81,9 +95,6 @@ def learn(run: Path, batches: int) -> dict[str, Any]:
     train, classes = take_images(data.train, contract, batches * BATCH)
     test, labels = take_images(data.test, contract, data.test.count)
     floats, rows = accuracy(model, test, labels), {}
-    print(f"\n{run.name}: {recipe.model}, {floats:.2%} in floats, {batches} batches of {BATCH}\n")
-    print("| bits | as calibrated | learned | file | MB | ms an image | same answer as the network | its steps off |")
-    print("|---:|---:|---:|---:|---:|---:|---:|---|")
     for bits in (8, 4):
         aware = quantisation_aware(model, train[:CALIBRATION], weight_bits=bits)
         before = accuracy(aware, test, labels)
@@ -95,14 +106,35 @@ def learn(run: Path, batches: int) -> dict[str, Any]:
             made = export(aware, Path(folder) / "m.tflite", "tflite_int8", test, labels)
             outputs = EXPORTERS["tflite_int8"].read(made.path, 2)(test)
         off = np.abs(outputs - aware.predict(test, verbose=0)).max(axis=-1) * 256
-        shares = ", ".join(f"≤ {most}: {(off <= most).mean():.1%}" for most in (0, 1, 4))
-        print(
-            f"| {bits} | {before:.2%} | {after:.2%} | {made.accuracy:.2%} | {made.size / 1e6:.2f} |"
-            f" {min(made.latency.values()):.2f} | {made.agreement:.2%} | {shares}, most {off.max():.0f} |",
-            flush=True,
+        rows[bits] = {"calibrated": before, "learned": after, "file": made.accuracy, "agreement": made.agreement}
+        rows[bits] |= {"equal": float((off <= 0).mean()), "near": float((off <= 1).mean()), "bytes": made.size}
+    return {"run": run.name, "model": recipe.model, "batches": batches, "float": floats, "bits": rows}
+
+
+def tables(found: dict[str, list[dict]]) -> dict[str, str]:
+    rows = []
+    for one in found["formats"]:
+        exact = one["formats"]["tflite"]["accuracy"]
+        for name, made in one["formats"].items():
+            *ends, output = made.get("stages", {"": None}).values()
+            same = "" if name == "tflite" else f"{made['agreement']:.2%}"
+            lost = "" if name == "tflite" else f"{100 * (exact - made['accuracy']):.2f}"
+            cells = (f"{made['accuracy']:.2%}", lost, same, ", ".join(f"{ratio:.0f}" for ratio in ends))
+            rows.append((one["model"] if name == "tflite" else "", FORMATS[name], *cells, cell(output, ".1f")))
+    header = ("network", "format", "accuracy", "points lost", "same answer", "at the stages' ends, dB", "output, dB")
+    learned = (
+        (
+            one["model"],
+            f"{bits} bits",
+            *(f"{made[key]:.2%}" for key in ("calibrated", "learned", "file", "agreement")),
+            *(f"{made[key]:.1%}" for key in ("equal", "near")),
         )
-        rows[bits] = {"calibrated": before, "learned": after, "file": made.accuracy}
-    return {"model": recipe.model, "batches": batches, "float": floats, "bits": rows}
+        for one in found["learned"]
+        for bits, made in one["bits"].items()
+    )
+    words = ("network", "weights", "as calibrated", "learned", "file", "file gives the same answer", "outputs equal")
+    texts = {"learned": table((*words, "within one step of 1/256"), learned, words=2)}
+    return texts | ({"quantisation": table(header, rows, words=2)} if rows else {})
 
 
 def accuracy(model: keras.Model, images: np.ndarray, labels: np.ndarray) -> float:
@@ -116,15 +148,19 @@ def main() -> None:
     parser.add_argument(
         "--learn", type=int, metavar="BATCHES", help="train for so many batches, and measure that alone"
     )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="with --learn: write the accuracies to a file")
+    add_json(parser, __file__)
     options = parser.parse_args()
-    if options.learn:
-        learned = [learn(run, options.learn) for run in options.runs]
-        if options.json:
-            options.json.write_text(json.dumps(learned, indent=2) + "\n")
-    else:
-        for run in options.runs:
-            measure(run, options.calibration_images)
+    found = load(options.json, {"formats": [], "learned": []})
+    for run in options.runs:
+        if options.learn:
+            found["learned"] = replace(found["learned"], learn(run, options.learn), "run")
+        else:
+            noise = load(options.json.with_name("noise.json"), {})
+            found["formats"] = replace(found["formats"], measure(run, options.calibration_images, noise), "run")
+            save(options.json.with_name("noise.json"), noise)
+        save(options.json, found)
+    for text in tables(found).values():
+        print(f"{text}\n")
 
 
 if __name__ == "__main__":

@@ -17,16 +17,27 @@ import subprocess
 import sys
 import time
 import zlib
-from collections.abc import Iterator
 from pathlib import Path
 
+from pages import add_json, describe, save, table
 from photos import make_images
+
+from keras_resdense.insight import stopwatch
 
 #: Numbers of ImageNet's training images, held-out images and classes.
 TRAIN, VALIDATION, CLASSES = 1_281_167, 50_000, 1000
 SIDE, BATCH = 64, 64
 #: Steps after which the batches of a resumed and an uninterrupted training are compared.
 COMPARED = 5
+#: Columns of the table: what was measured, and how many digits to show.
+COLUMNS = {
+    "known, s": ("known", 1),
+    "agreed, s": ("agreed", 1),
+    "first step, s": ("first_step", 1),
+    "MB": ("first_step_mb", 0),
+    "middle of an epoch, s": ("middle_of_epoch", 1),
+    "an epoch, s": ("epoch", 1),
+}
 
 
 def link(originals: Path, to: Path, count: int) -> None:
@@ -123,11 +134,16 @@ def start_workers(data: Path, workers: int) -> list[dict]:
     return [json.loads(output.splitlines()[-1]) for output in outputs]
 
 
-@contextlib.contextmanager
-def timed(what: str) -> Iterator[None]:
-    begun = time.perf_counter()
-    yield
-    print(f"{what}: {time.perf_counter() - begun:.0f} s", flush=True)
+def tables(found: dict) -> dict[str, str]:
+    rows = []
+    for start in found["starts"]:
+        most = {key: max(one[key] for one in start["processes"]) for key in start["processes"][0]}
+        figures = (f"{most[key]:.{digits}f}" for key, digits in COLUMNS.values())
+        rows.append((start["data"], str(start["workers"]), *figures, "yes" if start["right"] else "no"))
+    header = ("data", "workers", *COLUMNS, "all images, resumed alike")
+    prepared = f" Checking and preparing all images took {found['preparing_s'] / 60:.0f} minutes."
+    measured = f"Measured on {describe(found['machine'])}.{prepared if 'preparing_s' in found else ''}"
+    return {"rehearsal": f"{measured}\n\n{table(header, rows)}"}
 
 
 def main() -> None:
@@ -139,6 +155,7 @@ def main() -> None:
         "--side", type=int, default=96, help="shorter side of the images, in pixels; default %(default)s"
     )
     parser.add_argument("--workers", type=int, default=4, help="workers at the same time; default %(default)s")
+    add_json(parser, __file__)
     parser.add_argument("--as-worker", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.as_worker:
@@ -152,32 +169,25 @@ def main() -> None:
     prepared = options.folder / f"prepared-{options.images}"
     if not originals.is_dir():
         make_images(originals, options.originals, options.side)
-    with timed("linking"):
-        link(originals, folder, options.images)
+    link(originals, folder, options.images)
+    found = {"machine": stopwatch.machine(), "starts": []}
     if not prepared.is_dir():
-        with timed("checking and preparing"):
-            subprocess.run([sys.executable, "-m", "keras_resdense", "prepare", folder, "--to", prepared], check=True)
-
-    print(
-        "\n| data | workers | known, s | agreed, s | first step, s | MB | middle of an epoch, s | an epoch, s ", end=""
-    )
-    print("| all images, resumed alike |\n|---|---:|---:|---:|---:|---:|---:|---:|---|")
+        begun = time.perf_counter()
+        subprocess.run([sys.executable, "-m", "keras_resdense", "prepare", folder, "--to", prepared], check=True)
+        found["preparing_s"] = time.perf_counter() - begun
     totals = set()
     for name, data in (("originals", originals), ("folder", folder), ("prepared", prepared)):
         for workers in (1, options.workers):
-            found = start_workers(data, workers)
-            most = {key: max(one[key] for one in found) for key in found[0]}
-            right = all(one["resumed_alike"] for one in found)
+            processes = start_workers(data, workers)
+            right = all(one["resumed_alike"] for one in processes)
             if name == "prepared":
                 # Each worker reads its own part of the files, and together they must read what one reads alone.
-                totals.add(sum(one["total"] for one in found))
-                right &= sum(one["seen"] for one in found) == options.images and len(totals) == 1
-            print(
-                f"| {name} | {workers} | {most['known']:.1f} | {most['agreed']:.1f} | {most['first_step']:.1f}"
-                f" | {most['first_step_mb']:.0f} | {most['middle_of_epoch']:.1f} | {most['epoch']:.1f}"
-                f" | {'yes' if right else 'no'} |",
-                flush=True,
-            )
+                totals.add(sum(one["total"] for one in processes))
+                right &= sum(one["seen"] for one in processes) == options.images and len(totals) == 1
+            found["starts"].append({"data": name, "workers": workers, "right": right, "processes": processes})
+            save(options.json, found)
+            print(found["starts"][-1], flush=True)
+    print(tables(found)["rehearsal"])
 
 
 if __name__ == "__main__":

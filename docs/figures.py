@@ -1,7 +1,7 @@
 """Draws the pictures of the pages, which follow a reader's light or dark colours: `python docs/figures.py`.
 
 `PYTHONPATH=. python docs/figures.py page` also takes the picture of the web page, after `npm run build` in
-`examples/web`. `python docs/figures.py noise` first measures the noise of the committed networks' layers again.
+`examples/web`.
 """
 
 import io
@@ -221,8 +221,6 @@ def photograph_page(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    if sys.argv[1:] == ["noise"]:
-        guide_figures.measure_noise()
     draw(FOLDER)
     draw_icons(WEB / "icons")
     if sys.argv[1:] == ["page"]:

@@ -3,7 +3,6 @@
 import json
 import re
 import statistics
-import tempfile
 from pathlib import Path
 
 from drawing import BLUE, GREEN, INK, ORANGE, PURPLE, arrow, bare, box, canvas, column, plus, write
@@ -171,7 +170,7 @@ def phone_files():
 
 def quantised_accuracy():
     """Draws the accuracy of networks with 8- and 4-bit weights, from `benchmarks/quantisation.json`."""
-    networks = json.loads(QUANTISATION.read_text())
+    networks = json.loads(QUANTISATION.read_text())["learned"]
     figure = Figure(figsize=(7.2, 2.7), layout="constrained")
     both = figure.subplots(1, len(networks), sharey=True, squeeze=False)[0]
     for axes, network in zip(both, networks, strict=True):
@@ -204,26 +203,6 @@ def moving_average():
     axes.set_ylabel("% of the initial value left", color=INK)
     bare(axes)
     return axes
-
-
-def measure_noise():
-    """Writes the signal-to-noise ratio of each layer of the committed networks, for `noise_by_layer`."""
-    from keras_resdense import export, load_data, load_model
-    from keras_resdense.data.batches import take_images
-    from keras_resdense.exporting.quantisation import signal_to_noise
-
-    data, measured = load_data("fashion_mnist"), {}
-    for run in RUNS:
-        model = load_model(ROOT / "saved_models" / run / "model.keras")
-        calibration, _ = take_images(data.train, model.image_contract, 256)
-        images, labels = take_images(data.test, model.image_contract, 1024)
-        with tempfile.TemporaryDirectory() as folder:
-            exact = export(model, f"{folder}/model.tflite", "tflite", images, labels)
-            for format in QUANTISED:
-                made = export(model, f"{folder}/{format}.tflite", format, images, labels, calibration=calibration)
-                ratios = signal_to_noise(made.path, exact.path, images[:32])
-                measured.setdefault(run, {})[format] = {name: round(ratio, 1) for name, ratio in ratios.items()}
-    NOISE.write_text(json.dumps(measured, indent=1) + "\n")
 
 
 def noise_by_layer():

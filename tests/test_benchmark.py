@@ -188,7 +188,7 @@ def test_pages_hold_what_was_measured(contest):
 def test_all_benchmarks_run_though_one_fails(contest, tmp_path, monkeypatch, capsys):
     import run_all
 
-    for name, code in {"good": "print(1)", "bad": "raise SystemExit(3)"}.items():
+    for name, code in {"good": "import sys; print(sys.argv[1:])", "bad": "raise SystemExit(3)"}.items():
         (tmp_path / f"{name}.py").write_text(code)
     monkeypatch.setattr(run_all, "HERE", tmp_path)
     monkeypatch.setattr(run_all, "BENCHMARKS", {"bad": (1, "bad.py", "good.py"), "good": (2, "good.py {peers}")})
@@ -196,6 +196,7 @@ def test_all_benchmarks_run_though_one_fails(contest, tmp_path, monkeypatch, cap
     monkeypatch.setattr(sys, "argv", ["run_all.py", str(tmp_path)])
     with pytest.raises(SystemExit, match="Failed: bad. Again: run_all.py .* bad$"):
         run_all.main()
-    assert (tmp_path / "good.log").read_text() == "1\n" and not (tmp_path / "bad.log").read_text()
+    assert (tmp_path / "good.log").read_text() == f"[{str(tmp_path)!r}]\n"
+    assert (tmp_path / "bad.log").read_text() == ""
     printed = capsys.readouterr().out
     assert "1 of 2: bad, about 1 min (0 min passed, about 3 min left)" in printed and printed.endswith("written\n")

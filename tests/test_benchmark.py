@@ -191,10 +191,12 @@ def test_all_benchmarks_run_though_one_fails(contest, tmp_path, monkeypatch, cap
     for name, code in {"good": "import sys; print(sys.argv[1:])", "bad": "raise SystemExit(3)"}.items():
         (tmp_path / f"{name}.py").write_text(code)
     monkeypatch.setattr(run_all, "HERE", tmp_path)
-    monkeypatch.setattr(run_all, "BENCHMARKS", {"bad": (1, "bad.py", "good.py"), "good": (2, "good.py {peers}")})
+    commands = (("bad", 1, "bad.py"), ("bad", 0, "good.py"), ("good", 2, "good.py {peers}"))
+    monkeypatch.setattr(run_all, "COMMANDS", commands)
+    monkeypatch.setattr(run_all, "NAMES", ("bad", "good"))
     monkeypatch.setattr(run_all, "write_pages", lambda: print("written"))
     monkeypatch.setattr(sys, "argv", ["run_all.py", str(tmp_path)])
-    with pytest.raises(SystemExit, match="Failed: bad. Again: run_all.py .* bad$"):
+    with pytest.raises(SystemExit, match=r"Failed: bad \(see their logs\). Again: run_all.py .* bad$"):
         run_all.main()
     assert (tmp_path / "good.log").read_text() == f"[{str(tmp_path)!r}]\n"
     assert (tmp_path / "bad.log").read_text() == ""

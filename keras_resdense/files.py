@@ -48,6 +48,11 @@ def staged(path: Path, size: int = 0) -> Iterator[Path]:
         ) from error
 
 
+def keras_home() -> Path:
+    """Returns Keras's folder for downloads."""
+    return Path(os.environ.get("KERAS_HOME", Path.home() / ".keras"))
+
+
 def write_text(path: Path, text: str) -> None:
     """Writes a text file in UTF-8 as `staged` does."""
     with staged(path) as temporary:

@@ -395,7 +395,7 @@ def test_images_that_changed_after_the_check_are_named(images):
     (images / "Katze" / "3.png").write_bytes(encode(colours()))
     found = "\n".join(loaded.recheck())
     assert (
-        "1.png: No such file" in found and "2.png: not an image" in found and "3.png: changed after its check" in found
+        "1.png: No such file" in found and "2.png: not an image" in found and "3.png: another size than before" in found
     )
     plan = plan_of(Recipe(batch_size=16), classes=2)
     with pytest.raises(ValueError, match="(?s)have changed since they were checked.*1.png.*same command"):

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from keras_resdense.data.decoding import decode_image, is_plain_jpeg
-from keras_resdense.files import staged
+from keras_resdense.files import keras_home, staged
 from keras_resdense.progress import progress
 
 #: Number of files per batch of work for the threads.
@@ -140,8 +140,8 @@ def _stamp_if_any(name: bytes) -> tuple[int, int]:
 
 
 def _memory(root: Path) -> Path:
-    home = Path(os.environ.get("KERAS_HOME", Path.home() / ".keras"))
-    return home / "keras_resdense" / "checked" / f"{hashlib.sha256(os.fsencode(root.resolve())).hexdigest()[:16]}.npz"
+    name = hashlib.sha256(os.fsencode(root.resolve())).hexdigest()[:16]
+    return keras_home() / "keras_resdense" / "checked" / f"{name}.npz"
 
 
 def _remembered(memory: Path) -> tuple[dict[bytes, int], np.ndarray]:

@@ -63,7 +63,7 @@ def part_of(image: tf.Tensor) -> Callable[[Any], Any]:
     return part
 
 
-def whole(shape: tf.Tensor, size: tuple[int, int], key: tf.Tensor | None = None) -> View:
+def whole(shape: tf.Tensor, size: tuple[int, int], key: tf.Tensor) -> View:
     """Returns the whole image, resized without keeping its aspect ratio."""
     import tensorflow as tf
 

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
-from keras_resdense.data.checking import check_images
+from keras_resdense.data.checking import Checked, check_images
 from keras_resdense.data.decoding import SUFFIXES, decode_image
 from keras_resdense.data.encoded import open_encoded
 from keras_resdense.data.examples import Examples, ImageData, in_memory, split_stratified
@@ -72,11 +72,6 @@ def load_folder(root: Path, on_bad_image: str = "error", split: Path | None = No
     used = [*found.train.paths, *found.test.paths]
     sizes = np.concatenate([found.train.sizes, found.test.sizes])
 
-    def recheck() -> list[str]:
-        now = check_images(used, root)
-        now_bad = dict.fromkeys(np.flatnonzero(now.sizes != sizes).tolist(), "changed after its check") | now.faults
-        return [f"{_printable(used[n])}: {now_bad[n]}" for n in sorted(now_bad)]
-
     return ImageData(
         name=root.resolve().name,
         train=_examples(found.train),
@@ -84,7 +79,7 @@ def load_folder(root: Path, on_bad_image: str = "error", split: Path | None = No
         class_names=found.class_names,
         image_shape=(None, None, 3),
         contents=_contents(root, found),
-        recheck=recheck,
+        recheck=lambda: _check_again(used, sizes, root)[1],
         write_split=lambda path: _write_split(path, root, found),
     )
 
@@ -142,6 +137,13 @@ def find_images(root: Path, on_bad_image: str = "error") -> ImageFolder:
     return ImageFolder(class_names=names, train=train, test=test, faults=faults)
 
 
+def _check_again(paths: list[str], sizes: np.ndarray, root: Path) -> tuple[Checked, list[str]]:
+    """Checks files whose sizes are known, and returns a line for each that has changed or cannot be read."""
+    now = check_images(paths, root)
+    bad = dict.fromkeys(np.flatnonzero(now.sizes != sizes).tolist(), "another size than before") | now.faults
+    return now, [f"{_printable(paths[n])}: {bad[n]}" for n in sorted(bad)]
+
+
 def _write_split(path: Path, root: Path, found: ImageFolder) -> None:
     parts = {
         use: [
@@ -171,10 +173,9 @@ def _find_again(root: Path, split: Path) -> ImageFolder:
             raise ValueError("it has labels without a class name")
     except (OSError, EOFError, ValueError, KeyError, TypeError, OverflowError, zlib.error) as error:
         raise ValueError(f"{split} is damaged ({error}), so it is not known which images were held out.") from error
-    checked = check_images(paths, root)
-    faults = dict.fromkeys(np.flatnonzero(checked.sizes != sizes).tolist(), "another size than before") | checked.faults
+    checked, faults = _check_again(paths, sizes, root)
     if faults:
-        listed = "\n  ".join(f"{_printable(paths[number])}: {faults[number]}" for number in sorted(faults))
+        listed = "\n  ".join(faults)
         raise ValueError(f"{len(faults)} images of the split in {split} have changed:\n  {listed}\nPut them back.")
     train, test = (
         Files(paths=paths[part], labels=labels[part], sizes=checked.sizes[part], plain=checked.plain[part])

@@ -11,7 +11,7 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
-from keras_resdense.files import digest_of, staged
+from keras_resdense.files import digest_of, keras_home, staged
 from keras_resdense.pretrained.catalogue import WeightSet
 from keras_resdense.progress import progress
 from keras_resdense.servers import find_silent
@@ -93,8 +93,7 @@ def _bars_on_terminals_only() -> Iterator[None]:
 
 def _from_keras(location: str) -> Path:
     file, md5 = location.split("#")
-    home = Path(os.environ.get("KERAS_HOME", Path.home() / ".keras"))
-    path = home / "models" / Path(file).name
+    path = keras_home() / "models" / Path(file).name
     url = f"{os.environ.get(KERAS_MIRROR, KERAS_BASE).rstrip('/')}/{file}"
     if path.is_file() and digest_of(path, "md5") == md5:
         return path

@@ -62,7 +62,7 @@ def write_card(folder: Path, results: Mapping[str, Any]) -> None:
             )
         ],
     )
-    # In runs of version 0.1.0, only the exports have the shape.
+    # In early runs, only the exports have the shape.
     height, width, channels = results.get("image_shape") or exports[0]["input_shape"][1:]
     plan = Plan(recipe=recipe, size=(height, width), classes=len(class_names))
     card = ModelCard.from_template(

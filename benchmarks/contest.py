@@ -4,7 +4,6 @@ import argparse
 import collections
 import dataclasses
 import json
-import math
 import os
 import platform
 import statistics
@@ -17,7 +16,7 @@ from artefacts import THREADS
 from contestants import CONTESTANTS, MATRIX, OURS, OUTSIDE, stopwatch
 from matplotlib.figure import Figure
 from networks import Job
-from pages import BLUE, GREEN, ORANGE, add_json, describe, load, replace, save, table
+from pages import BLUE, GREEN, ORANGE, add_json, cell, describe, digits, load, replace, save, table
 
 #: Settings of the shell that a contest must not inherit.
 SETTINGS = ("TF_", "XLA_", "KERAS_", "OMP_", "KMP_", "MKL_", "TORCH")
@@ -52,29 +51,6 @@ class Case:
     ours: str = OURS
     classes: int = 1000
     outside: bool = False
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Line:
-    """Results of a contestant: medians over the rounds.
-
-    Attributes:
-        speed: Images per second in each round.
-        ratio: Our speed in the same form, divided by its speed.
-        share: Its speed, divided by the speed at the rate of a matrix product.
-        memory_mb: Peak memory beyond the memory after its imports, in MB.
-    """
-
-    speed: tuple[float, ...]
-    ratio: float
-    share: float
-    memory_mb: float
-
-    def __str__(self) -> str:
-        middle = statistics.median(self.speed)
-        digits = max(0, 2 - math.floor(math.log10(middle)))
-        spread = f"{min(self.speed):.{digits}f}–{max(self.speed):.{digits}f}"
-        return f"{middle:.{digits}f} | {spread} | {self.ratio:.2f} | {self.share:.0%} | {self.memory_mb:.0f}"
 
 
 def compete(case: Case, rounds: int, run: Callable[[str, str], dict], task: str) -> dict:
@@ -149,38 +125,26 @@ def median(contests: Iterable[dict], name: str, key: str) -> float:
     return statistics.median(found[key] for one in contests for found in one["contestants"][name])
 
 
-def summarise(contests: Sequence[dict]) -> dict[str, Line]:
-    """Returns the line of each contestant that finished all rounds, in contests with the same `KEYS`."""
-    lines, ours = {}, contests[0]["ours"]
-    for name in dict.fromkeys(name for one in contests for name in (ours, *one["peers"])):
-        shares = [a / b for one in contests for a, b in zip(speeds(one, name), limits(one), strict=False)]
-        if shares:
-            rival = ours_like(name, contests[0]["contestants"], ours)
-            lines[name] = Line(
-                speed=tuple(speed for one in contests for speed in speeds(one, name)),
-                ratio=ratio(contests, rival, name),
-                share=statistics.median(shares),
-                memory_mb=median((one for one in contests if name in one["contestants"]), name, "memory_mb"),
-            )
-    return lines
-
-
 def title(contest: dict) -> str:
     return f"{contest['network']}, {contest['side']} × {contest['side']}, batch {contest['batch']}"
 
 
 def report(contest: dict) -> str:
     """Returns a contest as Markdown."""
-    versions = {}
-    for found in contest["contestants"].values():
-        versions |= found[0]["versions"] if found else {}
-    products = [found["gflops"] for found in contest["contestants"][MATRIX]]
+    rows, ours = [], contest["ours"]
+    for name in (ours, *contest["peers"]):
+        if found := speeds(contest, name):
+            like = ours_like(name, contest["contestants"], ours)
+            share = statistics.median(a / b for a, b in zip(found, limits(contest), strict=True))
+            memory = f"{median([contest], name, 'memory_mb'):.0f}"
+            spread = f"{digits(min(found))}–{digits(max(found))}"
+            speed = digits(statistics.median(found))
+            rows.append((name, speed, spread, cell(ratio([contest], like, name)), f"{share:.0%}", memory))
     header = ("", "images/s", "min–max", "ours over it", "of the limit", "memory, MB")
     text = [
-        f"\n{title(contest)}: {contest['macs'] / 1e6:,.0f} million multiply-adds an image; a matrix product runs at "
-        f"{statistics.median(products):.0f} GFLOP/s ({min(products):.0f}–{max(products):.0f})",
-        ", ".join(f"{name} {version}" for name, version in versions.items()) + "\n",
-        table(header, ((name, str(line)) for name, line in summarise([contest]).items())),
+        f"\n{title(contest)}: {contest['macs'] / 1e6:,.0f} million multiply-adds an image",
+        f"{conditions([contest])}\n",
+        table(header, rows),
         *(f"| {name} | failed: {error} |" for name, error in contest["errors"].items()),
     ]
     if contest["file_mb"]:
@@ -208,19 +172,20 @@ def conditions(contests: Sequence[dict]) -> str:
 
 def draw(contests: Sequence[dict]) -> Figure:
     """Draws a panel of bars for each network, size and batch, with the range of all rounds."""
-    together = collections.defaultdict(list)
+    panels = collections.defaultdict(lambda: collections.defaultdict(list))
     for one in contests:
-        together[title(one)].append(one)
-    lines = {name: summarise(ones) for name, ones in together.items()}
-    figure = Figure(figsize=(8, 0.6 + sum(0.8 + 0.28 * len(rows) for rows in lines.values())), layout="constrained")
-    heights = [2 + len(rows) for rows in lines.values()]
-    panels = figure.subplots(len(lines), squeeze=False, height_ratios=heights)
-    for panel, (name, rows) in zip(panels[:, 0], lines.items(), strict=True):
-        middles = [statistics.median(line.speed) for line in rows.values()]
-        low = [middle - min(line.speed) for middle, line in zip(middles, rows.values(), strict=True)]
-        high = [max(line.speed) - middle for middle, line in zip(middles, rows.values(), strict=True)]
-        colours = [COLOURS[CONTESTANTS[name].environment] for name in rows]
-        panel.barh(list(rows), middles, xerr=[low, high], color=colours, ecolor="black", capsize=3)
+        for name in (one["ours"], *one["peers"]):
+            if found := speeds(one, name):
+                panels[title(one)][name] += found
+    heights = [2 + len(bars) for bars in panels.values()]
+    figure = Figure(figsize=(8, 0.6 + sum(0.24 + 0.28 * height for height in heights)), layout="constrained")
+    axes = figure.subplots(len(panels), squeeze=False, height_ratios=heights)[:, 0]
+    for panel, (name, bars) in zip(axes, panels.items(), strict=True):
+        middles = [statistics.median(found) for found in bars.values()]
+        low = [middle - min(found) for middle, found in zip(middles, bars.values(), strict=True)]
+        high = [max(found) - middle for middle, found in zip(middles, bars.values(), strict=True)]
+        colours = [COLOURS[CONTESTANTS[name].environment] for name in bars]
+        panel.barh(list(bars), middles, xerr=[low, high], color=colours, ecolor="black", capsize=3)
         panel.invert_yaxis()
         panel.set_title(f"{name}: images a second", loc="left", fontsize=10)
     return figure

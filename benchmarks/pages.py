@@ -6,6 +6,7 @@ their comments, and `draw`, if it has one, into a chart. `run_all.py` puts them 
 
 import argparse
 import json
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -59,6 +60,11 @@ def cell(value: float | None, form: str = ".2f", goal: float = 0) -> str:
     """Returns a figure for a table: bold below the goal, empty without a value."""
     text = "" if value is None else f"{value:{form}}"
     return f"**{text}**" if text and value < goal else text
+
+
+def digits(value: float) -> str:
+    """Returns a positive figure with three digits, or more before the point."""
+    return f"{value:.{max(0, 2 - math.floor(math.log10(value)))}f}"
 
 
 def describe(machine: dict) -> str:

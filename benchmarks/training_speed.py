@@ -24,7 +24,7 @@ from collections.abc import Sequence
 
 from contest import Case, conditions, draw, limits, main, median, ratio, speeds
 from contestants import FRUGAL, OURS, OUTSIDE
-from pages import cell, table
+from pages import cell, digits, table
 
 __all__ = ["draw", "tables"]
 
@@ -83,7 +83,7 @@ def tables(contests: Sequence[dict]) -> dict[str, str]:
         pytorch = [over(met, peers) for peers in PYTORCH.values()]
         name = f"{title}, {own[0]['side']}, {batch}"
         figures = [cell(found, goal=KERAS_GOAL) for found in keras] + [cell(found, goal=goal) for found in pytorch]
-        rows.append((name, f"{speed:.3g}", *figures, f"{share:.0%}"))
+        rows.append((name, digits(speed), *figures, f"{share:.0%}"))
         fastest = min(found for found in pytorch if found)
         short.append((f"{title}, {own[0]['side']} pixels", cell(keras[0]), cell(fastest)))
     outside = [found["outside_kernels"] for one in contests for found in one["contestants"].get(OUTSIDE, ())]

@@ -27,18 +27,9 @@ def folder(tmp_path):
     rows = history(0.5)
     (tmp_path / "recipe.json").write_text(recipes.describe(RECIPE, SETTINGS))
     report.write_history(tmp_path / "history.csv", rows)
-    results = report.Results(
-        recipe=RECIPE,
-        settings=SETTINGS,
-        class_names=NAMES,
-        image_shape=(24, 32, 3),
-        history=rows,
-        minutes=1.0,
-        accuracy=0.8,
-        loss=0.25,
-        confusion=np.diag([2, 2, 2, 2, 0]) + np.eye(5, k=1, dtype=int)[::-1],
-    )
-    report.write(tmp_path, results)
+    confusion = np.diag([2, 2, 2, 2, 0]) + np.eye(5, k=1, dtype=int)[::-1]
+    results = {"accuracy": 0.8, "loss": 0.25, "image_shape": (24, 32, 3), "confusion": confusion.tolist()}
+    report.write(tmp_path, results, rows, NAMES)
     return tmp_path
 
 

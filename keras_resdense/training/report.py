@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import dataclasses
 import json
 import os
 import platform
@@ -18,39 +17,9 @@ import keras_resdense
 from keras_resdense.data.contract import LABELS_FILE, as_files
 from keras_resdense.files import staged, write_text
 from keras_resdense.training import card
-from keras_resdense.training.recipes import Recipe, Settings
 
 #: File that marks a run as complete.
 RESULTS_FILE = "run.json"
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Results:
-    """The results of a training.
-
-    Attributes:
-        recipe: Its recipe.
-        settings: Its settings.
-        class_names: Names of the classes in the order of their indices.
-        image_shape: Shape of the images that the model takes, `(height, width, channels)`.
-        history: One row of measurements for each epoch.
-        minutes: Time from the start, or the last resumption, to the end of evaluation.
-        accuracy: Share of the held-out images that are classified correctly.
-        loss: Mean cross-entropy on the held-out images.
-        confusion: Confusion matrix of the held-out images `(classes, classes)`, with a row for each true class.
-        weights_origin: Origin of the weights that it started from, see `keras_resdense.networks.model.Model`.
-    """
-
-    recipe: Recipe
-    settings: Settings
-    class_names: Sequence[str]
-    image_shape: tuple[int, int, int]
-    history: Sequence[Mapping[str, float]]
-    minutes: float
-    accuracy: float
-    loss: float
-    confusion: np.ndarray
-    weights_origin: Mapping[str, str] | None = None
 
 
 def write_history(path: Path, history: Sequence[Mapping[str, float]]) -> None:
@@ -61,18 +30,24 @@ def write_history(path: Path, history: Sequence[Mapping[str, float]]) -> None:
         writer.writerows(history)
 
 
-def write(folder: Path, results: Results) -> None:
-    """Writes all files about a run after its exports, and last the file that marks it as complete."""
-    write_text(folder / LABELS_FILE, as_files(None, results.class_names)[LABELS_FILE])
+def write(
+    folder: Path, results: Mapping[str, Any], history: Sequence[Mapping[str, float]], class_names: Sequence[str]
+) -> None:
+    """Writes all files about a run after its exports, and last the file that marks it as complete.
+
+    Args:
+        folder: Folder of the run.
+        results: Contents of `run.json`: `accuracy`, `loss` and `confusion` as in `Evaluation`, the `minutes` since the
+            start or the last resumption, the `image_shape` that the model takes, and the `weights_origin` of `Model`.
+        history: One row of measurements for each epoch.
+        class_names: Names of the classes in the order of their indices.
+    """
+    write_text(folder / LABELS_FILE, as_files(None, class_names)[LABELS_FILE])
     write_text(folder / "environment.json", json.dumps(environment(), indent=2) + "\n")
-    card.draw_curves(folder / "curves.png", results.history)
-    card.draw_confusion(folder / "confusion.png", results.confusion, results.class_names)
-    numbers = {
-        name: getattr(results, name) for name in ("accuracy", "loss", "minutes", "image_shape", "weights_origin")
-    }
-    numbers["confusion"] = results.confusion.tolist()
-    card.write_card(folder, numbers)
-    write_text(folder / RESULTS_FILE, json.dumps(numbers) + "\n")
+    card.draw_curves(folder / "curves.png", history)
+    card.draw_confusion(folder / "confusion.png", np.array(results["confusion"]), class_names)
+    card.write_card(folder, results)
+    write_text(folder / RESULTS_FILE, json.dumps(results) + "\n")
 
 
 def environment() -> dict[str, Any]:

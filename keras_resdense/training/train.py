@@ -170,16 +170,14 @@ def train(
         final.image_contract, final.class_names = test_plan.contract(channels), data.class_names
         checkpoints.save_weights(target / "last.weights.h5", final)
         measured = evaluate(final.predict_on_batch, data.test, final.image_contract, plan.classes)
-        results = report.Results(
-            recipe=recipe,
-            settings=settings,
-            class_names=data.class_names,
-            history=state.position.history,
-            minutes=(time.perf_counter() - start) / 60,
-            image_shape=final.input_shape[1:],
-            weights_origin=final.weights_origin,
-            **dataclasses.asdict(measured),
-        )
+        results = {
+            "accuracy": measured.accuracy,
+            "loss": measured.loss,
+            "minutes": (time.perf_counter() - start) / 60,
+            "image_shape": final.input_shape[1:],
+            "weights_origin": final.weights_origin,
+            "confusion": measured.confusion.tolist(),
+        }
         images, labels = take_images(data.test, final.image_contract, ExportImages.compared_images)
         exports = []
         try:
@@ -189,9 +187,9 @@ def train(
         finally:
             # If a format fails, the others and the card are still written.
             check_kept(target)
-            report.write(target, results)
+            report.write(target, results, state.position.history, data.class_names)
         shutil.rmtree(target / "checkpoints", ignore_errors=True)
-        return Run(folder=target, model=final, accuracy=results.accuracy, exports=exports)
+        return Run(folder=target, model=final, accuracy=measured.accuracy, exports=exports)
 
 
 def _precision(plan: Plan, row: Network, channels: int, devices, begun: Settings | None) -> str:

@@ -182,7 +182,12 @@ _ONNX = Contestant(
     file="torchvision.onnx", write=artefacts.write_onnx,
 )  # fmt: skip
 _FLOAT32 = functools.partial(artefacts.openvino, INFERENCE_PRECISION_HINT="f32")
+_FASTEST = Contestant(
+    environment="ours", modules=("keras_resdense", *_KERAS), work=in_runtime, build=artefacts.fastest_runtime,
+    file=networks.PLAIN,
+)  # fmt: skip
 
+FASTEST, FASTEST_BFLOAT16 = "ours, fastest runtime", "ours, fastest runtime in bfloat16"
 OURS, MATRIX, OUTSIDE, FRUGAL = "ours", "matrix product", "ours, outside kernels", "ours, memory_efficient"
 LITERT, DYNAMIC, INT8, OPENVINO = "ours, LiteRT", "ours, LiteRT dynamic", "ours, LiteRT int8", "ours, OpenVINO"
 CONTESTANTS = {
@@ -193,6 +198,10 @@ CONTESTANTS = {
     "ours, folded": dataclasses.replace(_OURS, build=networks.folded, file="", write=None),
     "ours, SavedModel": _ours("saved_model", _KERAS, artefacts.saved_model),
     "ours, frozen SavedModel": _ours("saved_model_frozen", _KERAS, artefacts.saved_model),
+    FASTEST: _FASTEST,
+    FASTEST_BFLOAT16: dataclasses.replace(
+        _FASTEST, build=functools.partial(artefacts.fastest_runtime, precision="bfloat16")
+    ),
     LITERT: _ours("tflite", _LITERT, artefacts.litert),
     DYNAMIC: _ours("tflite_dynamic", _LITERT, artefacts.litert),
     # Like their int8 files, this has no conversion from bytes to the network's input.

@@ -5,8 +5,9 @@
 
 This works like `training_speed.py`, but times calls with a batch of 1 or 32 images. "ours", "keras.applications" and
 "KerasHub" are `model.predict`. "folded" is `predict` of `fold_batch_norm(model)`. SavedModel and LiteRT are files: ours
-come from the exporters, theirs from `model.export` and TensorFlow's converter. PyTorch runs in inference mode. Peers'
-files are compared with our files, everything else with our `model.predict`. The limit is the matrix-product rate
+come from the exporters, theirs from `model.export` and TensorFlow's converter. The fastest runtime is the one that
+`load_model(file, runtime="auto")` takes, here OpenVINO, which runs torchvision's networks beside it. PyTorch runs in
+inference mode. Peers' files are compared with our files, everything else with our `model.predict`. The limit is the matrix-product rate
 divided by 2 FLOP per multiply-add.
 """
 
@@ -14,7 +15,7 @@ import statistics
 from collections.abc import Sequence
 
 from contest import Case, conditions, draw, main, ratio, speeds
-from contestants import OURS
+from contestants import FASTEST, FASTEST_BFLOAT16, OURS
 from pages import cell, table
 
 __all__ = ["draw", "tables"]
@@ -22,11 +23,13 @@ __all__ = ["draw", "tables"]
 FORMS = ("ours, folded", "ours, SavedModel", "ours, frozen SavedModel", "ours, LiteRT")
 KERAS = ("keras.applications", "keras.applications, SavedModel", "keras.applications, LiteRT")
 TORCHVISION = ("torchvision", "torchvision, channels last", "torchvision, compiled")
+RUNTIMES = (FASTEST, FASTEST_BFLOAT16)
+OPENVINO = ("torchvision, OpenVINO", "torchvision, OpenVINO bfloat16")
 PEERS = {
-    "resnet50": TORCHVISION,
-    "resnet50v1": KERAS,
-    "resnet18": ("KerasHub", *TORCHVISION),
-    "densenet121": (*KERAS, *TORCHVISION),
+    "resnet50": (*TORCHVISION, *RUNTIMES, *OPENVINO),
+    "resnet50v1": (*KERAS, FASTEST),
+    "resnet18": ("KerasHub", *TORCHVISION, *RUNTIMES, *OPENVINO),
+    "densenet121": (*KERAS, *TORCHVISION, *RUNTIMES, *OPENVINO),
 }
 STEPS = {1: 40, 32: 4}
 
@@ -49,10 +52,17 @@ COLUMNS = {
     "SavedModel": ("ours, SavedModel", "keras.applications, SavedModel"),
     "frozen": ("ours, frozen SavedModel", "keras.applications, SavedModel"),
     "LiteRT": ("ours, LiteRT", "keras.applications, LiteRT"),
+    "fastest runtime": (FASTEST, "keras.applications", "KerasHub"),
+    "… over OpenVINO": (FASTEST, OPENVINO[0]),
+    "… in bfloat16": (FASTEST_BFLOAT16, OPENVINO[1]),
 }
 #: Our forms in TensorFlow.
 OURS_IN_TENSORFLOW = (OURS, *FORMS[:-1])
-GOALS = dict.fromkeys(("`predict`", "folded", "SavedModel", "frozen"), 1.3)
+GOALS = dict.fromkeys(("`predict`", "folded", "SavedModel", "frozen"), 1.3) | {
+    "fastest runtime": 1.5,
+    "… over OpenVINO": 0.95,
+    "… in bfloat16": 0.95,
+}
 
 
 def tables(contests: Sequence[dict]) -> dict[str, str]:

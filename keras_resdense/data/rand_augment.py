@@ -190,28 +190,19 @@ def rotate(image: tf.Tensor, degrees: tf.Tensor) -> tf.Tensor:
     return tf.where(inside[..., None], _whole(turned), _fill(channels))
 
 
-def shear_x(image: tf.Tensor, factor: tf.Tensor) -> tf.Tensor:
+def shear(image: tf.Tensor, factor: tf.Tensor, axis: int) -> tf.Tensor:
+    """Slides rows along axis 1, or columns along axis 0, the further the larger their index."""
     import tensorflow as tf
 
-    return _slid(image, 1, factor * (tf.range(image.shape[0], dtype=tf.float32)[:, None] + 0.5))
+    place = tf.range(image.shape[1 - axis], dtype=tf.float32) + 0.5
+    return _slid(image, axis, factor * tf.expand_dims(place, axis))
 
 
-def shear_y(image: tf.Tensor, factor: tf.Tensor) -> tf.Tensor:
+def translate(image: tf.Tensor, share: tf.Tensor, axis: int) -> tf.Tensor:
+    """Slides an image along an axis by a share of its size."""
     import tensorflow as tf
 
-    return _slid(image, 0, factor * (tf.range(image.shape[1], dtype=tf.float32)[None] + 0.5))
-
-
-def translate_x(image: tf.Tensor, share: tf.Tensor) -> tf.Tensor:
-    import tensorflow as tf
-
-    return _slid(image, 1, tf.reshape(share * image.shape[1], (1, 1)))
-
-
-def translate_y(image: tf.Tensor, share: tf.Tensor) -> tf.Tensor:
-    import tensorflow as tf
-
-    return _slid(image, 0, tf.reshape(share * image.shape[0], (1, 1)))
+    return _slid(image, axis, tf.reshape(share * image.shape[axis], (1, 1)))
 
 
 def _slid(image, axis: int, offset):
@@ -333,8 +324,8 @@ OPERATIONS: dict[str, Operation] = {
     "ContrastIncreasing": Operation(apply=contrast, strength=_factor),
     "BrightnessIncreasing": Operation(apply=brightness, strength=_factor),
     "SharpnessIncreasing": Operation(apply=sharpness, strength=_factor),
-    "ShearX": Operation(apply=shear_x, strength=_signed(0.03)),
-    "ShearY": Operation(apply=shear_y, strength=_signed(0.03)),
-    "TranslateXRel": Operation(apply=translate_x, strength=_signed(0.045)),
-    "TranslateYRel": Operation(apply=translate_y, strength=_signed(0.045)),
+    "ShearX": Operation(apply=functools.partial(shear, axis=1), strength=_signed(0.03)),
+    "ShearY": Operation(apply=functools.partial(shear, axis=0), strength=_signed(0.03)),
+    "TranslateXRel": Operation(apply=functools.partial(translate, axis=1), strength=_signed(0.045)),
+    "TranslateYRel": Operation(apply=functools.partial(translate, axis=0), strength=_signed(0.045)),
 }

@@ -70,6 +70,7 @@ def quantised(model: keras.Model, data: ImageData, plan: Plan) -> keras.Model:
 
 
 def plan_of(recipe: Recipe, data: ImageData, row: Network, seed: int) -> Plan:
+    """Returns the plan of a training, with weights of the classes if the recipe balances them."""
     size, classes, weights = image_size_of(recipe, data, row, recipe.image_size), len(data.class_names), None
     if recipe.balance:
         counts = class_counts(data.train, classes)
@@ -78,6 +79,14 @@ def plan_of(recipe: Recipe, data: ImageData, row: Network, seed: int) -> Plan:
 
 
 def image_size_of(recipe: Recipe, data: ImageData, row: Network, wanted: int) -> tuple[int, int]:
+    """Returns the height and width of the network's input, in pixels.
+
+    Args:
+        recipe: Recipe, whose `image_size` is used if nothing else is wanted.
+        data: Data set, whose images set the size if the recipe does not.
+        row: Row of the network, which was published for the size that is used if the images differ in size.
+        wanted: Side in pixels; 0 for the recipe's.
+    """
     side = wanted or recipe.image_size
     if side:
         return side, side

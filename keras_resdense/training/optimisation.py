@@ -17,7 +17,15 @@ QUANTISED_SHARE = 0.01
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Phase:
-    """Epochs that are trained with one optimiser."""
+    """Epochs that are trained with one optimiser.
+
+    Attributes:
+        number: Number of the phase, from 0.
+        first: Number of its first epoch, from 0.
+        last: Number of the first epoch after it.
+        frozen: Whether only the classifier is trained.
+        quantised: Whether training is quantisation-aware.
+    """
 
     number: int
     first: int
@@ -27,6 +35,7 @@ class Phase:
 
 
 def phases_of(recipe: Recipe) -> list[Phase]:
+    """Divides a recipe's epochs into phases: with frozen layers, in floats and quantisation-aware."""
     floats = recipe.epochs - (recipe.quantised_epochs if recipe.quantise else 0)
     spans = itertools.pairwise(sorted({0, recipe.frozen_epochs, floats, recipe.epochs}))
     return [
@@ -36,6 +45,7 @@ def phases_of(recipe: Recipe) -> list[Phase]:
 
 
 def compile_phase(model: keras.Model, phase: Phase, recipe: Recipe, settings: Settings, steps: int) -> None:
+    """Compiles a model for a phase whose epochs have `steps` steps."""
     for layer in all_layers(model):
         if not phase.quantised:
             layer.trainable = layer.name == "predictions" if phase.frozen else True

@@ -178,7 +178,7 @@ def _place(draw, size, extent):
 
 
 def _further(key, steps: int):
-    """Returns the key that is some draws later."""
+    """Returns the key `steps` draws later."""
     import tensorflow as tf
 
     return key + tf.constant([0, steps], tf.int64)

@@ -54,7 +54,7 @@ def class_counts(examples: Examples, classes: int) -> np.ndarray:
 def training_batches(
     examples: Examples, plan: Plan, strategy: Any, first_step: int = 0, same_order: bool = False
 ) -> Any:
-    """Makes the batches of a training, without end.
+    """Makes an endless data set of training batches.
 
     If examples are streamed from at least as many files as there are workers, each worker reads its own share of the
     files, which changes with each epoch. All workers make the same number of steps: a worker whose files hold fewer
@@ -200,7 +200,7 @@ def take_images(examples: Examples, contract: ImageContract, count: int) -> tupl
 
 
 def pixel_statistics(examples: Examples, contract: ImageContract) -> tuple[list[float], list[float]]:
-    """Returns mean and standard deviation of each channel over `SAMPLE` images, always the same."""
+    """Returns mean and standard deviation of each channel over the same `SAMPLE` images in every call."""
     import tensorflow as tf
 
     sample = examples.handles(tf.constant([0, 0], tf.int64)).take(SAMPLE)

@@ -191,7 +191,7 @@ def rotate(image: tf.Tensor, degrees: tf.Tensor) -> tf.Tensor:
 
 
 def shear(image: tf.Tensor, factor: tf.Tensor, axis: int) -> tf.Tensor:
-    """Slides rows along axis 1, or columns along axis 0, the further the larger their index."""
+    """Slides each row along axis 1, or each column along axis 0, in proportion to its position."""
     import tensorflow as tf
 
     place = tf.range(image.shape[1 - axis], dtype=tf.float32) + 0.5

@@ -303,7 +303,7 @@ def _kind(layers: list[keras.Layer]) -> str | None:
 
 
 def _rows(blocks: Mapping[str, list[keras.Layer]]) -> dict[str, list[str]]:
-    """Maps each stage to its blocks, dense layers and transition. Stem and head have none."""
+    """Maps each stage to its blocks, dense layers and transition. Stem and head get an empty list."""
     rows = {}
     for name, layers in blocks.items():
         inside = _kind(layers) in ("block", "layer", "transition")

@@ -35,7 +35,7 @@ class Phase:
 
 
 def phases_of(recipe: Recipe) -> list[Phase]:
-    """Divides a recipe's epochs into phases: with frozen layers, in floats and quantisation-aware."""
+    """Divides a recipe's epochs into phases: first with frozen layers, then with all, then quantisation-aware."""
     floats = recipe.epochs - (recipe.quantised_epochs if recipe.quantise else 0)
     spans = itertools.pairwise(sorted({0, recipe.frozen_epochs, floats, recipe.epochs}))
     return [

@@ -16,7 +16,7 @@ from keras_resdense.files import write_text
 HERE = Path(__file__).parent
 PAGES = (HERE / "README.md", HERE.parent / "README.md", *sorted((HERE.parent / "docs").glob("*.md")))
 #: What a page says of a benchmark: name and text.
-BLOCK = re.compile(r"<!-- (\w+) -->\n(.*?)\n<!-- end of \1 -->", re.DOTALL)
+BLOCK = re.compile(r"(?<=<!-- )(\w+) -->\n(.*?)\n(?=<!-- end of \1 -->)", re.DOTALL)
 #: Colours that colour-blind people can distinguish (Okabe and Ito).
 BLUE, ORANGE, GREEN = "#0072B2", "#E69F00", "#009E73"
 #: Characters of a line of JSON.
@@ -84,6 +84,6 @@ def insert(texts: Mapping[str, str]) -> None:
     """Writes tables and sentences between their comments, on every page that has these."""
     for page in PAGES:
         before = page.read_text(encoding="utf-8")
-        after = BLOCK.sub(lambda block: block[0].replace(block[2], texts.get(block[1], block[2])), before)
+        after = BLOCK.sub(lambda block: f"{block[1]} -->\n{texts.get(block[1], block[2])}\n", before)
         if after != before:
             write_text(page, after)

@@ -61,8 +61,8 @@ def stages(decibels: dict[str, float]) -> dict[str, float]:
     return ends | {"output": list(decibels.values())[-1]}
 
 
-def measure(run: Path, calibration_images: int, noise: dict[str, dict]) -> dict[str, Any]:
-    """Returns the measurements of a run's formats, and adds the noise of each layer to `noise`."""
+def measure(run: Path, calibration_images: int, noise: Path) -> dict[str, Any]:
+    """Returns the measurements of a run's formats, and adds the noise of each layer to a file, if it is drawn."""
     recipe, _ = recipes.read(run / recipes.RECIPE_FILE)
     data = load_data(recipe.data)
     # Accuracy is what is asked for here: none is too low to be told.
@@ -81,7 +81,7 @@ def measure(run: Path, calibration_images: int, noise: dict[str, dict]) -> dict[
                 found[name]["stages"] = stages(decibels)
                 layers[name] = {layer: round(ratio, 1) for layer, ratio in decibels.items()}
     if run.name in DRAWN:
-        noise[run.name] = {name: layers[name] for name in DRAWN_FORMATS}
+        save(noise, load(noise, {}) | {run.name: {name: layers[name] for name in DRAWN_FORMATS}})
     return {"run": run.name, "model": recipe.model, "data": recipe.data, "images": data.test.count} | {
         "calibration_images": calibration_images,
         "formats": found,
@@ -155,9 +155,8 @@ def main() -> None:
         if options.learn:
             found["learned"] = replace(found["learned"], learn(run, options.learn), "run")
         else:
-            noise = load(options.json.with_name("noise.json"), {})
-            found["formats"] = replace(found["formats"], measure(run, options.calibration_images, noise), "run")
-            save(options.json.with_name("noise.json"), noise)
+            measured = measure(run, options.calibration_images, options.json.with_name("noise.json"))
+            found["formats"] = replace(found["formats"], measured, "run")
         save(options.json, found)
     for text in tables(found).values():
         print(f"{text}\n")

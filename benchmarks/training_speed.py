@@ -84,7 +84,7 @@ def tables(contests: Sequence[dict]) -> dict[str, str]:
         name = f"{title}, {own[0]['side']}, {batch}"
         figures = [cell(found, goal=KERAS_GOAL) for found in keras] + [cell(found, goal=goal) for found in pytorch]
         rows.append((name, digits(speed), *figures, f"{share:.0%}"))
-        fastest = min(found for found in pytorch if found)
+        fastest = min((found for found in pytorch if found), default=None)
         short.append((f"{title}, {own[0]['side']} pixels", cell(keras[0]), cell(fastest)))
     outside = [found["outside_kernels"] for one in contests for found in one["contestants"].get(OUTSIDE, ())]
     frugal = [

@@ -75,9 +75,10 @@ def describe(machine: dict) -> str:
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]], words: int = 1) -> str:
-    """Returns a Markdown table, whose first columns are words and whose others are figures."""
-    above, *below = (f"| {' | '.join(row)} |" for row in (header, *rows))
-    return "\n".join([above, "|" + "---|" * words + "---:|" * (len(header) - words), *below])
+    """Returns a Markdown table, whose first columns are words and whose others are figures; without empty columns."""
+    columns = [column for column in zip(header, *rows, strict=True) if any(column[1:])]
+    above, *below = (f"| {' | '.join(row)} |" for row in zip(*columns, strict=True))
+    return "\n".join([above, "|" + "---|" * words + "---:|" * (len(columns) - words), *below])
 
 
 def insert(texts: Mapping[str, str]) -> None:

@@ -7,8 +7,8 @@ This works like `training_speed.py`, but times calls with a batch of 1 or 32 ima
 "KerasHub" are `model.predict`. "folded" is `predict` of `fold_batch_norm(model)`. SavedModel and LiteRT are files: ours
 come from the exporters, theirs from `model.export` and TensorFlow's converter. The fastest runtime is the one that
 `load_model(file, runtime="auto")` takes, here OpenVINO, which runs torchvision's networks beside it. PyTorch runs in
-inference mode. Peers' files are compared with our files, everything else with our `model.predict`. The limit is the matrix-product rate
-divided by 2 FLOP per multiply-add.
+inference mode. Peers' files are compared with our files, everything else with our `model.predict`. The limit is the
+matrix-product rate divided by 2 FLOP per multiply-add.
 """
 
 import statistics

@@ -11,7 +11,7 @@ import numpy as np
 #: Supported formats by Pillow's names. For others, such as EPS, Pillow would start other programs.
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
 #: Suffixes of image files; other files are ignored.
-SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".jfif"))
+SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".jfif")
 #: Environment variable with the largest allowed number of pixels of an image.
 MAX_PIXELS = "KERAS_RESDENSE_MAX_PIXELS"
 #: EXIF's tag of the orientation.

@@ -28,8 +28,6 @@ from keras_resdense.files import staged
 
 #: Names of the folder of held-out images, in the order of preference.
 TEST_FOLDERS = ("val", "valid", "validation", "test")
-#: Suffixes of image files.
-_ENDINGS = tuple(SUFFIXES)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -289,7 +287,7 @@ def _walk(folder: str, faults: dict[str, str], above: tuple[str, ...] = ()) -> I
             linked = entry.is_symlink()
             if os.path.isdir(entry.path) if linked else entry.is_dir():
                 yield from _walk(entry.path, faults, (*above, place))
-            elif entry.name.lower().endswith(_ENDINGS):
+            elif entry.name.lower().endswith(SUFFIXES):
                 if os.path.isfile(entry.path) if linked else entry.is_file():
                     yield entry.path
                 else:

@@ -306,7 +306,7 @@ def _costs(part: PartSummary) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class _Field:
-    """Receptive field of a map's first pixel: image pixels `first` to `last`. Each next field is `stride` further."""
+    """Receptive field of a map's first pixel: image pixels `first` to `last`. That of the next is `stride` further."""
 
     first: int = 0
     last: int = 0

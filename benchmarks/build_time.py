@@ -53,7 +53,7 @@ def tables(found: dict) -> dict[str, str]:
     for variant, pairs in found["networks"].items():
         ours, theirs = (statistics.median(column) for column in zip(*pairs, strict=True))
         rows.append((variant, cell(ours), cell(theirs), cell(statistics.median(a / b for a, b in pairs))))
-    measured = f"Measured on {describe(found['machine'])} with Keras {found['keras']}, in {found['rounds']} rounds."
+    measured = f"Measured on {describe(found['machine'])} with Keras {found['keras']}. Rounds: {found['rounds']}."
     imported = f"Importing the package after Keras takes {statistics.median(found['import']):.3f} s."
     header = ("network", "ours, s", "keras.applications', s", "ratio")
     return {"build_time": f"{measured} {imported}\n\n{table(header, rows)}"}

@@ -165,8 +165,8 @@ def conditions(contests: Sequence[dict]) -> str:
     versions.pop("keras_resdense", None)
     least, most = min(rounds.values()), max(rounds.values())
     return (
-        f"Measured on {' and '.join(sorted(machines))}, in {least if least == most else f'{least} to {most}'} rounds: "
-        f"{', '.join(f'{name} {version}' for name, version in sorted(versions.items()))}."
+        f"Measured on {' and '.join(sorted(machines))}. Rounds: {least if least == most else f'{least} to {most}'}. "
+        f"Versions: {', '.join(f'{name} {version}' for name, version in sorted(versions.items()))}."
     )
 
 

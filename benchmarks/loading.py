@@ -55,7 +55,7 @@ def tables(found: dict) -> dict[str, str]:
         for name, one in found["steps"].items()
     )
     return {
-        "loading": f"Measured on {describe(found['machine'])}, in {found['settings']['rounds']} rounds.\n\n"
+        "loading": f"Measured on {describe(found['machine'])}. Rounds: {found['settings']['rounds']}.\n\n"
         + table(("", "images/s", "min–max", "processor ms an image", "ours over it"), loaders)
         + "\n\n"
         + table(("step", "ms", "of which waiting", "least–most"), steps)

@@ -168,7 +168,7 @@ def test_statistics_table_and_chart(contest):
     assert "| KerasHub | 2.25 | 2.00–2.50 | 3.25 | 16% | 4 |" in contest.report(contests[1])
     assert contest.ratio(contests, contest.OURS, "KerasHub") == 2.5
     assert contest.ratio(contests, contest.OURS, "timm") is None
-    assert contest.conditions(contests).endswith("in 3 rounds: keras 3.")
+    assert contest.conditions(contests).endswith("Rounds: 3. Versions: keras 3.")
     (panel,) = contest.draw(contests).axes
     assert [bar.get_width() for bar in panel.patches] == [5, 2.5]
 

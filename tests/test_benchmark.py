@@ -173,6 +173,46 @@ def test_statistics_table_and_chart(contest):
     assert [bar.get_width() for bar in panel.patches] == [5, 2.5]
 
 
+def test_time_to_accuracy_is_that_of_the_first_epoch_at_the_goal(contest):
+    import time_to_accuracy
+
+    def row(contestant, seed, *points):
+        facts = {"epochs": len(points), "machine": stopwatch.machine(), "versions": {"keras": "3"}}
+        return {"contestant": contestant, "seed": seed, "points": points} | facts
+
+    rows = [
+        row("ours", 1, (2.0, 0.9), (4.0, 0.94), (6.0, 0.93)),
+        row("ours", 0, (1.0, 0.94), (2.0, 0.95), (3.0, 0.95)),
+        row("plain Keras", 0, (4.0, 0.9), (8.0, 0.95)),
+        row("PyTorch", 0, (4.0, 0.9), (8.0, 0.9399)),
+    ]
+    text = time_to_accuracy.tables(rows)["time_to_accuracy"]
+    assert "| ours | 3 | 90 | 95.00 / 93.00 | 1.0 / 4.0 |  |" in text
+    # The medians are 8 and 2.5 minutes, and the goal is four times as long.
+    assert "| plain Keras | 2 | 240 | 95.00 | 8.0 | **3.20** |" in text
+    assert "| PyTorch | 2 | 240 | 93.99 | never |  |" in text
+    (axes,) = time_to_accuracy.draw(rows).axes
+    assert [list(line.get_xdata()) for line in axes.lines[:2]] == [[2, 4, 6], [1, 2, 3]]
+
+
+def test_peers_of_the_time_to_accuracy_learn_from_moved_and_flipped_images(contest):
+    import learners
+
+    count, side, border = 256, learners.SIDE, learners.PADDING
+    images = np.arange(1, 1 + count * side**2, dtype="float32").reshape(count, side, side, 1)
+    padded = np.pad(images, ((0, 0), (border, border), (border, border), (0, 0)))
+    seen, flips, places = [], 0, set()
+    for some, classes in learners.epoch(images, np.arange(count), np.random.default_rng(0)):
+        for image, number in zip(some, classes, strict=True):
+            flipped = image[14, 13] > image[14, 14]
+            image = image[:, ::-1] if flipped else image
+            row, column = np.argwhere(padded[number, ..., 0] == image[14, 14, 0])[0] - 14
+            np.testing.assert_array_equal(image, padded[number, row : row + side, column : column + side])
+            flips, places = flips + flipped, places | {(row, column)}
+            seen.append(number)
+    assert sorted(seen) == list(range(count)) and 96 < flips < 160 and len(places) > 60
+
+
 def test_pages_hold_what_was_measured(contest):
     import pages
     import run_all

@@ -4,7 +4,7 @@
     python benchmarks/run_all.py PEERS [names …]
     python benchmarks/run_all.py --tables
 
-Takes a day of an idle machine with Linux and two cores, half of it for the time to accuracy, and 10 GB of PEERS for the
+Takes half a day or more of an idle machine with Linux and two cores, half of it for the time to accuracy, and 10 GB of PEERS for the
 rehearsal, which comes last. Each benchmark writes its measurements beside its script, and what it prints to
 PEERS/NAME.log. If one fails, the others run nevertheless, and the exit code is 1. `--tables` measures nothing. The
 stamps of `small_folders.py` are left out.
@@ -46,7 +46,7 @@ COMMANDS = (
     ("predict_speed", 80, "predict_speed.py {peers} --rounds 3"),
     ("training_speed", 100, "training_speed.py {peers} --rounds 3"),
     ("small_folders", 60, "small_folders.py"),
-    ("time_to_accuracy", 720, "time_to_accuracy.py {peers}"),
+    ("time_to_accuracy", 450, "time_to_accuracy.py {peers}"),
     ("rehearsal", 40, "rehearsal.py {scratch}"),
 )  # fmt: skip
 NAMES = tuple(dict.fromkeys(name for name, _, _ in COMMANDS))

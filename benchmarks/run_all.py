@@ -4,9 +4,9 @@
     python benchmarks/run_all.py PEERS [names …]
     python benchmarks/run_all.py --tables
 
-Takes half a day or more of an idle machine with Linux and two cores, half of it for the time to accuracy, and 10 GB of PEERS for the
-rehearsal, which comes last. Each benchmark writes its measurements beside its script, and what it prints to
-PEERS/NAME.log. If one fails, the others run nevertheless, and the exit code is 1. `--tables` measures nothing. The
+Takes about 15 hours of an idle machine with Linux and two cores, half of them for the time to accuracy, and 10 GB of
+PEERS for the rehearsal, which comes last. Each benchmark writes its measurements beside its script, and what it prints
+to PEERS/NAME.log. If one fails, the others run nevertheless, and the exit code is 1. `--tables` measures nothing. The
 stamps of `small_folders.py` are left out.
 """
 

@@ -197,12 +197,11 @@ def alone(**arguments) -> dict:
 
 def contest(folder: Path, seed: int) -> dict[str, dict]:
     ours = alone(folder=str(folder), seed=seed)
-    plain = {"folder": str(folder), "seed": seed, "seconds": ours["seconds"]}
-    return {
-        OURS: ours,
-        PLAIN: alone(**plain, network="resnet18", side=max(LEAST, ours["side"])),
-        SAME: alone(**plain, network=ours["network"], side=ours["side"]),
-    }
+    common = {"folder": str(folder), "seed": seed, "seconds": ours["seconds"]}
+    plain = {"network": "resnet18", "side": max(LEAST, ours["side"])}
+    same = {name: ours[name] for name in plain}
+    found = alone(**common, **plain)
+    return {OURS: ours, PLAIN: found, SAME: found if same == plain else alone(**common, **same)}
 
 
 def tables(rows: list[dict]) -> dict[str, str]:

@@ -44,9 +44,11 @@ def test_small_images_of_unbalanced_classes(tmp_path):
 def test_larger_images_of_balanced_classes(tmp_path):
     data = load_data(str(folder_of(tmp_path, (30, 30), (100, 150))))
     recipe, found = choose(data)
-    assert (recipe.model, recipe.image_size, recipe.balance) == ("resnet18", 96, False)
+    assert (recipe.model, recipe.image_size, recipe.crop, recipe.padding) == ("resnet18", 64, "none", 6)
+    assert recipe.flip and not recipe.balance and recipe.batch_size == 32
     assert "2 classes of 24 images each.\nThe shorter side of a typical image has 100 pixels." in found
-    assert "resnet18 from scratch, images of 96×96 pixels" in explain(recipe) and "--no-flip" in explain(recipe)
+    assert "resnet18 from scratch, images of 64×64 pixels" in explain(recipe) and "--no-flip" in explain(recipe)
+    assert "moved by up to 6 pixels" in explain(recipe) and "--weights imagenet" in explain(recipe)
     pretrained, _ = choose(data, "imagenet")
     assert (pretrained.weights, pretrained.image_size, pretrained.frozen_epochs) == ("imagenet", 224, 5)
     assert pretrained.epochs == 15

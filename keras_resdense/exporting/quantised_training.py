@@ -31,10 +31,12 @@ from keras_resdense.exporting.rounding import (
     PIXELS,
     SHARES,
     FakeQuantise,
+    RoundedAdd,
     RoundedConv2D,
     RoundedDense,
     RoundedDepthwiseConv2D,
     RoundedKernel,
+    RoundedMultiply,
     fraction_of_step,
     rounded_to_fraction,
 )
@@ -49,8 +51,11 @@ _ROUNDED = {
     keras.layers.DepthwiseConv2D: RoundedDepthwiseConv2D,
     keras.layers.Dense: RoundedDense,
 }
+#: Replacements of Keras's layers that merge two tensors.
+_MERGING = {keras.layers.Add: RoundedAdd, keras.layers.Multiply: RoundedMultiply}
+_MERGED = {rounded: plain for plain, rounded in _MERGING.items()}
 #: Layers that LiteRT fuses with a following ReLU.
-_FUSING = (*_ROUNDED, keras.layers.Add, keras.layers.Multiply)
+_FUSING = (*_ROUNDED, *_MERGING)
 #: Layers whose outputs have their own quantisation step.
 _COMPUTING = (*_FUSING, keras.layers.GlobalAveragePooling2D, keras.layers.Activation)
 #: Layers with the same steps for inputs and outputs, although an average has new values.
@@ -135,14 +140,17 @@ def settled(model: keras.Model) -> keras.Model:
             if kwargs.get("step"):
                 return (high - low) / 255
             return keras.quantizers.fake_quant_with_min_max_vars(args[0], low, high)
+        if type(layer) in _MERGED:
+            return _MERGED[type(layer)](name=layer.name)(*args)
         if not isinstance(layer, RoundedKernel):
             return layer(*args, **kwargs)
         copy = _copy(layer, type(layer).__mro__[2])
         outputs = copy(args[0])
-        copy.set_weights([keras.ops.convert_to_numpy(weight) for weight in layer.rounded(kwargs["step"])])
+        copy.set_weights([keras.ops.convert_to_numpy(weight) for weight in layer.values(kwargs["step"])])
         if layer.weight_bits == 8:
             return outputs
-        fraction = fraction_of_step(kwargs["step"] * layer.kernel_steps(), kwargs["output_step"])
+        output_step = kwargs["output_step"]
+        fraction = output_step * fraction_of_step(kwargs["step"] * layer.kernel_steps(), output_step)
         # Keras's export to ONNX makes inputs of tensors.
         return rounded_to_fraction(outputs, keras.ops.convert_to_numpy(fraction))
 
@@ -282,9 +290,10 @@ def _rounded(model: keras.Model, groups: list[list[Any]], weight_bits: int) -> t
             args = (pixels(args[0]), *args[1:])
         if layer.name not in copies:
             copies[layer.name] = _rounding_copy(layer, weight_bits)
-        if isinstance(copies[layer.name], RoundedKernel):
-            following = places.get(id(output)) or places[id(activated[id(output)])]
-            kwargs = {"step": sources[id(source)](args[0], step=True), "output_step": following[0](args[0], step=True)}
+        steps = [sources[id(tensor)](args[0], step=True) for tensor in call.input_tensors]
+        if isinstance(copies[layer.name], (RoundedKernel, *_MERGED)):
+            following, _ = places.get(id(output)) or places[id(activated[id(output)])]
+            kwargs = {"step": steps if len(steps) > 1 else steps[0], "output_step": following(args[0], step=True)}
         made = copies[layer.name](*args, **kwargs)
         quantiser, part = places.get(id(output), (None, 0))
         # Layers that pass values on, such as a concatenation, have the steps of their inputs.
@@ -303,7 +312,7 @@ def _rounded(model: keras.Model, groups: list[list[Any]], weight_bits: int) -> t
 def _rounding_copy(layer: keras.Layer, weight_bits: int) -> keras.Layer:
     kind = _ROUNDED.get(type(layer))
     if kind is None:
-        return _copy(layer, type(layer))
+        return _copy(layer, _MERGING.get(type(layer), type(layer)))
     # As in `add_head`, the classifier keeps the precision of its weights.
     policy = keras.config.dtype_policy()
     dtype = policy.variable_dtype if kind is RoundedDense else policy.name

@@ -83,12 +83,13 @@ class FakeQuantise(keras.layers.Layer):
 class RoundedKernel:
     """A layer with a kernel that is rounded symmetrically around 0, with one step per output channel.
 
-    The step of the bias is that of the inputs times that of the kernel, as in LiteRT's integer kernels.
+    It computes in whole numbers, like LiteRT's kernels: inputs, kernel and bias are numbers of steps. The step of the
+    bias is that of the inputs times that of the kernel.
 
     Args of a call:
-        inputs: The inputs, in steps of the size `step`.
+        inputs: The inputs.
         step: Size of a step of the inputs.
-        output_step: Size of a step of the outputs. With 4-bit weights, they are rounded to fractions of it.
+        output_step: Size of a step of the outputs.
 
     Attributes:
         weight_bits: Bits of a weight.
@@ -97,36 +98,42 @@ class RoundedKernel:
     weight_bits: int = 8
 
     def call(self, inputs: Any, step: Any, output_step: Any) -> Any:
-        kernel, *bias = self.rounded(step)
-        outputs = self.multiply(*(keras.ops.cast(value, self.compute_dtype) for value in (inputs, kernel)))
-        outputs = keras.ops.add(outputs, *bias) if bias else outputs
-        if self.weight_bits == 8:
-            return outputs
-        exact = keras.ops.cast(outputs, "float32")
-        rounded = rounded_to_fraction(exact, fraction_of_step(step * self.kernel_steps(), output_step))
-        return exact + keras.ops.stop_gradient(rounded - exact)
+        kernel, *bias = self.levels(step)
+        numbers = (keras.ops.cast(value, self.compute_dtype) for value in (rounded(inputs / step), kernel))
+        sums = keras.ops.cast(self.multiply(*numbers), "float32")
+        sums = keras.ops.add(sums, *bias) if bias else sums
+        steps = step * self.kernel_steps()
+        outputs = sums * (steps / output_step)
+        if self.weight_bits < 8:
+            fraction = fraction_of_step(steps, output_step)
+            outputs = outputs + keras.ops.stop_gradient(rounded_to_fraction(outputs, fraction) - outputs)
+        return rounded(outputs) * output_step
 
     def multiply(self, inputs: Any, kernel: Any) -> Any:
         """Computes the layer without its bias."""
         raise NotImplementedError
 
-    def rounded(self, step: Any) -> list[Any]:
-        """Returns the kernel and, if there is one, the bias, rounded for inputs with steps of size `step`."""
+    def levels(self, step: Any) -> list[Any]:
+        """Returns the kernel and, if there is one, the bias in steps, for inputs with steps of that size."""
         kernel, *bias = [keras.ops.convert_to_tensor(weight) for weight in self.weights]
-        flat, steps = keras.ops.reshape(kernel, (-1, self._output_channels(kernel.shape))), self.kernel_steps()
-        return [
-            kernel + keras.ops.stop_gradient(keras.ops.reshape(_rounded(flat, steps), kernel.shape) - kernel),
-            *(shift + keras.ops.stop_gradient(_rounded(shift, step * steps) - shift) for shift in bias),
-        ]
+        steps = self.kernel_steps()
+        flat = keras.ops.reshape(kernel, (-1, self._output_channels(kernel.shape)))
+        whole = keras.ops.reshape(rounded(flat / steps), kernel.shape)
+        return [whole, *(rounded(shift / (step * steps)) for shift in bias)]
+
+    def values(self, step: Any) -> list[Any]:
+        """Returns the rounded kernel and bias."""
+        kernel, *bias = self.levels(step)
+        steps = self.kernel_steps()
+        flat = keras.ops.reshape(kernel, (-1, self._output_channels(kernel.shape)))
+        return [keras.ops.reshape(flat * steps, kernel.shape), *(shift * step * steps for shift in bias)]
 
     def kernel_steps(self) -> Any:
         """Returns the size of a step of the kernel for each output channel, `(channels,)`."""
-        kernel = keras.ops.convert_to_tensor(self.weights[0])
-        most = keras.ops.max(
-            keras.ops.abs(keras.ops.reshape(kernel, (-1, self._output_channels(kernel.shape)))), axis=0
-        )
+        kernel = keras.ops.stop_gradient(keras.ops.convert_to_tensor(self.weights[0]))
+        flat = keras.ops.reshape(kernel, (-1, self._output_channels(kernel.shape)))
         # A channel of zeros also needs a step.
-        return keras.ops.maximum(most, 1e-30) / (2 ** (self.weight_bits - 1) - 1)
+        return keras.ops.maximum(keras.ops.max(keras.ops.abs(flat), axis=0), 1e-30) / (2 ** (self.weight_bits - 1) - 1)
 
     def _output_channels(self, shape: tuple[int, ...]) -> int:
         return shape[-1]
@@ -145,7 +152,7 @@ class RoundedKernel:
 
 
 def fraction_of_step(steps: Any, output_step: Any) -> Any:
-    """Returns what LiteRT rounds the outputs of a convolution with 4-bit weights to, before it rounds them to steps.
+    """Returns the fraction of a step to which LiteRT rounds the outputs of a convolution with 4-bit weights first.
 
     XNNPACK has no kernel for such a convolution. LiteRT's own kernel multiplies its sums by a number from 0.5 to 1,
     rounds, and shifts bits away, which rounds again (1712.05877, section 2.2; `MultiplyByQuantizedMultiplier`). So 0.45
@@ -156,7 +163,7 @@ def fraction_of_step(steps: Any, output_step: Any) -> Any:
         output_step: Size of a step of the outputs.
     """
     exponents = keras.ops.floor(keras.ops.log2(steps / output_step)) + 1
-    return output_step * 2.0 ** keras.ops.minimum(exponents, 0.0)
+    return 2.0 ** keras.ops.minimum(exponents, 0.0)
 
 
 def rounded_to_fraction(outputs: Any, fraction: Any) -> Any:
@@ -164,8 +171,42 @@ def rounded_to_fraction(outputs: Any, fraction: Any) -> Any:
     return (keras.ops.round(outputs / fraction) + 0.25) * fraction
 
 
-def _rounded(values: Any, steps: Any) -> Any:
-    return keras.ops.round(values / steps) * steps
+def rounded(values: Any) -> Any:
+    """Rounds values to whole numbers, and halves to even ones. Gradients pass through."""
+    return values + keras.ops.stop_gradient(keras.ops.round(values) - values)
+
+
+@_register
+class RoundedAdd(keras.layers.Layer):
+    """Adds two tensors as XNNPACK adds integers: with factors of 21 bits, and halves rounded up.
+
+    Args of a call:
+        inputs: Two tensors.
+        step: Sizes of their steps.
+        output_step: Size of a step of the outputs.
+    """
+
+    def call(self, inputs: Any, step: Any, output_step: Any) -> Any:
+        ratios = [one / output_step for one in step]
+        shift = 2.0 ** (20 - keras.ops.floor(keras.ops.log2(keras.ops.maximum(*ratios))))
+        # Products of 8 and 21 bits are not exact in float32.
+        total = sum(
+            keras.ops.cast(keras.ops.round(part / one), "float64")
+            * keras.ops.cast(keras.ops.round(ratio * shift), "float64")
+            for part, one, ratio in zip(inputs, step, ratios, strict=True)
+        )
+        whole = keras.ops.cast(keras.ops.floor(total / keras.ops.cast(shift, "float64") + 0.5), "float32")
+        outputs = keras.ops.add(*inputs)
+        return outputs + keras.ops.stop_gradient(whole * output_step - outputs)
+
+
+@_register
+class RoundedMultiply(keras.layers.Layer):
+    """Multiplies two tensors as XNNPACK multiplies integers. Its calls take what those of `RoundedAdd` do."""
+
+    def call(self, inputs: Any, step: Any, output_step: Any) -> Any:
+        product = keras.ops.multiply(*(rounded(part / one) for part, one in zip(inputs, step, strict=True)))
+        return rounded(product * (step[0] * step[1] / output_step)) * output_step
 
 
 @_register

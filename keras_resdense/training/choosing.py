@@ -17,11 +17,12 @@ from keras_resdense.training.recipes import Recipe, get_recipe
 SAMPLE = 200
 #: Number of steps of a training, and the least and most epochs.
 STEPS, LEAST_EPOCHS, MOST_EPOCHS = 500, 6, 50
-#: Least number of batches in an epoch, and bounds of the batch size. A step on fewer images takes nearly as long.
-BATCHES, LEAST_BATCH, MOST_BATCH = 30, 16, 128
+#: Least number of batches in an epoch, and bounds of the batch size. A step on fewer images takes nearly as long. For
+#: photos, whose network has more weights to update, the second number is the least.
+BATCHES, LEAST_BATCH, LEAST_PHOTOS, MOST_BATCH = 30, 16, 32, 128
 #: Sides of images, in pixels: up to the first, a CIFAR network takes them unchanged; the second is the largest size for
 #: training from scratch.
-SMALL, LARGEST = 40, 96
+SMALL, LARGEST = 40, 64
 #: Largest ratio between the images of the largest and the smallest class without balancing.
 BALANCED = 2.0
 #: Bytes that decoded images may take in memory.
@@ -40,7 +41,8 @@ def choose(data: ImageData, weights: str = "") -> tuple[Recipe, str]:
     """
     count, counts = data.train.count, class_counts(data.train, len(data.class_names))
     side = _median_side(data)
-    batch = int(2 ** math.floor(math.log2(min(max(count / BATCHES, LEAST_BATCH), MOST_BATCH, count))))
+    least = LEAST_BATCH if side <= SMALL else LEAST_PHOTOS
+    batch = int(2 ** math.floor(math.log2(min(max(count / BATCHES, least), MOST_BATCH, count))))
     row = "small_folder_pretrained" if weights else "small_folder"
     # Published weights need fewer epochs.
     most = get_recipe(row).epochs if weights else MOST_EPOCHS
@@ -64,7 +66,8 @@ def _from_scratch(side: int, data: ImageData) -> dict:
         # Small images are often letters or digits, which must not be flipped.
         moved = {"crop": "none", "padding": max(1, side // 14), "flip": False}
         return {"model": "resnet20", "learning_rate": 2e-3, "image_size": size} | moved
-    return {"image_size": min(LARGEST, side // 32 * 32)}
+    size = min(LARGEST, side // 32 * 32)
+    return {"image_size": size, "padding": size // 10}
 
 
 def _median_side(data: ImageData) -> int:
@@ -99,6 +102,6 @@ def explain(recipe: Recipe) -> str:
     if recipe.balance:
         lines.append("Rare classes count for more, so that each class matters the same (--no-balance).")
     lines.append("Options change each choice, such as --model, --image-size or --epochs.")
-    if not recipe.weights and recipe.crop != "none":
+    if not recipe.weights and recipe.flip:
         lines.append("For photos, --weights imagenet usually helps most: it starts from published weights.")
     return "\n".join(lines)

@@ -8,8 +8,10 @@ are folded, so their statistics are frozen. Values are rounded to quantisation s
 * The output of an operation and its fused ReLU has 256 steps between a smallest and a largest value. These are moving
   averages over the batches.
 * All tensors of a concatenation, and input and output of an average pooling, share their steps.
-* Pixels have steps of 1. Probabilities and gates have steps of 1/256, at inference only, because gradients vanish where
-  they are rounded to 0.
+* Pixels have steps of 1, and gates steps of 1/256. Probabilities have steps of 1/256, at inference only, because
+  gradients vanish where they are rounded to 0.
+
+Sums are those of whole numbers, as in LiteRT, so that a file computes what its network does, bit for bit.
 """
 
 from __future__ import annotations
@@ -150,7 +152,7 @@ def settled(model: keras.Model) -> keras.Model:
         if layer.weight_bits == 8:
             return outputs
         output_step = kwargs["output_step"]
-        fraction = output_step * fraction_of_step(kwargs["step"] * layer.kernel_steps(), output_step)
+        fraction = output_step * fraction_of_step(layer.sum_steps(kwargs["step"]), output_step)
         # Keras's export to ONNX makes inputs of tensors.
         return rounded_to_fraction(outputs, keras.ops.convert_to_numpy(fraction))
 

@@ -93,19 +93,20 @@ class RoundedKernel:
 
     Attributes:
         weight_bits: Bits of a weight.
+        channel_axes: Number of the kernel's last axes whose product is the number of output channels.
     """
 
     weight_bits: int = 8
+    channel_axes: int = 1
 
     def call(self, inputs: Any, step: Any, output_step: Any) -> Any:
         kernel, *bias = self.levels(step)
         numbers = (keras.ops.cast(value, self.compute_dtype) for value in (rounded(inputs / step), kernel))
         sums = keras.ops.cast(self.multiply(*numbers), "float32")
         sums = keras.ops.add(sums, *bias) if bias else sums
-        steps = step * self.kernel_steps()
-        outputs = sums * (steps / output_step)
+        outputs = sums * (self.sum_steps(step) / output_step)
         if self.weight_bits < 8:
-            fraction = fraction_of_step(steps, output_step)
+            fraction = fraction_of_step(self.sum_steps(step), output_step)
             outputs = outputs + keras.ops.stop_gradient(rounded_to_fraction(outputs, fraction) - outputs)
         return rounded(outputs) * output_step
 
@@ -116,27 +117,23 @@ class RoundedKernel:
     def levels(self, step: Any) -> list[Any]:
         """Returns the kernel and, if there is one, the bias in steps, for inputs with steps of that size."""
         kernel, *bias = [keras.ops.convert_to_tensor(weight) for weight in self.weights]
-        steps = self.kernel_steps()
-        flat = keras.ops.reshape(kernel, (-1, self._output_channels(kernel.shape)))
-        whole = keras.ops.reshape(rounded(flat / steps), kernel.shape)
-        return [whole, *(rounded(shift / (step * steps)) for shift in bias)]
+        return [rounded(kernel / self.kernel_steps()), *(rounded(shift / self.sum_steps(step)) for shift in bias)]
 
     def values(self, step: Any) -> list[Any]:
-        """Returns the rounded kernel and bias."""
+        """Returns the rounded kernel and, if there is one, the rounded bias."""
         kernel, *bias = self.levels(step)
-        steps = self.kernel_steps()
-        flat = keras.ops.reshape(kernel, (-1, self._output_channels(kernel.shape)))
-        return [keras.ops.reshape(flat * steps, kernel.shape), *(shift * step * steps for shift in bias)]
+        return [kernel * self.kernel_steps(), *(shift * self.sum_steps(step) for shift in bias)]
 
     def kernel_steps(self) -> Any:
-        """Returns the size of a step of the kernel for each output channel, `(channels,)`."""
+        """Returns the size of a step of the kernel for each output channel, in the shape of the last axes."""
         kernel = keras.ops.stop_gradient(keras.ops.convert_to_tensor(self.weights[0]))
-        flat = keras.ops.reshape(kernel, (-1, self._output_channels(kernel.shape)))
+        most = keras.ops.max(keras.ops.abs(kernel), axis=tuple(range(len(kernel.shape) - self.channel_axes)))
         # A channel of zeros also needs a step.
-        return keras.ops.maximum(keras.ops.max(keras.ops.abs(flat), axis=0), 1e-30) / (2 ** (self.weight_bits - 1) - 1)
+        return keras.ops.maximum(most, 1e-30) / (2 ** (self.weight_bits - 1) - 1)
 
-    def _output_channels(self, shape: tuple[int, ...]) -> int:
-        return shape[-1]
+    def sum_steps(self, step: Any) -> Any:
+        """Returns the size of a step of the sums, `(channels,)`, for inputs with steps of that size."""
+        return step * keras.ops.reshape(self.kernel_steps(), (-1,))
 
     def get_config(self) -> dict[str, Any]:
         return super().get_config() | {"weight_bits": self.weight_bits}
@@ -221,13 +218,12 @@ class RoundedConv2D(RoundedKernel, keras.layers.Conv2D):
 class RoundedDepthwiseConv2D(RoundedKernel, keras.layers.DepthwiseConv2D):
     """Keras's depthwise convolution with a rounded kernel."""
 
+    channel_axes: int = 2
+
     def multiply(self, inputs: Any, kernel: Any) -> Any:
         return keras.ops.depthwise_conv(
             inputs, kernel, strides=self.strides, padding=self.padding, dilation_rate=self.dilation_rate
         )
-
-    def _output_channels(self, shape: tuple[int, ...]) -> int:
-        return shape[-2] * shape[-1]
 
 
 @_register

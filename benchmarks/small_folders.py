@@ -210,13 +210,19 @@ def tables(rows: list[dict]) -> dict[str, str]:
         found = [row for row in rows if row["data"] == data]
         first = found[0][OURS]
         seconds = " / ".join(f"{row[OURS]['seconds']:.0f}" for row in found)
-        reached = {name: [100 * row[name]["accuracy"] for row in found] for name in (OURS, PLAIN, SAME)}
-        cells = {name: " / ".join(f"{value:.1f}" for value in values) for name, values in reached.items()}
-        best = max(reached, key=lambda name: statistics.mean(reached[name]))
-        cells[best] = f"**{cells[best]}**"
-        lines.append((data, f"{first['network']}, {first['side']} px", seconds, *cells.values()))
+        lines.append((data, f"{first['network']}, {first['side']} px", seconds, *cells(found, "accuracy")))
+        if first["recipe"]["balance"]:
+            lines.append((f"{data}, mean of classes", "", "", *cells(found, "mean of classes")))
     header = ("images", "network", "processor time, s", f"{OURS}, %", f"{PLAIN}, %", f"{SAME}, %")
     return {"small_folders": table(header, lines, words=2)}
+
+
+def cells(rows: list[dict], score: str) -> list[str]:
+    """Returns the scores of each contestant for all seeds, the best in bold."""
+    reached = {name: [100 * row[name][score] for row in rows] for name in (OURS, PLAIN, SAME)}
+    best = max(reached, key=lambda name: statistics.mean(reached[name]))
+    texts = {name: " / ".join(f"{value:.1f}" for value in values) for name, values in reached.items()}
+    return [f"**{text}**" if name == best else text for name, text in texts.items()]
 
 
 def main() -> None:

@@ -217,9 +217,10 @@ def hub(server, tmp_path):
 NOWHERE = "http://127.0.0.1:9"
 
 
-def test_the_hub_through_a_mirror_then_its_cache(hub, tmp_path):
+@pytest.mark.parametrize("then_offline", sweep([False, True], [False]))
+def test_the_hub_through_a_mirror_then_its_cache(hub, then_offline, tmp_path):
     endpoint, expected = hub
-    for address in (endpoint, NOWHERE):
+    for address in (endpoint, NOWHERE)[: 1 + then_offline]:
         done = run_hub(address, tmp_path / "home")
         assert done.returncode == 0, done.stderr
         assert ("model.safetensors, about 47 MB.\n" in done.stderr) == (address == endpoint)

@@ -365,6 +365,7 @@ def test_published_weights_are_listed(capsys, failing):
     assert "No variant matches 'alexnet'" in failing("weights", "alexnet")
 
 
+@pytest.mark.sweep
 def test_the_installed_program_fails_with_nothing_but_its_message():
     """It runs as in a shell, or by `python -m` if the package is not installed."""
     script = shutil.which("keras-resdense", path=Path(sys.executable).parent)

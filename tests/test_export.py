@@ -266,6 +266,7 @@ def test_other_channels_without_top_and_frozen(format, channels, tmp_path):
     write(model, tmp_path / "m", format)
 
 
+@pytest.mark.sweep
 def test_from_mixed_precision_training_under_a_mirrored_strategy(tmp_path):
     keras.config.set_dtype_policy("mixed_bfloat16")
     try:

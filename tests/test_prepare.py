@@ -208,6 +208,7 @@ def hold(path, ready, done):
         done.wait(60)
 
 
+@pytest.mark.sweep
 def test_two_preparations_of_one_data_set_are_refused(folder, tmp_path):
     spawn = multiprocessing.get_context("spawn")
     ready, done = spawn.Event(), spawn.Event()

@@ -97,6 +97,7 @@ def test_a_kernel_has_a_step_for_each_channel():
                 np.testing.assert_allclose(scaled, scaled.round(), atol=1e-3)
 
 
+@pytest.mark.sweep
 def test_plain_keras_opens_it_and_its_bytes_are_exported_again(tmp_path):
     model, images = aware()
     model.class_names = tuple("abc")
@@ -104,7 +105,8 @@ def test_plain_keras_opens_it_and_its_bytes_are_exported_again(tmp_path):
     export(model, tmp_path / "m.keras", "keras", images)
     assert b"keras_resdense" not in zipfile.ZipFile(tmp_path / "m.keras").read("config.json")
     opened = keras.saving.load_model(tmp_path / "m.keras")
-    np.testing.assert_array_equal(opened.predict(images, verbose=0), model.predict(images, verbose=0))
+    # Plain Keras adds floats: where their last digit decides, a value may be rounded to the next step.
+    np.testing.assert_allclose(opened.predict(images, verbose=0), model.predict(images, verbose=0), atol=1.01 / 256)
     assert export(opened, tmp_path / "m.tflite", "tflite_int8", images).agreement >= 0.9
 
 

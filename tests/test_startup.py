@@ -4,6 +4,8 @@ import os
 import subprocess
 import sys
 
+import pytest
+
 VARIABLE = "TF_ENABLE_ONEDNN_OPTS"
 
 
@@ -19,6 +21,7 @@ def test_onednn_is_asked_for_unless_the_user_decided():
     assert printed(ask, **{VARIABLE: "0"}) == "0"
 
 
+@pytest.mark.sweep
 def test_tensorflow_hears_of_it():
     """This also works if a builder is used before TensorFlow is imported."""
     ask = "from tensorflow.python.util import _pywrap_util_port as port; print(port.IsMklEnabled())"

@@ -310,7 +310,7 @@ for path in sys.argv[1:]:
 """
 
 
-OPENED = [["seresnet18", "densenet40_12"], ["resnet20", "resnet18d", "resnet18v2"], ["resnet1202"]]
+OPENED = [["densenet40_12"], ["resnet20", "resnet18d", "seresnet18", "resnet18v2"], ["resnet1202"]]
 
 
 @pytest.mark.parametrize("variants", sweep(OPENED, OPENED[:1]))

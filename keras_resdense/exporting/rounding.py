@@ -1,6 +1,7 @@
 """Layers that round like LiteRT's integer kernels and can be trained.
 
-Gradients pass through the rounding unchanged. They are zero for values outside the range.
+Gradients pass through the rounding unchanged. They are zero for values outside the range. The sizes of steps are those
+of a file: computed in float64 and kept in float32.
 """
 
 from __future__ import annotations
@@ -55,8 +56,8 @@ class FakeQuantise(keras.layers.Layer):
 
     def call(self, inputs: Any, part: int = 0, step: bool = False, training: bool | None = None) -> Any:
         if step:
-            low, high = self.limits()
-            return keras.ops.convert_to_tensor((high - low) / 255, dtype="float32")
+            low, high = (keras.ops.cast(limit, "float64") for limit in self.limits())
+            return keras.ops.cast((high - low) / 255, "float32")
         if self.span is not None and training:
             return inputs
         if self.span is None and training and self.trainable:
@@ -117,23 +118,25 @@ class RoundedKernel:
     def levels(self, step: Any) -> list[Any]:
         """Returns the kernel and, if there is one, the bias in steps, for inputs with steps of that size."""
         kernel, *bias = [keras.ops.convert_to_tensor(weight) for weight in self.weights]
-        return [rounded(kernel / self.kernel_steps()), *(rounded(shift / self.sum_steps(step)) for shift in bias)]
+        steps = keras.ops.cast(self.kernel_steps(), "float32")
+        return [rounded(kernel / steps), *(rounded(shift / self.sum_steps(step)) for shift in bias)]
 
     def values(self, step: Any) -> list[Any]:
         """Returns the rounded kernel and, if there is one, the rounded bias."""
         kernel, *bias = self.levels(step)
-        return [kernel * self.kernel_steps(), *(shift * self.sum_steps(step) for shift in bias)]
+        values = keras.ops.cast(keras.ops.cast(kernel, "float64") * self.kernel_steps(), "float32")
+        return [values, *(shift * self.sum_steps(step) for shift in bias)]
 
     def kernel_steps(self) -> Any:
-        """Returns the size of a step of the kernel for each output channel, in the shape of the last axes."""
+        """Returns the size of a step of the kernel for each output channel, float64, in the shape of the last axes."""
         kernel = keras.ops.stop_gradient(keras.ops.convert_to_tensor(self.weights[0]))
         most = keras.ops.max(keras.ops.abs(kernel), axis=tuple(range(len(kernel.shape) - self.channel_axes)))
         # A channel of zeros also needs a step.
-        return keras.ops.maximum(most, 1e-30) / (2 ** (self.weight_bits - 1) - 1)
+        return keras.ops.cast(keras.ops.maximum(most, 1e-30), "float64") / (2 ** (self.weight_bits - 1) - 1)
 
     def sum_steps(self, step: Any) -> Any:
         """Returns the size of a step of the sums, `(channels,)`, for inputs with steps of that size."""
-        return step * keras.ops.reshape(self.kernel_steps(), (-1,))
+        return step * keras.ops.cast(keras.ops.reshape(self.kernel_steps(), (-1,)), "float32")
 
     def get_config(self) -> dict[str, Any]:
         return super().get_config() | {"weight_bits": self.weight_bits}

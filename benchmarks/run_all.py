@@ -41,7 +41,7 @@ COMMANDS = (
      " --warmup-epochs 1 --precision mixed_bfloat16"),
     ("quantisation", 15, f"{TRAIN} --model densenet169 --image-size 32 --epochs 8 --batch-size 32"),
     ("quantisation", 20, f"quantisation.py {SAVED} {{scratch}}/resnet18_fashion_mnist {{scratch}}/densenet169_digits"),
-    ("quantisation", 5, "quantisation.py ../saved_models/resnet20_fashion_mnist --learn 60"),
+    ("quantisation", 25, f"quantisation.py {SAVED} --learn 60"),
     ("inference", 60, "inference.py {peers}"),
     ("predict_speed", 80, "predict_speed.py {peers} --rounds 3"),
     ("training_speed", 100, "training_speed.py {peers} --rounds 3"),

@@ -152,7 +152,7 @@ def settled(model: keras.Model) -> keras.Model:
         if layer.weight_bits == 8:
             return outputs
         output_step = kwargs["output_step"]
-        fraction = output_step * fraction_of_step(layer.sum_steps(kwargs["step"]), output_step)
+        fraction = output_step * fraction_of_step(layer.sum_steps(kwargs["step"]) / output_step)
         # Keras's export to ONNX makes inputs of tensors.
         return rounded_to_fraction(outputs, keras.ops.convert_to_numpy(fraction))
 

@@ -107,8 +107,12 @@ class RoundedKernel:
         sums = keras.ops.add(sums, *bias) if bias else sums
         outputs = sums * (self.sum_steps(step) / output_step)
         if self.weight_bits < 8:
-            fraction = fraction_of_step(self.sum_steps(step), output_step)
-            outputs = outputs + keras.ops.stop_gradient(rounded_to_fraction(outputs, fraction) - outputs)
+            # LiteRT's factors have 31 bits, too many for float32.
+            values = (sums, self.sum_steps(1.0), step, output_step)
+            exact, kernel_steps, step, target = (keras.ops.cast(value, "float64") for value in values)
+            ratio = kernel_steps * step / target
+            twice = keras.ops.cast(rounded_to_fraction(exact * ratio, fraction_of_step(ratio)), "float32")
+            outputs = outputs + keras.ops.stop_gradient(twice - outputs)
         return rounded(outputs) * output_step
 
     def multiply(self, inputs: Any, kernel: Any) -> Any:
@@ -151,7 +155,7 @@ class RoundedKernel:
         return layer
 
 
-def fraction_of_step(steps: Any, output_step: Any) -> Any:
+def fraction_of_step(ratio: Any) -> Any:
     """Returns the fraction of a step to which LiteRT rounds the outputs of a convolution with 4-bit weights first.
 
     XNNPACK has no kernel for such a convolution. LiteRT's own kernel multiplies its sums by a number from 0.5 to 1,
@@ -159,10 +163,9 @@ def fraction_of_step(steps: Any, output_step: Any) -> Any:
     of a step becomes 0.5 and then 1.
 
     Args:
-        steps: Size of a step of the sums for each channel, `(channels,)`.
-        output_step: Size of a step of the outputs.
+        ratio: Size of a step of the sums over that of the outputs, for each channel, `(channels,)`.
     """
-    exponents = keras.ops.floor(keras.ops.log2(steps / output_step)) + 1
+    exponents = keras.ops.floor(keras.ops.log2(ratio)) + 1
     return 2.0 ** keras.ops.minimum(exponents, 0.0)
 
 

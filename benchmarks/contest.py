@@ -16,7 +16,7 @@ from artefacts import THREADS
 from contestants import CONTESTANTS, MATRIX, OURS, OUTSIDE, stopwatch
 from matplotlib.figure import Figure
 from networks import Job
-from pages import BLUE, GREEN, ORANGE, add_json, cell, describe, digits, load, replace, save, table
+from pages import BLUE, GREEN, ORANGE, add_json, cell, describe, digits, list_versions, load, replace, save, table
 
 #: Settings of the shell that a contest must not inherit.
 SETTINGS = ("TF_", "XLA_", "KERAS_", "OMP_", "KMP_", "MKL_", "TORCH")
@@ -162,11 +162,10 @@ def conditions(contests: Sequence[dict]) -> str:
         rounds[title(one)] += len(one["contestants"][one["ours"]])
         for found in one["contestants"].values():
             versions |= found[0]["versions"] if found else {}
-    versions.pop("keras_resdense", None)
     least, most = min(rounds.values()), max(rounds.values())
     return (
         f"Measured on {' and '.join(sorted(machines))}. Rounds: {least if least == most else f'{least} to {most}'}. "
-        f"Versions: {', '.join(f'{name} {version}' for name, version in sorted(versions.items()))}."
+        f"Versions: {list_versions(versions)}."
     )
 
 

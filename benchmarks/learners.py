@@ -113,6 +113,11 @@ def epoch(images: np.ndarray, classes: np.ndarray, random: np.random.Generator) 
         yield padded[chosen[:, None, None], rows[:, :, None], columns[:, None, :]], classes[chosen]
 
 
+def boundaries(job: Job, steps: int) -> list[int]:
+    """Returns the steps after which the rate is divided by 10, for so many steps an epoch."""
+    return [round(share * job.epochs * steps) for share in MILESTONES]
+
+
 def plain_keras(job: Job, watch: Stopwatch) -> None:
     """Trains our network in plain Keras, with its own layers and `fit`."""
     import keras
@@ -125,8 +130,7 @@ def plain_keras(job: Job, watch: Stopwatch) -> None:
             yield from epoch(images, classes, random)
 
     model = keras.saving.load_model(job.network, compile=False)
-    boundaries = [round(share * job.epochs * steps) for share in MILESTONES]
-    rate = keras.optimizers.schedules.PiecewiseConstantDecay(boundaries, [RATE, RATE / 10, RATE / 100])
+    rate = keras.optimizers.schedules.PiecewiseConstantDecay(boundaries(job, steps), [RATE, RATE / 10, RATE / 100])
     optimizer = keras.optimizers.SGD(rate, momentum=MOMENTUM)
     model.compile(optimizer, "sparse_categorical_crossentropy", metrics=["accuracy"])
     checks = {"validation_data": (test, test_classes), "validation_batch_size": 500}
@@ -178,8 +182,7 @@ def pytorch(job: Job, watch: Stopwatch) -> None:
 
     model = resnet20_in_torch().to(memory_format=torch.channels_last)
     optimizer = torch.optim.SGD(model.parameters(), RATE, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY)
-    boundaries = [round(share * job.epochs * steps) for share in MILESTONES]
-    schedule = torch.optim.lr_scheduler.MultiStepLR(optimizer, boundaries)
+    schedule = torch.optim.lr_scheduler.MultiStepLR(optimizer, boundaries(job, steps))
     for _ in range(job.epochs):
         model.train()
         for some, their in epoch(images, classes, random):

@@ -74,6 +74,11 @@ def describe(machine: dict) -> str:
     return f"{machine['cores']} cores of {machine['processor']}" + (f" with {' and '.join(has)}" if has else "")
 
 
+def list_versions(versions: Mapping[str, str]) -> str:
+    """Returns other packages than ours with their versions, for a sentence."""
+    return ", ".join(f"{name} {version}" for name, version in sorted(versions.items()) if name != "keras_resdense")
+
+
 def table(header: Sequence[str], rows: Iterable[Sequence[str]], words: int = 1) -> str:
     """Returns a Markdown table, whose first columns are words and whose others are figures; without empty columns."""
     columns = [column for column in zip(header, *rows, strict=True) if any(column[1:])]

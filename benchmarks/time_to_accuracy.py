@@ -31,7 +31,7 @@ import numpy as np
 from contest import SETTINGS, machine, take_threads
 from learners import SIDE, WEIGHT_DECAY, Job
 from matplotlib.figure import Figure
-from pages import BLUE, GREEN, ORANGE, add_json, cell, describe, load, replace, save, table
+from pages import BLUE, GREEN, ORANGE, add_json, cell, describe, list_versions, load, replace, save, table
 
 GOAL, SEEDS = 0.94, (0, 1, 2)
 #: Times of ours that the peers should take.
@@ -117,11 +117,9 @@ def tables(rows: Sequence[dict]) -> dict[str, str]:
             " / ".join("never" if one is None else f"{one:.1f}" for one in minutes),
             cell(ratio, goal=RATIO),
         ))  # fmt: skip
-    versions.pop("keras_resdense", None)
-    said = ", ".join(f"{name} {version}" for name, version in sorted(versions.items()))
     where = " and ".join(sorted({describe(row["machine"]) for row in rows}))
     header = ("", "epochs", "seconds an epoch", "accuracy at the end, %", f"minutes to {GOAL:.0%}", "over ours")
-    return {"time_to_accuracy": f"Measured on {where}: {said}.\n\n{table(header, lines)}"}
+    return {"time_to_accuracy": f"Measured on {where}: {list_versions(versions)}.\n\n{table(header, lines)}"}
 
 
 def draw(rows: Sequence[dict]) -> Figure:

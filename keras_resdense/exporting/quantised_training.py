@@ -292,8 +292,8 @@ def _rounded(model: keras.Model, groups: list[list[Any]], weight_bits: int) -> t
             args = (pixels(args[0]), *args[1:])
         if layer.name not in copies:
             copies[layer.name] = _rounding_copy(layer, weight_bits)
-        steps = [sources[id(tensor)](args[0], step=True) for tensor in call.input_tensors]
         if isinstance(copies[layer.name], (RoundedKernel, *_MERGED)):
+            steps = [sources[id(tensor)](args[0], step=True) for tensor in call.input_tensors]
             following, _ = places.get(id(output)) or places[id(activated[id(output)])]
             kwargs = {"step": steps if len(steps) > 1 else steps[0], "output_step": following(args[0], step=True)}
         made = copies[layer.name](*args, **kwargs)

@@ -64,7 +64,7 @@ def _from_scratch(side: int, data: ImageData) -> dict:
     if side <= SMALL:
         size = 0 if uniform else max(8, side)
         # Small images are often letters or digits, which must not be flipped.
-        moved = {"crop": "none", "padding": max(1, side // 14), "flip": False}
+        moved = {"padding": max(1, side // 14), "flip": False}
         return {"model": "resnet20", "learning_rate": 2e-3, "image_size": size} | moved
     size = min(LARGEST, side // 32 * 32)
     return {"image_size": size, "padding": size // 10}

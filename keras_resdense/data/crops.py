@@ -23,12 +23,13 @@ class View:
     Attributes:
         window: Top, left, height and width of the pixels that are needed `(4,)` int32; None for the whole image.
         scale: Factor of the height and of the width `(2,)` float32.
-        shift: Pixels that the scaled window is moved down and to the right `(2,)` float32.
+        shift: Pixels that the scaled window is moved down and to the right `(2,)` float32; None if the scaled window is
+            the whole input.
     """
 
     window: Any
     scale: Any
-    shift: Any
+    shift: Any = None
 
     def of(self, pixels: tf.Tensor, size: tuple[int, int]) -> tf.Tensor:
         """Scales the pixels of the window.
@@ -44,9 +45,18 @@ class View:
 
         if tuple(pixels.shape[:2]) == tuple(size):
             return tf.cast(pixels, tf.float32)
-        scaled = scaled_rows(pixels, size[0], self.scale[0], self.shift[0])
-        scaled = scaled_columns(scaled, size[1], self.scale[1], self.shift[1])
-        return tf.ensure_shape(scaled, (*size, pixels.shape[2]))
+
+        def scaled(shift):
+            rows = scaled_rows(pixels, size[0], self.scale[0], shift[0])
+            return scaled_columns(rows, size[1], self.scale[1], shift[1])
+
+        if self.shift is None:
+            # What grows is not antialiased, and TensorFlow has a faster operation for it.
+            grows = tf.reduce_all(self.scale >= 1)
+            image = tf.cond(grows, lambda: tf.image.resize(pixels, size), lambda: scaled((0.0, 0.0)))
+        else:
+            image = scaled(self.shift)
+        return tf.ensure_shape(image, (*size, pixels.shape[2]))
 
 
 def part_of(image: tf.Tensor) -> Callable[[Any], Any]:
@@ -67,7 +77,7 @@ def whole(shape: tf.Tensor, size: tuple[int, int], key: tf.Tensor) -> View:
     """Returns the whole image, resized without keeping its aspect ratio."""
     import tensorflow as tf
 
-    return View(window=None, scale=tf.cast(size, tf.float32) / tf.cast(shape[:2], tf.float32), shift=tf.zeros(2))
+    return View(window=None, scale=tf.cast(size, tf.float32) / tf.cast(shape[:2], tf.float32))
 
 
 def area(shape: tf.Tensor, size: tuple[int, int], key: tf.Tensor) -> View:
@@ -84,7 +94,7 @@ def area(shape: tf.Tensor, size: tuple[int, int], key: tf.Tensor) -> View:
         use_image_if_no_bounding_boxes=True,
     )
     scale = tf.cast(size, tf.float32) / tf.cast(extent[:2], tf.float32)
-    return View(window=tf.concat([begin[:2], extent[:2]], 0), scale=scale, shift=tf.zeros(2))
+    return View(window=tf.concat([begin[:2], extent[:2]], 0), scale=scale)
 
 
 def scale(shape: tf.Tensor, size: tuple[int, int], key: tf.Tensor) -> View:

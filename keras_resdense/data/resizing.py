@@ -17,6 +17,8 @@ from keras_resdense.data.contract import ImageContract
 if TYPE_CHECKING:
     import tensorflow as tf
 
+#: Values of an image from which it is scaled by all threads.
+_LARGE = 2**21
 _KERNELS = {"bilinear": "triangle", "bicubic": "keyscubic"}
 
 
@@ -152,11 +154,15 @@ def scaled_rows(pixels: tf.Tensor, height: int, scale: Any, shift: Any, interpol
     import tensorflow as tf
 
     rows, width, channels = tf.unstack(tf.shape(pixels))
+    length = width * channels
+    # TensorFlow splits an image by its rows among threads, which costs more than it saves unless the image is large.
+    # Turned into columns of one row, it stays in one thread.
+    order = tf.where(rows * length > _LARGE, [0, 1], [1, 0])
     scaled = tf.raw_ops.ScaleAndTranslate(
-        images=tf.reshape(pixels, (1, rows, 1, width * channels)),
-        size=(height, 1),
-        scale=tf.stack([scale, 1.0]),
-        translation=tf.stack([shift, 0.0]),
+        images=tf.reshape(pixels, tf.concat([[1], tf.gather([rows, 1], order), [length]], 0)),
+        size=tf.gather([height, 1], order),
+        scale=tf.gather([scale, 1.0], order),
+        translation=tf.gather([shift, 0.0], order),
         kernel_type=_KERNELS[interpolation],
         antialias=True,
     )
@@ -169,9 +175,16 @@ def scaled_columns(pixels: tf.Tensor, width: int, scale: Any, shift: Any, interp
 
     height, columns, channels = tf.unstack(tf.shape(pixels))
     # TensorFlow scales rows faster than columns, so the image is transposed twice.
-    turned = tf.transpose(tf.reshape(pixels, (height, columns * channels)))
+    turned = _transposed(tf.reshape(tf.cast(pixels, tf.float32), (height, columns * channels)))
     scaled = scaled_rows(tf.reshape(turned, (columns, channels, height)), width, scale, shift, interpolation)
-    return tf.reshape(tf.transpose(tf.reshape(scaled, (width * channels, height))), (height, width, channels))
+    return tf.reshape(_transposed(tf.reshape(scaled, (width * channels, height))), (height, width, channels))
+
+
+def _transposed(matrix):
+    """Transposes a float32 matrix in one thread: for floats, oneDNN wakes all threads, which takes longer."""
+    import tensorflow as tf
+
+    return tf.bitcast(tf.transpose(tf.bitcast(matrix, tf.int32)), tf.float32)
 
 
 def _to_bytes(pixels):

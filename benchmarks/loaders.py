@@ -21,8 +21,6 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 def ours(folder: str, recipe: str) -> Iterator:
-    import tensorflow as tf
-
     import keras_resdense
     from keras_resdense.data.batches import training_batches
     from keras_resdense.data.plan import Plan
@@ -30,7 +28,7 @@ def ours(folder: str, recipe: str) -> Iterator:
     data = keras_resdense.load_data(folder)
     row = dataclasses.replace(keras_resdense.RECIPES[recipe].recipe, batch_size=BATCH, crop="area", repeats=1)
     plan = Plan(recipe=row, size=(SIDE, SIDE), classes=len(data.class_names))
-    return iter(training_batches(data.train, plan, tf.distribute.OneDeviceStrategy("/cpu:0")))
+    return iter(training_batches(data.train, plan, keras_resdense.strategy("none")))
 
 
 def bare(folder: str, antialias: bool) -> Iterator:

@@ -184,7 +184,7 @@ def _transposed(matrix):
     """Transposes a float32 matrix in one thread: for floats, oneDNN wakes all threads, which takes longer."""
     import tensorflow as tf
 
-    return tf.bitcast(tf.transpose(tf.bitcast(matrix, tf.int32)), tf.float32)
+    return tf.bitcast(tf.transpose(tf.bitcast(matrix, tf.uint32)), tf.float32)
 
 
 def _to_bytes(pixels):

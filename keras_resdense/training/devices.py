@@ -39,7 +39,7 @@ def strategy(name: str = "auto") -> Any:
     if name == "auto" and gpus:
         return mirrored()
     if name in ("auto", "none"):
-        return _untuning(tf.distribute.OneDeviceStrategy)("/gpu:0" if gpus else "/cpu:0")
+        return _untuning(tf.distribute.OneDeviceStrategy)("/gpu:0") if gpus else _one_processor()
     raise ValueError(f"strategy is {name!r}; it must be one of auto, none, mirrored, multiworker.")
 
 
@@ -51,6 +51,24 @@ def _untuning(kind: type) -> type:
             return super().experimental_distribute_dataset(untuned(dataset), options)
 
     return functools.wraps(kind, updated=())(Untuning)
+
+
+def _one_processor() -> Any:
+    """Returns a strategy for one processor, which iterates over data sets themselves.
+
+    An iterator for devices copies each batch to a device. On creation, it sets glibc's M_TRIM_THRESHOLD to 128 kB for
+    the whole process, so that the memory of every decoded image is given back and asked for again.
+    """
+    import tensorflow as tf
+
+    class OneProcessor(tf.distribute.OneDeviceStrategy):
+        def experimental_distribute_dataset(self, dataset, options=None):
+            return untuned(dataset)
+
+        def distribute_datasets_from_function(self, dataset_fn, options=None):
+            return dataset_fn(tf.distribute.InputContext())
+
+    return functools.wraps(tf.distribute.OneDeviceStrategy, updated=())(OneProcessor)("/cpu:0")
 
 
 def _untune_device_iterators() -> None:

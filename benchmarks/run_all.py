@@ -30,6 +30,7 @@ COMMANDS = (
     ("build_time", 5, "build_time.py --rounds 3"),
     ("learning", 2, f"learning.py {SAVED}"),
     ("loading", 10, "loading.py {peers}"),
+    ("predict_folder", 20, "predict_folder.py"),
     ("memory", 10, "memory.py {peers} --rounds 1"),
     ("forms", 5, f"{ONE_CORE} densenetbc40_12 --rounds 3 --steps 2"),
     ("forms", 5, f"{ONE_CORE} resnet20 densenetbc40_12 --operations --forms plain shared --batch 64 --steps 6"),

@@ -7,7 +7,10 @@ docs/scaling.md says how.
 
 import argparse
 import dataclasses
+import json
 import math
+import statistics
+from pathlib import Path
 
 import keras_resdense
 
@@ -42,11 +45,11 @@ ROWS = (
 
 #: Size of ImageNet's training images, in images and in bytes of their archive, `ILSVRC2012_img_train.tar`.
 IMAGES, BYTES = 1_281_167, 147_897_477_120
-#: Milliseconds of one core for an image of 500 × 375, measured by `benchmarks/loaders.py` (benchmarks/README.md), by
-#: recipes that prepare it alike.
+#: What `benchmarks/loading.py` measured, and its loaders by recipes that prepare an image alike.
+MEASURED = Path(__file__).parent.parent / "benchmarks" / "loading.json"
 PREPARING = {
-    ("resnet_imagenet", "densenet_imagenet"): 1.5,
-    ("strikes_back_a1", "strikes_back_a2", "strikes_back_a3"): 2.7,
+    ("resnet_imagenet", "densenet_imagenet"): "ours, crop and flip",
+    ("strikes_back_a1", "strikes_back_a2", "strikes_back_a3"): "ours, strikes_back_a2",
 }
 
 
@@ -57,9 +60,11 @@ def print_images(replicas: int) -> None:
         print(f"| {workers} | {BYTES / workers / 1e9:.0f} | {BYTES / 1e9:.0f} |")
     gpus = " | ".join(f"{row.gpu}, {row.precision}" for row in ROWS)
     print(f"\n| recipes | ms an image | {gpus} |\n|---|---:|{'---:|' * len(ROWS)}")
-    for recipes, milliseconds in PREPARING.items():
+    loaders = json.loads(MEASURED.read_text(encoding="utf-8"))["loaders"]
+    for recipes, loader in PREPARING.items():
+        milliseconds = statistics.median(measured["processor_ms"] for measured in loaders[loader])
         cores = " | ".join(f"{row.images_per_second * milliseconds / 1e3:.1f}" for row in ROWS)
-        print(f"| {', '.join(recipes)} | {milliseconds} | {cores} |")
+        print(f"| {', '.join(recipes)} | {milliseconds:.1f} | {cores} |")
 
 
 def bytes_sent(floats: int, replicas: int) -> float:

@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image, ImageEnhance, ImageOps
 
-from keras_resdense.data import augment, crops, rand_augment as module
+from keras_resdense.data import augment, crops, rand_augment as module, resizing
 from keras_resdense.data.rand_augment import OPERATIONS, Operation, rand_augment
 
 GOLDEN = np.load(Path(__file__).parent / "golden" / "augment.npz")
@@ -118,6 +118,13 @@ def test_a_crop_is_pillow_s_to_a_level():
     found = view.of(crops.part_of(tf.constant(np.asarray(image)))(view.window), (64, 64)).numpy()
     assert min(height, width) > 64
     assert np.abs(found - np.asarray(expected)).max() <= 1
+
+
+def test_large_images_are_resized_alike(monkeypatch):
+    """They are split among threads."""
+    alone = resizing.scaled_rows(noise(40, 60, 3), 30, 0.75, 0.5)
+    monkeypatch.setattr(resizing, "_LARGE", 0)
+    np.testing.assert_array_equal(resizing.scaled_rows(noise(40, 60, 3), 30, 0.75, 0.5), alone)
 
 
 def test_crops_are_as_large_as_published():

@@ -161,6 +161,13 @@ def test_nothing_is_tuned_under_a_strategy(monkeypatch, name, arrays):
     assert len(tuned) >= 3 * (1 + devices.num_replicas_in_sync) and set(tuned) == {False}
 
 
+def test_one_processor_iterates_over_data_sets_themselves():
+    """Iterators for devices change how the whole process gives back memory."""
+    devices, data = strategy("none"), tf.data.Dataset.range(3)
+    assert isinstance(devices.experimental_distribute_dataset(data), tf.data.Dataset)
+    assert devices.distribute_datasets_from_function(lambda context: data) is data
+
+
 def test_slurm_names_workers_with_and_without_gpus(monkeypatch):
     job = {"PROCID": "2", "STEP_NUM_TASKS": "3", "STEP_NODELIST": "node[1-2]", "STEP_TASKS_PER_NODE": "2,1"}
     for name, value in job.items():

@@ -30,7 +30,8 @@ class ImageRecipe:
         erasing: Whether a random rectangle of every other image is filled with noise (1708.04896).
         mixup: α of mixup (1710.09412); 0 for none. With cutmix, each mixes half of the groups of 8 images.
         cutmix: α of cutmix (1905.04899); 0 for none.
-        balance: Whether all classes have the same total weight in the loss, so that rare ones count as much.
+        balance: Whether images of rare classes count for more in the loss: their weight falls with the square root of
+            the number of images in their class, as their frequency in 1805.00932.
         keep: Whether images are decoded once and stay in memory: training images at up to twice the network's size,
             held-out images as the network takes them.
         repeats: How often an image occurs in succession, with another augmentation each time (1902.05509). An epoch

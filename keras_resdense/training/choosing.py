@@ -100,7 +100,7 @@ def explain(recipe: Recipe) -> str:
         else "It sees no mirror images (--flip where left and right do not matter).",
     ]
     if recipe.balance:
-        lines.append("Rare classes count for more, so that each class matters the same (--no-balance).")
+        lines.append("Rare classes count for more (--no-balance).")
     lines.append("Options change each choice, such as --model, --image-size or --epochs.")
     if not recipe.weights and recipe.flip:
         lines.append("For photos, --weights imagenet usually helps most: it starts from published weights.")

@@ -73,8 +73,9 @@ def plan_of(recipe: Recipe, data: ImageData, row: Network, seed: int) -> Plan:
     """Returns the plan of a training, with weights of the classes if the recipe balances them."""
     size, classes, weights = image_size_of(recipe, data, row, recipe.image_size), len(data.class_names), None
     if recipe.balance:
-        counts = class_counts(data.train, classes)
-        weights = tuple((counts.sum() / (classes * np.maximum(counts, 1))).tolist())
+        # The mean weight of an image is 1. Weights without the root cost accuracy in all classes.
+        counts = np.maximum(class_counts(data.train, classes), 1)
+        weights = tuple((counts.sum() / np.sqrt(counts).sum() / np.sqrt(counts)).tolist())
     return Plan(recipe=recipe, size=size, classes=classes, seed=seed, class_weights=weights)
 
 

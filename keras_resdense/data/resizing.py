@@ -175,15 +175,17 @@ def scaled_columns(pixels: tf.Tensor, width: int, scale: Any, shift: Any, interp
 
     height, columns, channels = tf.unstack(tf.shape(pixels))
     # TensorFlow scales rows faster than columns, so the image is transposed twice.
-    turned = _transposed(tf.reshape(tf.cast(pixels, tf.float32), (height, columns * channels)))
+    turned = _transposed(tf.reshape(pixels, (height, columns * channels)))
     scaled = scaled_rows(tf.reshape(turned, (columns, channels, height)), width, scale, shift, interpolation)
     return tf.reshape(_transposed(tf.reshape(scaled, (width * channels, height))), (height, width, channels))
 
 
 def _transposed(matrix):
-    """Transposes a float32 matrix in one thread: for floats, oneDNN wakes all threads, which takes longer."""
+    """Transposes a matrix without oneDNN, which wakes all threads for floats, and so takes longer."""
     import tensorflow as tf
 
+    if matrix.dtype != tf.float32:
+        return tf.transpose(matrix)
     return tf.bitcast(tf.transpose(tf.bitcast(matrix, tf.uint32)), tf.float32)
 
 

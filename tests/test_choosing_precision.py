@@ -31,6 +31,10 @@ class Burn(keras.layers.Layer):
         return shape
 
 
+def tiny_network():
+    return keras.Sequential([keras.Input((8, 8, 1)), keras.layers.Flatten(), keras.layers.Dense(2)])
+
+
 @pytest.mark.parametrize("slow, chosen", [("float32", "mixed_bfloat16"), ("bfloat16", "float32")])
 def test_a_processor_gets_the_precision_that_measures_faster(monkeypatch, slow, chosen):
     monkeypatch.setattr(choosing_precision, "SECONDS", 0.1)
@@ -43,6 +47,15 @@ def test_a_processor_gets_the_precision_that_measures_faster(monkeypatch, slow, 
     policy, why = choose_precision(build, 16)
     assert policy == chosen and why.startswith("16 images take 0.0")
     assert keras.config.dtype_policy().name == "float32"
+
+
+@pytest.mark.parametrize("warm_up, chosen", [(0.5, "mixed_bfloat16"), (2.0, "float32")])
+def test_a_warm_up_decides_only_if_it_takes_much_longer_than_making_kernels(monkeypatch, warm_up, chosen):
+    taken = iter([0.03, warm_up, 0.03, 0.01])
+    monkeypatch.setattr(choosing_precision, "SECONDS", 0.0)
+    monkeypatch.setattr(choosing_precision, "_timed", lambda model, images: next(taken))
+    assert choose_precision(tiny_network, 16)[0] == chosen
+    assert len(list(taken)) == (2 if chosen == "float32" else 0)
 
 
 @pytest.mark.parametrize(

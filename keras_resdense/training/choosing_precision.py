@@ -23,6 +23,8 @@ PIXELS, LEAST_IMAGES = 100_000, 4
 #: A warm-up that takes so many times as long in half precision needs no measurement: without instructions for bfloat16,
 #: TensorFlow can be 10 times as slow.
 HOPELESS = 3.0
+#: Seconds of a warm-up that do not count for that, because the first step in a precision also makes its kernels.
+ONCE = 1.0
 
 
 def choose_precision(build: Callable[[], keras.Model], batch: int) -> tuple[str, str]:
@@ -65,7 +67,7 @@ def _seconds(build: Callable[[], keras.Model], batch: int) -> tuple[dict[str, fl
     count = min(batch, max(LEAST_IMAGES, PIXELS // (shape[0] * shape[1])))
     images = np.random.default_rng(0).uniform(0, 255, (count, *shape)).astype("float32")
     fastest = {policy: _timed(model, images) for policy, model in models.items()}
-    if fastest[HALF] < HOPELESS * fastest[FULL]:
+    if fastest[HALF] < HOPELESS * fastest[FULL] + ONCE:
         fastest = dict.fromkeys(models, np.inf)
         start = time.perf_counter()
         while fastest[HALF] == np.inf or time.perf_counter() - start < SECONDS:

@@ -27,7 +27,7 @@ ONE_CORE = "forms.py --processors 1"
 COMPILED = "forms.py --rounds 3 --steps 6 --forms shared calls XLA both"
 #: Benchmarks, the minutes that a command takes, roughly, on two cores, and the command: a script or the package.
 COMMANDS = (
-    ("build_time", 5, "build_time.py --rounds 3"),
+    ("start", 12, "start.py --rounds 3"),
     ("learning", 2, f"learning.py {SAVED}"),
     ("loading", 10, "loading.py {peers}"),
     ("predict_folder", 20, "predict_folder.py"),

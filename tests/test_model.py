@@ -49,6 +49,20 @@ def test_predicts_as_keras_does(models, images, options):
     np.testing.assert_allclose(ours, kerases, atol=1e-6)
 
 
+def test_the_training_step_is_traced_once():
+    traced = []
+
+    class Counted(keras.losses.Loss):
+        def call(self, y_true, y_pred):
+            traced.append(1)
+            return keras.losses.sparse_categorical_crossentropy(y_true, y_pred)
+
+    model = keras_resdense.create_model("resnet20", input_shape=(8, 8, 3))
+    model.compile("adam", Counted())
+    model.fit(IMAGES[:6], np.arange(6), batch_size=2, verbose=0)
+    assert len(traced) == 1
+
+
 def test_predicts_on_two_devices():
     with tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"], tf.distribute.ReductionToOneDevice()).scope():
         model = keras_resdense.create_model("resnet20", input_shape=(8, 8, 3))

@@ -124,10 +124,12 @@ def _measure(x: Tensor):
     channels = x.shape[-1]
     ones = tf.ones([channels])
     # Only the moments are used, so scale, offset and epsilon do not matter.
-    _, *moments = batch_normalise(*widened(x, ones, ones), 1.0)
-    means, variances = (tf.reshape(vector, [-1, channels]) for vector in moments)
-    mean = tf.reduce_mean(means, 0)
-    variance = tf.reduce_mean(variances + tf.square(means - mean), 0)
+    wide, *vectors = widened(x, ones, ones)
+    _, mean, variance = batch_normalise(wide, *vectors, 1.0)
+    if wide is not x:
+        means, variances = (tf.reshape(vector, [-1, channels]) for vector in (mean, variance))
+        mean = tf.reduce_mean(means, 0)
+        variance = tf.reduce_mean(variances + tf.square(means - mean), 0)
 
     def gradient(of_mean, of_variance):
         count = pixels(x)
@@ -154,7 +156,9 @@ def _normalise(x: Tensor, scale: Tensor, offset: Tensor, mean: Tensor, variance:
                 epsilon=epsilon,
                 is_training=False,
             )
-            to_scale, to_offset = (tf.reduce_sum(tf.reshape(v, [-1, x.shape[-1]]), 0) for v in to_vectors)
+            if wide is not x:
+                to_vectors = [tf.reduce_sum(tf.reshape(vector, [-1, x.shape[-1]]), 0) for vector in to_vectors]
+            to_scale, to_offset = to_vectors
             spread = variance + epsilon
             to_mean = -scale * tf.math.rsqrt(spread) * to_offset
             return shaped(to_x, x), to_scale, to_offset, to_mean, -0.5 * scale * to_scale / spread

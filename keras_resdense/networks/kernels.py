@@ -38,11 +38,15 @@ def batch_normalise(x: Tensor, scale: Tensor, offset: Tensor, epsilon: float) ->
         x=x, scale=scale, offset=offset, mean=none, variance=none, epsilon=epsilon, is_training=True
     )
     # The kernel returns the unbiased variance; Keras averages the biased one.
-    return outputs, mean, variance * ((pixels(x) - 1.0) / pixels(x))
+    count = pixels(x)
+    return outputs, mean, variance * ((count - 1.0) / count)
 
 
-def pixels(x: Tensor) -> Tensor:
+def pixels(x: Tensor) -> Tensor | float:
     """Returns the number of pixels in a batch, as a float."""
+    known = x.shape.num_elements()
+    if known is not None:
+        return float(known // x.shape[-1])
     return tf.cast(tf.size(x, out_type=tf.int64) // x.shape[-1], tf.float32)
 
 

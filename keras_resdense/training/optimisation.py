@@ -34,6 +34,28 @@ class Phase:
     quantised: bool
 
 
+class SGD(keras.optimizers.SGD):
+    """Keras's SGD on TensorFlow: the same numbers, with one operation for each variable instead of about ten.
+
+    A graph with fewer operations is traced sooner and takes less memory.
+    """
+
+    def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
+        if not self.momentum:
+            super().update_step(gradient, variable, learning_rate)
+            return
+        import tensorflow as tf
+
+        tf.raw_ops.ResourceApplyKerasMomentum(
+            var=variable.handle,
+            accum=self.momentums[self._get_variable_index(variable)].value.handle,
+            lr=tf.cast(learning_rate, variable.dtype),
+            grad=tf.cast(gradient, variable.dtype),
+            momentum=tf.cast(self.momentum, variable.dtype),
+            use_nesterov=self.nesterov,
+        )
+
+
 def phases_of(recipe: Recipe) -> list[Phase]:
     """Divides a recipe's epochs into phases: first with frozen layers, then with all, then quantisation-aware."""
     floats = recipe.epochs - (recipe.quantised_epochs if recipe.quantise else 0)
@@ -69,7 +91,7 @@ def _optimizer(model: keras.Model, phase: Phase, recipe: Recipe, steps: int) -> 
         "ema_momentum": recipe.ema,
     }
     if recipe.optimizer == "sgd":
-        return keras.optimizers.SGD(momentum=recipe.momentum, nesterov=recipe.nesterov, **common)
+        return SGD(momentum=recipe.momentum, nesterov=recipe.nesterov, **common)
     kind = {"lamb": keras.optimizers.Lamb, "adamw": keras.optimizers.AdamW}[recipe.optimizer]
     optimizer = kind(weight_decay=recipe.weight_decay, **common)
     optimizer.exclude_from_weight_decay([v for v in model.trainable_variables if v.name != "kernel"])

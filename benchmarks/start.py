@@ -100,7 +100,7 @@ def tables(found: dict) -> dict[str, str]:
         for task in TASKS
     ]
     measured = f"Measured on {describe(found['machine'])} with Keras {found['keras']}. Rounds: {found['rounds']}."
-    imported = f"Importing the package after Keras takes {statistics.median(found["import"]):.3f} s."
+    imported = f"Importing the package after Keras takes {statistics.median(found['import']):.3f} s."
     columns = ("ours, s", "keras.applications', s", "ours over it")
     return {
         "start": f"{measured} {imported}\n\n{table(('network', 'from the start of Python', *columns), tasks, words=2)}",

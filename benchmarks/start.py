@@ -101,7 +101,7 @@ def tables(found: dict) -> dict[str, str]:
     ]
     measured = f"Measured on {describe(found['machine'])} with Keras {found['keras']}. Rounds: {found['rounds']}."
     imported = f"Importing the package after Keras takes {statistics.median(found['import']):.3f} s."
-    columns = ("ours, s", "keras.applications', s", "ours over it")
+    columns = ("ours, s", "keras.applications', s", "theirs over ours")
     return {
         "start": f"{measured} {imported}\n\n{table(('network', 'from the start of Python', *columns), tasks, words=2)}",
         "build_time": table(("network built", *columns), built),

@@ -69,7 +69,7 @@ class Model(keras.Model):
 
     def make_train_function(self, force: bool = False) -> Any:
         # Otherwise the optimiser's variables are made while the step is traced, and TensorFlow traces it twice.
-        if not self.optimizer.built:
+        if self.optimizer is not None and not self.optimizer.built:
             self.optimizer.build(self.trainable_variables)
         return super().make_train_function(force)
 

@@ -45,7 +45,7 @@ def batch_normalise(x: Tensor, scale: Tensor, offset: Tensor, epsilon: float) ->
 def pixels(x: Tensor) -> Tensor | float:
     """Returns the number of pixels in a batch, as a float."""
     known = x.shape.num_elements()
-    if known is not None:
+    if known:
         return float(known // x.shape[-1])
     return tf.cast(tf.size(x, out_type=tf.int64) // x.shape[-1], tf.float32)
 

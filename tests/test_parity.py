@@ -21,7 +21,7 @@ GOLDEN = Path(__file__).parent / "golden"
 LOGITS = np.load(GOLDEN / "torch_logits.npz")
 SIZES = (224, 161)
 #: One of each family and of each way to dilate; all others are in the sweep.
-ALWAYS = {"resnet18", "resnet50d", "seresnet18", "resnet18v2", "densenet121", "resnet50@16"}
+ALWAYS = {"resnet18", "resnet50d", "seresnet18", "resnet18v2", "resnet50v2@8", "densenet121", "resnet50@16"}
 ALWAYS |= {"resnet50v1", "resnet50v2_keras", "resnext50_32x4d"}
 
 

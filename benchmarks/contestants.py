@@ -59,12 +59,18 @@ def random_batch(job: Job):
     return stopwatch.random_batch(job.batch, job.side, job.classes)
 
 
+def sgd(row: Contestant):
+    """Returns the class that implements SGD in the package that a contestant's users import."""
+    package = importlib.import_module(row.modules[0])
+    return getattr(package, "SGD", None) or importlib.import_module("keras").optimizers.SGD
+
+
 def in_keras(job: Job, row: Contestant) -> dict:
     model = row.build(job)
     images, labels = random_batch(job)
     if job.task == "predict":
         return {"seconds": stopwatch.seconds(lambda: model.predict(images, verbose=0), job.steps)}
-    stopwatch.compile_model(model)
+    stopwatch.compile_model(model, sgd(row))
     return {"seconds": stopwatch.fit_seconds(model, images, labels, job.steps), "kernels": kernels(model)}
 
 
@@ -115,7 +121,7 @@ def outside_kernels(job: Job, row: Contestant) -> dict:
     import tensorflow as tf
 
     model = row.build(job)
-    stopwatch.compile_model(model)
+    stopwatch.compile_model(model, sgd(row))
     images, labels = map(tf.constant, random_batch(job))
 
     def step(index, images, labels):

@@ -75,7 +75,7 @@ def trained(network: str, form: str, batches: tf.data.Dataset, steps: int) -> tu
         for patch in FORMS.get(form, ()):
             stack.enter_context(patch)
         model = keras_resdense.create_model(row, input_shape=tuple(images.shape[1:]))
-        stopwatch.compile_model(model)
+        stopwatch.compile_model(model, keras_resdense.SGD)
         model.jit_compile, model.steps_per_execution = xla, steps if together else 1
         first = seconds(model, batches, steps)
     print(f"  {form:18}first call {first:.1f} s", flush=True)

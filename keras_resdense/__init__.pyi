@@ -107,7 +107,7 @@ from .networks.densenet import (
     dense_layer as dense_layer,
     transition_layer as transition_layer,
 )
-from .networks.drop_ins import BatchNormalization as BatchNormalization
+from .networks.drop_ins import SGD as SGD, BatchNormalization as BatchNormalization
 from .networks.layers import Convolution as Convolution
 from .networks.orders import ORDERS as ORDERS
 from .networks.resnet import (

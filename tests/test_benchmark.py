@@ -40,7 +40,7 @@ def test_only_calls_after_the_warm_up_count(monkeypatch):
 
 def test_steps_of_fit_are_timed_one_by_one_and_train():
     model = create_model("tiny", input_shape=(8, 8, 3))
-    stopwatch.compile_model(model)
+    stopwatch.compile_model(model, keras.optimizers.SGD)
     before = model.get_weights()
     taken = stopwatch.fit_seconds(model, np.ones((2, 8, 8, 3), "float32"), np.array([1, 2]), 3)
     assert len(taken) == 3 and min(taken) > 0

@@ -172,3 +172,20 @@ def test_weight_decay_adds_its_multiple_of_kernels_to_the_gradient_and_nothing_e
             np.testing.assert_allclose(gradient, 0.01 * np.asarray(weight), rtol=1e-5)
         else:
             assert gradient is None
+
+
+@pytest.mark.parametrize("momentum, nesterov, devices", [(0.9, True, 2), (0.9, False, 1), (0.0, False, 1)])
+def test_sgd_computes_keras_s_numbers(momentum, nesterov, devices):
+    random, trained = np.random.default_rng(0), []
+    inputs, targets = random.normal(size=(32, 5)).astype("float32"), random.normal(size=(32, 3)).astype("float32")
+    for kind in (drop_ins.SGD, keras.optimizers.SGD):
+        keras.utils.set_random_seed(0)
+        replicas = [f"CPU:{number}" for number in range(devices)]
+        with tf.distribute.MirroredStrategy(replicas, tf.distribute.ReductionToOneDevice()).scope():
+            model = keras.Sequential([keras.layers.Dense(8, activation="relu"), keras.layers.Dense(3)])
+            rate = keras.optimizers.schedules.CosineDecay(0.1, 10)
+            model.compile(kind(rate, momentum=momentum, nesterov=nesterov, use_ema=True), "mse")
+        model.fit(inputs, targets, batch_size=8, epochs=2, shuffle=False, verbose=0)
+        trained.append([variable.numpy() for variable in model.weights + model.optimizer.variables])
+    for ours, kerases in zip(*trained, strict=True):
+        np.testing.assert_allclose(ours, kerases, rtol=1e-6, atol=1e-7)

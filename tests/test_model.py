@@ -168,7 +168,7 @@ DENSE = dataclasses.replace(
 def trained(row):
     """Returns a network after a step of training, and how it would go on."""
     model = keras_resdense.create_model(row, input_shape=IMAGES.shape[1:])
-    model.compile(keras.optimizers.SGD(0.01, momentum=0.9), "sparse_categorical_crossentropy")
+    model.compile(keras_resdense.SGD(0.01, momentum=0.9), "sparse_categorical_crossentropy")
     model.fit(IMAGES, LABELS, verbose=0, shuffle=False)
     return model
 
@@ -198,7 +198,7 @@ def test_a_network_comes_back_as_it_was(again, row, tmp_path):
     for ours, theirs in zip(model.layers, opened.layers, strict=True):
         assert isinstance(theirs, type(ours)) and ours.get_config() == theirs.get_config()
         assert getattr(ours, "recomputes", False) == getattr(theirs, "recomputes", False)
-    assert type(opened) is type(model)
+    assert type(opened) is type(model) and type(opened.optimizer) is keras_resdense.SGD
     assert opened.image_contract == model.image_contract and opened.class_names == model.class_names
     np.testing.assert_array_equal(opened.predict(IMAGES, verbose=0), model.predict(IMAGES, verbose=0))
     for each in (model, opened):
@@ -235,7 +235,9 @@ def test_a_new_process_opens_a_network_as_it_was(tmp_path):
 def test_a_network_that_plain_keras_opened_and_saved_again_opens(tmp_path):
     model = trained(DENSE)
     model.save(tmp_path / "ours.keras")
-    keras.saving.load_model(tmp_path / "ours.keras").save(tmp_path / "kerases.keras")
+    plain = keras.saving.load_model(tmp_path / "ours.keras")
+    assert type(plain.optimizer) is keras.optimizers.SGD
+    plain.save(tmp_path / "kerases.keras")
     opened = keras_resdense.load_model(tmp_path / "kerases.keras")
     np.testing.assert_allclose(opened.predict(IMAGES, verbose=0), model.predict(IMAGES, verbose=0), atol=1e-6)
 

@@ -5,14 +5,13 @@ import dataclasses
 import keras
 import numpy as np
 import pytest
-import tensorflow as tf
 
 from keras_resdense.__main__ import COMMANDS
 from keras_resdense.networks import zoo
 from keras_resdense.options import make_parser, overridden
 from keras_resdense.training import recipes
 from keras_resdense.training.classifier import network
-from keras_resdense.training.optimisation import SGD, compile_phase, phases_of, schedule
+from keras_resdense.training.optimisation import compile_phase, phases_of, schedule
 from keras_resdense.training.recipes import RECIPES, Recipe, Settings
 
 
@@ -128,23 +127,6 @@ def test_weight_decay_spares_batch_norm_and_biases(optimizer):
     for variable in model.trainable_variables:
         largest = float(keras.ops.max(variable))
         assert largest < 1 if variable.name == "kernel" else largest == pytest.approx(1), variable.path
-
-
-@pytest.mark.parametrize("momentum, nesterov, devices", [(0.9, True, 2), (0.9, False, 1), (0.0, False, 1)])
-def test_sgd_computes_keras_s_numbers(momentum, nesterov, devices):
-    random, trained = np.random.default_rng(0), []
-    inputs, targets = random.normal(size=(32, 5)).astype("float32"), random.normal(size=(32, 3)).astype("float32")
-    for kind in (SGD, keras.optimizers.SGD):
-        keras.utils.set_random_seed(0)
-        replicas = [f"CPU:{number}" for number in range(devices)]
-        with tf.distribute.MirroredStrategy(replicas, tf.distribute.ReductionToOneDevice()).scope():
-            model = keras.Sequential([keras.layers.Dense(8, activation="relu"), keras.layers.Dense(3)])
-            rate = keras.optimizers.schedules.CosineDecay(0.1, 10)
-            model.compile(kind(rate, momentum=momentum, nesterov=nesterov, use_ema=True), "mse")
-        model.fit(inputs, targets, batch_size=8, epochs=2, shuffle=False, verbose=0)
-        trained.append([variable.numpy() for variable in model.weights + model.optimizer.variables])
-    for ours, kerases in zip(*trained, strict=True):
-        np.testing.assert_allclose(ours, kerases, rtol=1e-6, atol=1e-7)
 
 
 def test_steps_of_one_call_divide_the_epoch():

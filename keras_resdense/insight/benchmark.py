@@ -10,6 +10,7 @@ from typing import Any
 from keras_resdense.insight import stopwatch
 from keras_resdense.insight.analysis import count_macs, count_parameters
 from keras_resdense.networks import zoo
+from keras_resdense.networks.drop_ins import SGD
 from keras_resdense.training import devices
 from keras_resdense.training.recipes import PRECISIONS
 from keras_resdense.training.report import environment
@@ -110,7 +111,7 @@ def benchmark(
 
     predict = stopwatch.seconds(lambda: model.predict(images, batch_size=batch_size, verbose=0), steps)
     inference = timing("inference", predict)
-    stopwatch.compile_model(model)
+    stopwatch.compile_model(model, SGD)
     return Measured(
         variant=variant.lower(),
         image_size=side,

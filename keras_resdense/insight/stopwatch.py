@@ -37,12 +37,10 @@ def random_batch(size: int, side: int, classes: int) -> tuple[np.ndarray, np.nda
     return random.normal(size=(size, side, side, 3)).astype("float32"), random.integers(classes, size=size)
 
 
-def compile_model(model: keras.Model) -> None:
+def compile_model(model: keras.Model, sgd: type[keras.optimizers.SGD]) -> None:
     """Compiles a Keras classifier as in all benchmarks: SGD with momentum, and defaults otherwise."""
-    import keras
-
     # Without this, KerasHub's models compute metrics and the others do not.
-    model.compile(keras.optimizers.SGD(0.01, momentum=0.9), "sparse_categorical_crossentropy", metrics=[])
+    model.compile(sgd(0.01, momentum=0.9), "sparse_categorical_crossentropy", metrics=[])
 
 
 def fit_seconds(model: keras.Model, images: np.ndarray, labels: np.ndarray, steps: int) -> list[float]:

@@ -1,4 +1,4 @@
-"""Drop-in replacements of Keras's layers: the same numbers, faster on TensorFlow."""
+"""Drop-in replacements of Keras's classes: the same numbers, faster on TensorFlow."""
 
 from __future__ import annotations
 
@@ -98,8 +98,35 @@ class RandomNormal(keras.initializers.RandomNormal):
         return keras.ops.convert_to_tensor(values, dtype=dtype or keras.config.floatx())
 
 
+@saved_as("keras.optimizers.SGD")
+class SGD(keras.optimizers.SGD):
+    """Keras's SGD in one TensorFlow operation for each variable, where Keras has about ten.
+
+    It has the same arguments and variables as `keras.optimizers.SGD` and computes the same numbers. The training step's
+    graph has fewer operations, so it is traced sooner and takes less memory. Keras's own code runs without momentum and
+    on other backends.
+
+    A saved model names Keras's class, so it opens without this package.
+    """
+
+    def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
+        if not self.momentum or kernels is None:
+            super().update_step(gradient, variable, learning_rate)
+            return
+        import tensorflow as tf
+
+        tf.raw_ops.ResourceApplyKerasMomentum(
+            var=variable.handle,
+            accum=self.momentums[self._get_variable_index(variable)].value.handle,
+            lr=tf.cast(learning_rate, variable.dtype),
+            grad=tf.cast(gradient, variable.dtype),
+            momentum=tf.cast(self.momentum, variable.dtype),
+            use_nesterov=self.nesterov,
+        )
+
+
 #: What drops in for the classes that a file names.
-DROP_INS: dict[str, type] = {kind.__name__: kind for kind in (BatchNormalization, RandomNormal)}
+DROP_INS: dict[str, type] = {kind.__name__: kind for kind in (BatchNormalization, RandomNormal, SGD)}
 _QUANTILES = 2**16
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import keras
 
 from keras_resdense.graph import all_layers
+from keras_resdense.networks.drop_ins import SGD
 from keras_resdense.training.recipes import Recipe, Settings
 
 #: Learning rate of quantisation-aware training, as a share of the recipe's.
@@ -32,28 +33,6 @@ class Phase:
     last: int
     frozen: bool
     quantised: bool
-
-
-class SGD(keras.optimizers.SGD):
-    """Keras's SGD on TensorFlow: the same numbers, with one operation for each variable instead of about ten.
-
-    A graph with fewer operations is traced sooner and takes less memory.
-    """
-
-    def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
-        if not self.momentum:
-            super().update_step(gradient, variable, learning_rate)
-            return
-        import tensorflow as tf
-
-        tf.raw_ops.ResourceApplyKerasMomentum(
-            var=variable.handle,
-            accum=self.momentums[self._get_variable_index(variable)].value.handle,
-            lr=tf.cast(learning_rate, variable.dtype),
-            grad=tf.cast(gradient, variable.dtype),
-            momentum=tf.cast(self.momentum, variable.dtype),
-            use_nesterov=self.nesterov,
-        )
 
 
 def phases_of(recipe: Recipe) -> list[Phase]:

@@ -217,6 +217,11 @@ CONTESTANTS = {
     "plain Keras, without oneDNN": dataclasses.replace(
         _THEIRS, build=networks.plain_keras, settings=(("TF_ENABLE_ONEDNN_OPTS", "0"),)
     ),
+    # Otherwise JAX returns before a step is computed.
+    "plain Keras, JAX": dataclasses.replace(
+        _THEIRS, modules=("keras", "jax"), build=networks.plain_keras,
+        settings=(("KERAS_BACKEND", "jax"), ("JAX_CPU_ENABLE_ASYNC_DISPATCH", "0")),
+    ),
     "keras.applications": _THEIRS,
     "keras.applications, SavedModel": dataclasses.replace(
         _THEIRS, work=in_runtime, build=artefacts.saved_model, file="keras_applications",

@@ -6,7 +6,7 @@
 
 "plain" uses Keras's own layers. "fused" has batch norm on TensorFlow's fused kernels. "shared" is the package's
 default: dense networks compute the statistics of a channel once, and give the kernels suitable widths.
-"memory-efficient" dense networks recompute the inputs of convolutions for the gradients. The other forms are compiled
+"memory-efficient" networks recompute feature maps for the gradients. The other forms are compiled
 differently: "calls" makes all steps of a round in one call of TensorFlow, "XLA" compiles the step with XLA, and "both"
 does both.
 
@@ -205,17 +205,14 @@ def main() -> None:
     add_json(parser, __file__)
     options = parser.parse_args()
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: options.processors])
-    dense = [network for network in options.networks if network in keras_resdense.DENSENETS]
     for network in options.networks:
         if network not in keras_resdense.VARIANTS:
             parser.error(f"there is no network {network}: `keras-resdense list` names all")
-        if network not in dense and FRUGAL in (options.forms or ()):
-            parser.error(f"{network} is not a dense network, and only dense networks have the form {FRUGAL}")
 
     images, labels = stopwatch.random_batch(options.batch, options.side, classes=10)
     batches = prefetch(tf.data.Dataset.from_tensors((images, labels)).repeat())
     for network in options.networks:
-        forms = options.forms or [form for form in FORMS if network in dense or form != FRUGAL]
+        forms = options.forms or list(FORMS)
         print(f"\n{network}, {options.side} × {options.side}, batch {options.batch}")
         models, first = {}, {}
         for form in forms:

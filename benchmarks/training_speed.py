@@ -10,9 +10,9 @@ speeds over the rounds. Memory is the peak of the process beyond the memory afte
 
 keras.applications' ResNet-50 has its stride in the 1×1 convolution, like resnet50v1. The others have it in the 3×3
 convolution, like resnet50. "plain Keras" opens our network from its `.keras` file in a process without the package.
-"without oneDNN" turns off oneDNN's kernels, as TensorFlow does by default on AMD, for example. "PyTorch" is the network
-of the CIFAR papers, built from torchvision's blocks. All builds of a network must have the same number of weights in
-their kernels.
+"without oneDNN" turns off oneDNN's kernels, as TensorFlow does by default on AMD, for example. "JAX" is plain Keras on
+JAX, whose XLA compiles the training step. "PyTorch" is the network of the CIFAR papers, built from torchvision's
+blocks. All builds of a network must have the same number of weights in their kernels.
 
 The limit is the matrix-product rate of the same round, divided by 6 FLOP per multiply-add of the forward pass: 2 for
 the pass itself, 2 for the gradient of the inputs and 2 for that of the weights. (The first layer needs no gradient of
@@ -31,15 +31,17 @@ __all__ = ["draw", "tables"]
 TORCHVISION = ("torchvision", "torchvision, channels last", "torchvision, compiled", "timm", "timm, channels last")
 DENSE = ("keras.applications", "KerasHub", *TORCHVISION)
 CIFAR = ("plain Keras", "plain Keras, without oneDNN", "PyTorch", "PyTorch, channels last", "PyTorch, compiled")
+JAX = "plain Keras, JAX"
 
 CASES = (
-    Case(network="resnet50", side=224, batch=16, steps=4, peers=("KerasHub", *TORCHVISION)),
+    Case(network="resnet50", side=224, batch=16, steps=4, peers=(FRUGAL, "KerasHub", *TORCHVISION)),
     Case(network="resnet50v1", side=224, batch=16, steps=4, peers=("keras.applications",)),
     Case(network="resnet18", side=224, batch=16, steps=6, peers=("KerasHub", *TORCHVISION)),
     Case(network="densenet121", side=224, batch=8, steps=4, peers=(FRUGAL, *DENSE)),
-    Case(network="resnet20", side=28, batch=128, steps=20, classes=10, outside=True, peers=CIFAR),
-    Case(network="densenetbc40_12", side=32, batch=64, steps=15, classes=10, peers=CIFAR),
+    Case(network="resnet20", side=28, batch=128, steps=20, classes=10, outside=True, peers=(*CIFAR, JAX)),
+    Case(network="densenetbc40_12", side=32, batch=64, steps=15, classes=10, peers=(*CIFAR, JAX)),
     Case(network="densenetbc100_12", side=32, batch=64, steps=6, classes=10, peers=(FRUGAL, *CIFAR)),
+    Case(network="resnet50", side=224, batch=32, steps=2, peers=(FRUGAL,)),
     Case(network="densenet121", side=224, batch=1, steps=4, peers=(FRUGAL,)),
     Case(network="densenet121", side=224, batch=32, steps=2, peers=(FRUGAL,)),
 )
@@ -56,6 +58,7 @@ ROWS = (
 KERAS = {
     "Keras": ("keras.applications", "plain Keras"),
     "Keras without oneDNN": ("", "plain Keras, without oneDNN"),
+    "Keras on JAX": ("", JAX),
     "KerasHub": ("KerasHub", ""),
 }
 PYTORCH = {

@@ -163,6 +163,7 @@ LABELS = np.arange(7) % 10
 DENSE = dataclasses.replace(
     keras_resdense.VARIANTS["densenetbc40_12"], depths=(2, 2), growth_rate=4, memory_efficient=True
 )
+RESIDUAL = dataclasses.replace(keras_resdense.VARIANTS["resnet20"], memory_efficient=True)
 
 
 def trained(row):
@@ -186,8 +187,8 @@ def through_pickle(model, folder):
     "again, row",
     [
         pytest.param(through_a_file, DENSE, id="a file, dense", marks=pytest.mark.sweep),
-        pytest.param(through_pickle, "resnet20", id="pickle, residual"),
-        pytest.param(through_a_file, "resnet20", id="a file, residual", marks=pytest.mark.sweep),
+        pytest.param(through_pickle, RESIDUAL, id="pickle, residual"),
+        pytest.param(through_a_file, RESIDUAL, id="a file, residual", marks=pytest.mark.sweep),
         pytest.param(through_pickle, DENSE, id="pickle, dense", marks=pytest.mark.sweep),
     ],
 )
@@ -198,6 +199,7 @@ def test_a_network_comes_back_as_it_was(again, row, tmp_path):
     for ours, theirs in zip(model.layers, opened.layers, strict=True):
         assert isinstance(theirs, type(ours)) and ours.get_config() == theirs.get_config()
         assert getattr(ours, "recomputes", False) == getattr(theirs, "recomputes", False)
+    assert opened.recomputes_blocks == model.recomputes_blocks
     assert type(opened) is type(model) and type(opened.optimizer) is keras_resdense.SGD
     assert opened.image_contract == model.image_contract and opened.class_names == model.class_names
     np.testing.assert_array_equal(opened.predict(IMAGES, verbose=0), model.predict(IMAGES, verbose=0))

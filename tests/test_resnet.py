@@ -162,6 +162,7 @@ def test_identity_block_refuses_other_channels():
         ({"depths": (3, 3)}, "filters is"),
         ({"groups": 0}, "groups is 0"),
         ({"drop_path": 1.0}, "drop_path is 1.0"),
+        ({"drop_path": 0.1, "memory_efficient": True}, "drop_path is 0.1; it must be 0 with memory_efficient"),
         ({"head_dropout": -0.1}, "head_dropout is -0.1"),
         ({"batch_norm_momentum": 1.5}, "batch_norm_momentum is 1.5"),
         ({"batch_norm_epsilon": 0}, "batch_norm_epsilon is 0"),

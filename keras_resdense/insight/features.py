@@ -73,7 +73,9 @@ def as_backbone(model: keras.Model, prefix: str = "") -> Backbone:
         ValueError: If the network has no stages, or is a layer of the model.
     """
     features = feature_extractor(model, list(feature_levels(model, prefix)), prefix)
-    return Backbone(_inputs(model), list(features.output.values())[-1], name=f"{model.name}_backbone")
+    backbone = Backbone(_inputs(model), list(features.output.values())[-1], name=f"{model.name}_backbone")
+    backbone.recomputes_blocks = getattr(model, "recomputes_blocks", False)
+    return backbone
 
 
 def feature_levels(model: keras.Model, prefix: str | None = "") -> dict[str, str]:

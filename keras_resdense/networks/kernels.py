@@ -1,9 +1,11 @@
-"""Batch norm on TensorFlow's fused kernels."""
+"""Batch norm on TensorFlow's fused kernels, and recomputation for gradients."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
+import keras
 import tensorflow as tf
 
 Tensor = tf.Tensor
@@ -62,3 +64,24 @@ def widened(x: Tensor, *vectors: Tensor) -> tuple[Tensor, ...]:
 def shaped(wide: Tensor, x: Tensor) -> Tensor:
     """Undoes `widened`: returns a tensor of the shape of x."""
     return wide if wide.shape[-1] == x.shape[-1] else tf.reshape(wide, [-1, *x.shape[1:]])
+
+
+def recomputed(run: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """Returns `run(x)`, and keeps only x of it: the gradient runs it again."""
+
+    @tf.custom_gradient
+    def compute(x):
+        def gradient(upstream, variables=()):
+            # Without the dependency, TensorFlow would recompute during the forward pass and keep the result.
+            with tf.control_dependencies([upstream]):
+                kept = tf.identity(x)
+            # In this scope, batch norms do not update their moving averages for a second time.
+            with keras.StatelessScope(), tf.GradientTape() as tape:
+                tape.watch(kept)
+                outputs = run(kept)
+            to_x, *to_variables = tape.gradient(outputs, [kept, *variables], upstream)
+            return (to_x, to_variables) if variables else to_x
+
+        return run(x), gradient
+
+    return compute(x)

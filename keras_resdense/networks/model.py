@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import zipfile
 from collections.abc import Mapping, Sequence
@@ -14,11 +15,13 @@ import numpy as np
 from keras_resdense.data.contract import ImageContract, as_files, attach, attached
 from keras_resdense.data.tfdata import prefetch
 from keras_resdense.files import check_target, staged
-from keras_resdense.networks import dense_layers, drop_ins
+from keras_resdense.networks import dense_layers, drop_ins, recomputing
 from keras_resdense.networks.drop_ins import saved_as
 
 #: Keras's default size of a batch.
 BATCH = 32
+#: Member of a `.keras` file whose model recomputes its blocks.
+RECOMPUTES_FILE = "recomputes_blocks"
 
 
 @saved_as("keras.src.models.functional.Functional")
@@ -36,17 +39,20 @@ class Model(keras.Model):
         image_contract: How an image becomes the model's input; None if unknown. `save` writes it and the class names
             into a `.keras` file, which plain Keras still opens.
         class_names: Names of the classes in the order of their indices; None if unknown.
+        recomputes_blocks: Whether training recomputes a residual network's blocks, see `ResNet.memory_efficient`.
         weights_origin: Where its weights came from: the file's name and SHA-256 and, if it is from the Hugging Face
             hub, its repository and revision.
     """
 
     image_contract: ImageContract | None = None
     class_names: tuple[str, ...] | None = None
+    recomputes_blocks: bool = False
     weights_origin: Mapping[str, str] | None = None
 
     def save(self, filepath: str | Path, overwrite: bool = True, zipped: bool | None = None) -> None:
         path = Path(filepath)
         texts = as_files(self.image_contract, self.class_names)
+        texts |= {RECOMPUTES_FILE: ""} if self.recomputes_blocks else {}
         if path.suffix != ".keras" or zipped is False or not texts:
             super().save(filepath, overwrite=overwrite, zipped=zipped)
             return
@@ -54,6 +60,19 @@ class Model(keras.Model):
         with staged(path) as temporary:
             super().save(temporary)
             attach(temporary, texts)
+
+    @functools.cached_property
+    def _segments(self) -> list[keras.Model]:
+        return recomputing.segments(self)
+
+    def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
+        if not (training and self.recomputes_blocks and drop_ins.kernels) or mask is not None:
+            return super().call(inputs, training=training, mask=mask)
+        stem, *blocks, end = self._segments
+        x = stem(inputs, training=True)
+        for block in blocks:
+            x = drop_ins.kernels.recomputed(functools.partial(block, training=True), x)
+        return end(x, training=True)
 
     def predict(
         self,
@@ -80,7 +99,8 @@ class Model(keras.Model):
 
     def __reduce__(self) -> tuple[Any, ...]:
         _, file = super().__reduce__()
-        return _unpickle, file, {"image_contract": self.image_contract, "class_names": self.class_names}
+        kept = ("image_contract", "class_names", "recomputes_blocks")
+        return _unpickle, file, {name: getattr(self, name) for name in kept}
 
 
 #: What this package makes of the classes that a file names; where two drop in for one, the later does.
@@ -95,6 +115,8 @@ def load_keras(
         model = keras.saving.load_model(path, custom_objects=custom_objects, compile=compile)
     if zipfile.is_zipfile(path):
         model.image_contract, model.class_names = attached(Path(path))
+        with zipfile.ZipFile(path) as archive:
+            model.recomputes_blocks = RECOMPUTES_FILE in archive.namelist()
     return model
 
 

@@ -295,6 +295,8 @@ class ResNet(ResidualStyle, Network):
             appendix) and not after it, as in timm.
         nested_stages: Whether each stage is a model of its own inside the model. Keras visits layers by
             recursion, which Python limits to a depth of 1,000.
+        memory_efficient: Whether training on TensorFlow recomputes the feature maps inside of blocks instead of
+            keeping them (1604.06174), in all stages but the last. Where stages are nested, it recomputes whole stages.
     """
 
     block: Block = basic_block
@@ -303,6 +305,7 @@ class ResNet(ResidualStyle, Network):
     drop_path: float = 0.0
     activated_first_identity: bool = False
     nested_stages: bool = False
+    memory_efficient: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -310,6 +313,8 @@ class ResNet(ResidualStyle, Network):
         require(self, "filters", len(self.filters) == len(self.depths), f"{len(self.depths)} numbers, one a stage")
         require(self, "strided_block", self.strided_block in ("first", "last"), "'first' or 'last'")
         require_rate(self, "drop_path")
+        allowed = "0 with memory_efficient: a recomputed block would drop other branches"
+        require(self, "drop_path", not (self.memory_efficient and self.drop_path), allowed)
 
     def body(self, x: Tensor, prefix: str) -> Tensor:
         order = ORDERS[self.order]

@@ -172,6 +172,7 @@ def create_model(
     sources = keras.utils.get_source_inputs(images)
     inputs = sources[0] if len(sources) == 1 else sources
     model = Model(inputs, x, name=name)
+    model.recomputes_blocks = isinstance(row, resnet.ResNet) and row.memory_efficient
     if file:
         load_checked(model, file, layer_prefix)
         model.weights_origin = origin_of(file, sha256)

@@ -24,7 +24,7 @@ def network(recipe: Recipe, memory_efficient: bool = False) -> Network:
 
     Args:
         recipe: Recipe that names the network.
-        memory_efficient: Whether a dense network saves memory, see `DenseStyle`.
+        memory_efficient: Whether training recomputes feature maps, see `ResNet` and `DenseStyle`.
 
     Raises:
         ValueError: If there is no such variant, or it lacks one of these fields.

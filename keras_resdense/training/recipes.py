@@ -331,7 +331,8 @@ class Settings:
         steps_per_execution: Largest number of steps per call of the compiled function. The largest such number that
             divides an epoch is used.
         xla: Whether XLA compiles the training step.
-        memory_efficient: Whether a dense network saves memory by recomputing some tensors, see `DenseStyle`.
+        memory_efficient: Whether training recomputes feature maps instead of keeping them, see `ResNet` and
+            `DenseStyle`.
         deterministic: Whether runs are bit-identical, at the cost of slower kernels.
         save_every: Steps between checkpoints, besides those after each epoch; 0 for none.
         data_dir: Folder where TFDS keeps its data sets; "" for TFDS's own.

@@ -39,7 +39,9 @@ class Model(keras.Model):
         image_contract: How an image becomes the model's input; None if unknown. `save` writes it and the class names
             into a `.keras` file, which plain Keras still opens.
         class_names: Names of the classes in the order of their indices; None if unknown.
-        recomputes_blocks: Whether training recomputes a residual network's blocks, see `ResNet.memory_efficient`.
+        recomputes_blocks: Whether training recomputes a residual network's blocks, see `ResNet.memory_efficient`. This
+            works where the model is trained or is a layer of another model, but not in a model that is made from its
+            tensors, such as `keras.Model(network.input, network.get_layer("avg_pool").output)`.
         weights_origin: Where its weights came from: the file's name and SHA-256 and, if it is from the Hugging Face
             hub, its repository and revision.
     """

@@ -4,9 +4,10 @@
     python benchmarks/training_speed.py FOLDER [networks …] [--peers NAME …] [--rounds 5]
 
 Each contestant repeatedly trains on one random batch in float32, with SGD and momentum: in Keras with `compile` and
-`fit`, in PyTorch with the usual loop. A round starts a process for each contestant, one after the other. The first two
-steps do not count. The speed in a round is that of the median step. "ours over it" is the median ratio of the two
-speeds over the rounds. Memory is the peak of the process beyond the memory after its imports.
+`fit`, ours with `keras_resdense.SGD`, in PyTorch with the usual loop. A round starts a process for each contestant, one
+after the other. The first two steps do not count. The speed in a round is that of the median step. "ours over it" is
+the median ratio of the two speeds over the rounds. Memory is the peak of the process beyond the memory after its
+imports.
 
 keras.applications' ResNet-50 has its stride in the 1×1 convolution, like resnet50v1. The others have it in the 3×3
 convolution, like resnet50. "plain Keras" opens our network from its `.keras` file in a process without the package.
@@ -42,6 +43,7 @@ CASES = (
     Case(network="densenetbc40_12", side=32, batch=64, steps=15, classes=10, peers=(*CIFAR, JAX)),
     Case(network="densenetbc100_12", side=32, batch=64, steps=6, classes=10, peers=(FRUGAL, *CIFAR)),
     Case(network="resnet50", side=224, batch=32, steps=2, peers=(FRUGAL,)),
+    Case(network="resnet18", side=224, batch=32, steps=4, peers=(FRUGAL,)),
     Case(network="densenet121", side=224, batch=1, steps=4, peers=(FRUGAL,)),
     Case(network="densenet121", side=224, batch=32, steps=2, peers=(FRUGAL,)),
 )

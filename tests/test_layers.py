@@ -189,3 +189,13 @@ def test_sgd_computes_keras_s_numbers(momentum, nesterov, devices):
         trained.append([variable.numpy() for variable in model.weights + model.optimizer.variables])
     for ours, kerases in zip(*trained, strict=True):
         np.testing.assert_allclose(ours, kerases, rtol=1e-6, atol=1e-7)
+
+
+def test_sgd_takes_the_sparse_gradients_of_an_embedding():
+    trained = []
+    for kind in (drop_ins.SGD, keras.optimizers.SGD):
+        model = keras.Sequential([keras.layers.Embedding(6, 2, embeddings_initializer="ones"), keras.layers.Flatten()])
+        model.compile(kind(0.1, momentum=0.9), "mse")
+        model.fit(np.array([[1, 2], [2, 5]]), np.zeros((2, 4)), epochs=3, verbose=0)
+        trained.append(model.get_weights())
+    np.testing.assert_allclose(*trained, rtol=1e-6)

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
+
 import keras
 
 from keras_resdense.graph import place_of
+
+#: Kind and role of the last layer of a block, and of a stage that is a model in the model.
+_ENDS = (("block", "out"), ("stage", "out"))
 
 
 def segments(network: keras.Model) -> list[keras.Model]:
@@ -19,11 +24,7 @@ def segments(network: keras.Model) -> list[keras.Model]:
     *_, stem = (layer.output for place, layer in places if place.kind == "stem")
     last, _ = ends[-1]
     cuts = [network.inputs, stem, *(output for stage, output in ends if stage < last), network.outputs]
-    return [keras.Model(_alone(start), _alone(end)) for start, end in zip(cuts, cuts[1:], strict=False)]
-
-
-#: Kind and role of the last layer of a block, and of a stage that is a model in the model.
-_ENDS = (("block", "out"), ("stage", "out"))
+    return [keras.Model(_alone(start), _alone(end)) for start, end in itertools.pairwise(cuts)]
 
 
 def _alone(tensors):

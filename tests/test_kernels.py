@@ -9,6 +9,7 @@ import tensorflow as tf
 
 import keras_resdense
 from keras_resdense.networks import dense_layers, densenet
+from tests.tracing import operations
 
 ROW = dataclasses.replace(keras_resdense.VARIANTS["densenetbc100_12"], depths=(5, 4, 3))
 # Beside widths that suit vector instructions, one that needs 16 pixels at a time and images without room for them.
@@ -83,21 +84,11 @@ def test_recomputing_draws_the_same_dropout():
     assert_close(*results, 1e-6)
 
 
-def operations(model):
-    """Returns the operations of a step of gradients, and of the functions in it."""
-
-    @tf.function
-    def compute(images):
-        with tf.GradientTape() as tape:
-            loss = tf.reduce_sum(model(images, training=True))
-        return tape.gradient(loss, [weight.value for weight in model.trainable_weights])
-
-    return compute.get_concrete_function(tf.TensorSpec(IMAGES.shape)).graph.get_operations()
-
-
 def test_statistics_of_a_channel_are_computed_once():
     model = keras_resdense.create_model(ROW, input_shape=IMAGES.shape[1:])
-    training = [op for op in operations(model) if op.type == "FusedBatchNormV3" and op.get_attr("is_training")]
+    training = [
+        op for op in operations(model, IMAGES.shape) if op.type == "FusedBatchNormV3" and op.get_attr("is_training")
+    ]
     norms = [layer for layer in model.layers if isinstance(layer, keras.layers.BatchNormalization)]
     # A norm for each layer's bottleneck, one for each block's input, and the parts of each concatenation.
     assert len(training) == sum(ROW.depths) + len(ROW.depths) + sum(depth + 1 for depth in ROW.depths)
@@ -107,7 +98,7 @@ def test_statistics_of_a_channel_are_computed_once():
 def test_recomputing_is_not_mistaken_for_the_same_computation():
     row = dataclasses.replace(ROW, memory_efficient=True)
     model = keras_resdense.create_model(row, input_shape=IMAGES.shape[1:])
-    concatenations = [op for op in operations(model) if op.type == "ConcatV2"]
+    concatenations = [op for op in operations(model, IMAGES.shape) if op.type == "ConcatV2"]
     again = [op for op in concatenations if op.inputs[0].op.control_inputs]
     # What the first convolution of each layer reads, but for a block's first layer, which reads no concatenation.
     assert len(again) == sum(ROW.depths) - len(ROW.depths)

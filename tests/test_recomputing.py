@@ -8,6 +8,7 @@ import pytest
 import tensorflow as tf
 
 import keras_resdense
+from tests.tracing import operations
 from tests.zoo_facts import sweep
 
 RANDOM = np.random.default_rng(0)
@@ -78,15 +79,7 @@ def test_replicas_recompute():
 
 def convolutions(model):
     """Returns the forward convolutions in a step of gradients."""
-
-    @tf.function
-    def gradients(images):
-        with tf.GradientTape() as tape:
-            loss = tf.reduce_sum(model(images, training=True))
-        return tape.gradient(loss, [weight.value for weight in model.trainable_weights])
-
-    graph = gradients.get_concrete_function(tf.TensorSpec(IMAGES.shape)).graph
-    return [op for op in graph.get_operations() if op.type == "Conv2D"]
+    return [op for op in operations(model, IMAGES.shape) if op.type == "Conv2D"]
 
 
 def test_all_stages_but_the_last_are_computed_again_after_the_gradient_arrives():

@@ -21,7 +21,7 @@ random = np.random.default_rng(0)
 images, labels = random.normal(size=(8, 32, 32, 3)).astype("float32"), random.integers(0, 10, 8)
 rows = {
     "resnet20": keras_resdense.VARIANTS["resnet20"],
-    "resnet50v2": dataclasses.replace(RESNETS_V2["resnet50v2"], depths=(1, 1, 1, 1)),
+    "resnet50v2": dataclasses.replace(RESNETS_V2["resnet50v2"], depths=(1, 1, 1, 1), memory_efficient=True),
     "densenet": dataclasses.replace(DENSENETS["densenetbc40_12"], depths=(2, 2, 2), memory_efficient=True),
 }
 found = {}
@@ -41,7 +41,7 @@ for name, row in rows.items():
             keras.ops.convert_to_tensor(images * 50), "caffe"))).mean((0, 1, 2)),
         "macs": np.array([part.macs for part in keras_resdense.summarise(model)]),
     }
-    model.compile(keras.optimizers.SGD(0.01), "sparse_categorical_crossentropy")
+    model.compile(keras_resdense.SGD(0.01, momentum=0.9), "sparse_categorical_crossentropy")
     values["loss"] = np.array(model.fit(images, labels, batch_size=8, verbose=0, shuffle=False).history["loss"])
     values["stepped"] = np.concatenate([np.ravel(weight)[:50] for weight in model.get_weights()])
     found[name] = {key: np.asarray(value).tolist() for key, value in values.items()}

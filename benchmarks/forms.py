@@ -6,9 +6,8 @@
 
 "plain" uses Keras's own layers. "fused" has batch norm on TensorFlow's fused kernels. "shared" is the package's
 default: dense networks compute the statistics of a channel once, and give the kernels suitable widths.
-"memory-efficient" networks recompute feature maps for the gradients. The other forms are compiled
-differently: "calls" makes all steps of a round in one call of TensorFlow, "XLA" compiles the step with XLA, and "both"
-does both.
+"memory-efficient" networks recompute feature maps for the gradients. The other forms are compiled differently: "calls"
+makes all steps of a round in one call of TensorFlow, "XLA" compiles the step with XLA, and "both" does both.
 
 The forms take turns, and each ratio is the median of its time over that of the first form. With `--operations`,
 TensorFlow's profile of a step shows the milliseconds of each kind of operation, summed over TensorFlow's threads.

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 
 import tensorflow as tf
 
-from keras_resdense.networks.kernels import Tensor, batch_normalise, pixels, scale_and_shift, shaped, widened
+from keras_resdense.networks.kernels import Tensor, after, batch_normalise, pixels, scale_and_shift, shaped, widened
 
 
 @dataclasses.dataclass
@@ -87,10 +87,7 @@ def _convolve_recomputing(kernel: Tensor, convolve: Callable, origin: Normalised
         kernel, _, *vectors = arguments
 
         def gradient(upstream):
-            # Without the dependency, TensorFlow would recompute during the forward pass and keep the result.
-            with tf.control_dependencies([upstream]):
-                kept = tf.identity(first)
-            again = [kernel, tf.concat([kept, *others], -1), *vectors]
+            again = [kernel, tf.concat([after(upstream, first), *others], -1), *vectors]
             with tf.GradientTape() as tape:
                 tape.watch(again)
                 outputs = forward(*again)

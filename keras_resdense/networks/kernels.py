@@ -66,15 +66,22 @@ def shaped(wide: Tensor, x: Tensor) -> Tensor:
     return wide if wide.shape[-1] == x.shape[-1] else tf.reshape(wide, [-1, *x.shape[1:]])
 
 
+def after(upstream: Tensor, x: Tensor) -> Tensor:
+    """Returns x once a gradient has arrived.
+
+    Otherwise TensorFlow would recompute from x during the forward pass, and keep the result.
+    """
+    with tf.control_dependencies([upstream]):
+        return tf.identity(x)
+
+
 def recomputed(run: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     """Returns `run(x)`, and keeps only x of it: the gradient runs it again."""
 
     @tf.custom_gradient
     def compute(x):
         def gradient(upstream, variables=()):
-            # Without the dependency, TensorFlow would recompute during the forward pass and keep the result.
-            with tf.control_dependencies([upstream]):
-                kept = tf.identity(x)
+            kept = after(upstream, x)
             # In this scope, batch norms do not update their moving averages for a second time.
             with keras.StatelessScope(), tf.GradientTape() as tape:
                 tape.watch(kept)

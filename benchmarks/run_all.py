@@ -39,7 +39,7 @@ COMMANDS = (
     ("forms", 10, f"{COMPILED} --batch 64 densenetbc40_12"),
     ("forms", 15, f"{COMPILED} --side 64 resnet18"),
     ("quantisation", 20, f"{TRAIN} --recipe fast --model resnet18 --image-size 32 --batch-size 64 --epochs 3"
-     " --warmup-epochs 1 --precision mixed_bfloat16"),
+     " --warmup-epochs 1"),
     ("quantisation", 15, f"{TRAIN} --model densenet169 --image-size 32 --epochs 8 --batch-size 32"),
     ("quantisation", 20, f"quantisation.py {SAVED} {{scratch}}/resnet18_fashion_mnist {{scratch}}/densenet169_digits"),
     ("quantisation", 25, f"quantisation.py {SAVED} --learn 60"),

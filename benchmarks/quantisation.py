@@ -124,7 +124,7 @@ def tables(found: dict[str, list[dict]]) -> dict[str, str]:
             cells = (f"{made['accuracy']:.2%}", lost, same, ", ".join(f"{ratio:.0f}" for ratio in ends))
             rows.append((one["model"] if name == "tflite" else "", FORMATS[name], *cells, cell(output, ".1f")))
     header = ("network", "format", "accuracy", "points lost", "same answer", "at the stages' ends, dB", "output, dB")
-    learned = (
+    learned = [
         (
             one["model"],
             f"{bits} bits",
@@ -133,9 +133,9 @@ def tables(found: dict[str, list[dict]]) -> dict[str, str]:
         )
         for one in found["learned"]
         for bits, made in one["bits"].items()
-    )
+    ]
     words = ("network", "weights", "as calibrated", "learned", "file", "file gives the same answer", "outputs equal")
-    texts = {"learned": table((*words, "within one step of 1/256"), learned, words=2)}
+    texts = {"learned": table((*words, "within one step of 1/256"), learned, words=2)} if learned else {}
     return texts | ({"quantisation": table(header, rows, words=2)} if rows else {})
 
 

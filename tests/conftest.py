@@ -38,8 +38,9 @@ def no_memory_of_checks(monkeypatch, tmp_path_factory):
 
 
 @pytest.fixture(autouse=True)
-def fresh_session():
+def fresh_session(request):
     """Starts every test with the same seed and with unused layer names."""
-    # Collecting garbage, as is the default, takes longer than most tests.
-    keras.utils.clear_session(free_memory=False)
+    # Collecting garbage, as is the default, takes longer than most tests. The sweep builds networks by the hundred,
+    # which would fill the memory.
+    keras.utils.clear_session(free_memory=request.node.get_closest_marker("sweep") is not None)
     keras.utils.set_random_seed(0)

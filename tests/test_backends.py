@@ -17,6 +17,7 @@ import keras_resdense
 from keras_resdense import DENSENETS, RESNETS_V2
 
 folder = sys.argv[1]
+keras.utils.set_random_seed(0)
 random = np.random.default_rng(0)
 images, labels = random.normal(size=(8, 32, 32, 3)).astype("float32"), random.integers(0, 10, 8)
 rows = {
@@ -68,6 +69,7 @@ import keras, numpy as np
 keras.config.set_floatx(sys.argv[2])
 import keras_resdense
 
+keras.utils.set_random_seed(0)
 random = np.random.default_rng(0)
 images, labels = random.normal(size=(8, 64, 64, 3)), random.integers(0, 10, 8)
 model = keras_resdense.ResNet50V2(input_shape=(64, 64, 3), classes=10)

@@ -62,10 +62,12 @@ class ImageContract:
         require_choice(self, "resize", ("squash", "shorter_side"))
         require(self, "crop", 0.01 <= self.crop <= 1, "from 0.01 to 1")
         require_choice(self, "interpolation", ("bilinear", "bicubic"))
-        for field in ("mean", "std"):
-            fits = len(getattr(self, field)) in (1, self.channels)
+        # Within these limits, float32 holds every normalised pixel.
+        for field, least, most in (("mean", -1e6, 1e6), ("std", 1e-6, 1e6)):
+            values = getattr(self, field)
+            fits = len(values) in (1, self.channels)
             require(self, field, fits, f"one number, or one for each of the {self.channels} channels")
-        require(self, "std", all(value > 0 for value in self.std), "above 0")
+            require(self, field, all(least <= value <= most for value in values), f"from {least:g} to {most:g}")
 
     @property
     def resized(self) -> tuple[int, int]:

@@ -58,6 +58,13 @@ def test_mediapipe_gives_the_scores_and_the_names(format, tmp_path):
     np.testing.assert_allclose(scores, EXPORTERS[format].read(path)(images), atol=1e-5 if format == "tflite" else 0.01)
 
 
+@pytest.mark.sweep
+def test_mediapipe_refuses_a_file_that_can_be_trained(tmp_path):
+    write(tiny(), tmp_path / "m.tflite", TRAINABLE, class_names=NAMES)
+    with pytest.raises(ValueError, match="single subgraph"):
+        classify(tmp_path / "m.tflite", some_images(1))
+
+
 @pytest.mark.parametrize("format", sweep(["tflite", "tflite_int8"], {"tflite"}))
 @pytest.mark.parametrize(
     "order, mean, std", [("rgb", (123.7, 116.3, 103.5), (58.4, 57.1, 57.4)), ("bgr", (103.9, 116.8, 123.7), (1.0,))]

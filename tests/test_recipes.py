@@ -110,7 +110,7 @@ def test_a_frozen_phase_has_its_own_rate_and_trains_the_classifier_only():
     assert len(model.trainable_variables) > 50
 
 
-@pytest.mark.parametrize("optimizer", ["sgd", "lamb", "adamw"])
+@pytest.mark.parametrize("optimizer", ["sgd", "lamb", "adamw", "muon"])
 def test_weight_decay_spares_batch_norm_and_biases(optimizer):
     """The loss is 0, so only weight decay changes the weights."""
     recipe = Recipe(optimizer=optimizer, weight_decay=0.01, warmup_epochs=0)
@@ -127,6 +127,35 @@ def test_weight_decay_spares_batch_norm_and_biases(optimizer):
     for variable in model.trainable_variables:
         largest = float(keras.ops.max(variable))
         assert largest < 1 if variable.name == "kernel" else largest == pytest.approx(1), variable.path
+
+
+def test_muon_orthogonalises_the_kernels_of_convolutions_and_adamw_moves_the_rest():
+    recipe = Recipe(optimizer="muon", learning_rate=0.01, learning_rate_batch=64, warmup_epochs=0, weight_decay=0.0)
+    model = zoo.create_model(dataclasses.replace(network(recipe), depths=(1, 1, 1)))
+    compile_phase(model, phases_of(recipe)[0], recipe, Settings(), 10)
+    random = np.random.default_rng(0)
+    gradients = [random.normal(size=variable.shape).astype("float32") for variable in model.trainable_variables]
+    before = [keras.ops.convert_to_numpy(variable) for variable in model.trainable_variables]
+    adamw = keras.optimizers.AdamW(0.01, weight_decay=0.0)
+    others = [keras.Variable(value) for value in before]
+    model.optimizer.apply(list(map(keras.ops.convert_to_tensor, gradients)))
+    adamw.apply(list(map(keras.ops.convert_to_tensor, gradients)), others)
+    kernels = 0
+    for variable, other, old, gradient in zip(model.trainable_variables, others, before, gradients, strict=True):
+        step = old - keras.ops.convert_to_numpy(variable)
+        if gradient.ndim != 4:
+            np.testing.assert_allclose(step, old - keras.ops.convert_to_numpy(other), rtol=1e-4, atol=1e-7)
+            continue
+        kernels += 1
+        rows, columns = np.prod(gradient.shape[:-1]), gradient.shape[-1]
+        left, _, right = np.linalg.svd(gradient.reshape(rows, columns), full_matrices=False)
+        # 2502.16982, equation 4: the root mean square of a step is 0.2 of the rate.
+        scaled = step.reshape(rows, columns) / (0.01 * 0.2 * max(rows, columns) ** 0.5)
+        # Five iterations bring the singular values near 1, as Muon's author describes, and keep the directions.
+        values = left.T @ scaled @ right.T
+        assert 0.6 < np.diag(values).min() and np.diag(values).max() < 1.3
+        np.testing.assert_allclose(values, np.diag(np.diag(values)), atol=1e-3)
+    assert kernels == 7
 
 
 def test_steps_of_one_call_divide_the_epoch():

@@ -82,12 +82,13 @@ def killed(monkeypatch, batches, **options):
 
 FROZEN = {"frozen_epochs": 1, "frozen_learning_rate": 0.1}
 QUANTISED = {"quantise": "int8", "quantised_epochs": 1}
+MUON = {"optimizer": "muon", "learning_rate": 1e-3}
 
 
 @pytest.mark.sweep
-@pytest.mark.parametrize("phases, stops", [(FROZEN, (7, 6)), (FROZEN | QUANTISED, (7, 6, 3))])
-def test_phases_survive_too(tmp_path, monkeypatch, phases, stops):
-    recipe = dataclasses.replace(RECIPE, **phases)
+@pytest.mark.parametrize("options, stops", [(FROZEN, (7, 6)), (FROZEN | QUANTISED, (7, 6, 3)), (MUON, (7, 6))])
+def test_phases_and_muon_survive_too(tmp_path, monkeypatch, options, stops):
+    recipe = dataclasses.replace(RECIPE, **options)
     whole = train.train(recipe, folder=str(tmp_path), name="whole")
     for batches in stops:
         killed(monkeypatch, batches, recipe=recipe, folder=str(tmp_path), name="killed")

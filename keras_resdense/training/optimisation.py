@@ -71,10 +71,34 @@ def _optimizer(model: keras.Model, phase: Phase, recipe: Recipe, steps: int) -> 
     }
     if recipe.optimizer == "sgd":
         return SGD(momentum=recipe.momentum, nesterov=recipe.nesterov, **common)
-    kind = {"lamb": keras.optimizers.Lamb, "adamw": keras.optimizers.AdamW}[recipe.optimizer]
-    optimizer = kind(weight_decay=recipe.weight_decay, **common)
+    if recipe.optimizer == "muon":
+        optimizer = Muon(weight_decay=recipe.weight_decay, adam_weight_decay=recipe.weight_decay, **common)
+    else:
+        kind = {"lamb": keras.optimizers.Lamb, "adamw": keras.optimizers.AdamW}[recipe.optimizer]
+        optimizer = kind(weight_decay=recipe.weight_decay, **common)
     optimizer.exclude_from_weight_decay([v for v in model.trainable_variables if v.name != "kernel"])
     return optimizer
+
+
+class Muon(keras.optimizers.Muon):
+    """Keras's Muon for kernels of convolutions, which it takes as matrices `(height · width · channels, filters)`.
+
+    Keras's class gives AdamW's steps to all variables that are not matrices. Here AdamW's steps are for all variables
+    except these kernels, as in the original: https://kellerjordan.github.io/posts/muon.
+    """
+
+    def _should_use_adamw(self, variable: Any) -> bool:
+        return len(variable.shape) != 4
+
+    def zeropower_via_newtonschulz5(self, x: Any, steps: int) -> Any:
+        return keras.ops.reshape(super().zeropower_via_newtonschulz5(_as_matrix(x), steps), x.shape)
+
+    def lr_adjust(self, x: Any) -> Any:
+        return keras.ops.reshape(super().lr_adjust(_as_matrix(x)), x.shape)
+
+
+def _as_matrix(kernel: Any) -> Any:
+    return keras.ops.reshape(kernel, (-1, kernel.shape[-1]))
 
 
 def schedule(phase: Phase, recipe: Recipe, steps: int) -> Any:

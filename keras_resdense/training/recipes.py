@@ -30,7 +30,8 @@ class OptimisationRecipe:
 
     Attributes:
         epochs: Passes over the training images.
-        optimizer: "sgd", "lamb" (1904.00962) or "adamw" (1711.05101).
+        optimizer: "sgd", "lamb" (1904.00962), "adamw" (1711.05101) or "muon" (2502.16982), which trains the kernels
+            of convolutions, with AdamW for the rest.
         learning_rate: Peak learning rate for a batch of `learning_rate_batch` images; it grows with the batch
             (1706.02677, section 2.1).
         learning_rate_batch: Batch size that the learning rate was published for.
@@ -72,7 +73,7 @@ class OptimisationRecipe:
         require_whole(self, "frozen_epochs", least=0)
         require_positive(self, "learning_rate", "frozen_learning_rate", "warmup_epochs", "weight_decay")
         require_rate(self, "ema", "momentum")
-        require_choice(self, "optimizer", ("sgd", "lamb", "adamw"))
+        require_choice(self, "optimizer", ("sgd", "lamb", "adamw", "muon"))
         require_choice(self, "quantise", ("", "int8", "int4"))
         require_whole(self, "quantised_epochs")
         floats = self.epochs - (self.quantised_epochs if self.quantise else 0)

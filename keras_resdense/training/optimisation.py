@@ -72,7 +72,7 @@ def _optimizer(model: keras.Model, phase: Phase, recipe: Recipe, steps: int) -> 
     if recipe.optimizer == "sgd":
         return SGD(momentum=recipe.momentum, nesterov=recipe.nesterov, **common)
     if recipe.optimizer == "muon":
-        optimizer = Muon(weight_decay=recipe.weight_decay, adam_weight_decay=recipe.weight_decay, **common)
+        optimizer = _Muon(weight_decay=recipe.weight_decay, adam_weight_decay=recipe.weight_decay, **common)
     else:
         kind = {"lamb": keras.optimizers.Lamb, "adamw": keras.optimizers.AdamW}[recipe.optimizer]
         optimizer = kind(weight_decay=recipe.weight_decay, **common)
@@ -80,7 +80,7 @@ def _optimizer(model: keras.Model, phase: Phase, recipe: Recipe, steps: int) -> 
     return optimizer
 
 
-class Muon(keras.optimizers.Muon):
+class _Muon(keras.optimizers.Muon):
     """Keras's Muon for kernels of convolutions, which it takes as matrices `(height · width · channels, filters)`.
 
     Keras's class gives AdamW's steps to all variables that are not matrices. Here AdamW's steps are for all variables

@@ -72,7 +72,9 @@ def _optimizer(model: keras.Model, phase: Phase, recipe: Recipe, steps: int) -> 
     if recipe.optimizer == "sgd":
         return SGD(momentum=recipe.momentum, nesterov=recipe.nesterov, **common)
     if recipe.optimizer == "muon":
-        optimizer = _Muon(weight_decay=recipe.weight_decay, adam_weight_decay=recipe.weight_decay, **common)
+        decay = recipe.weight_decay
+        # TensorFlow takes no name that starts with an underscore, as the class's does.
+        optimizer = _Muon(weight_decay=decay, adam_weight_decay=decay, name="muon", **common)
     else:
         kind = {"lamb": keras.optimizers.Lamb, "adamw": keras.optimizers.AdamW}[recipe.optimizer]
         optimizer = kind(weight_decay=recipe.weight_decay, **common)

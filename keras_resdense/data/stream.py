@@ -10,7 +10,7 @@ import numpy as np
 from keras_resdense.data.checking import decode_fast, read_file
 from keras_resdense.data.contract import ImageContract
 from keras_resdense.data.resizing import check_channels, normalise, prepare_outside_a_graph
-from keras_resdense.data.tfdata import mapped, prefetch
+from keras_resdense.data.tfdata import mapped, prefetch, without_autograph
 
 
 def stream(files: Sequence[str], contract: ImageContract, batch: int) -> Iterator[tuple[np.ndarray, list[str]]]:
@@ -42,6 +42,7 @@ def stream(files: Sequence[str], contract: ImageContract, batch: int) -> Iterato
 
     names = tf.constant(np.array([os.fsencode(file) for file in files], object))
     images = mapped(tf.data.Dataset.from_tensor_slices(names), load).batch(batch)
-    images = mapped(images, lambda pixels, faults: (normalise(pixels, contract), faults))
+    # In parallel it would be no faster, and more batches would be in memory.
+    images = images.map(without_autograph(lambda pixels, faults: (normalise(pixels, contract), faults)))
     for prepared, faults in prefetch(images).as_numpy_iterator():
         yield prepared, [fault.decode("utf-8", "surrogateescape") for fault in faults]

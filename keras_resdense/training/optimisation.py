@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+from functools import partial
 from typing import Any
 
 import keras
@@ -71,13 +72,13 @@ def _optimizer(model: keras.Model, phase: Phase, recipe: Recipe, steps: int) -> 
     }
     if recipe.optimizer == "sgd":
         return SGD(momentum=recipe.momentum, nesterov=recipe.nesterov, **common)
-    if recipe.optimizer == "muon":
-        decay = recipe.weight_decay
+    kinds = {
+        "lamb": keras.optimizers.Lamb,
+        "adamw": keras.optimizers.AdamW,
         # TensorFlow takes no name that starts with an underscore, as the class's does.
-        optimizer = _Muon(weight_decay=decay, adam_weight_decay=decay, name="muon", **common)
-    else:
-        kind = {"lamb": keras.optimizers.Lamb, "adamw": keras.optimizers.AdamW}[recipe.optimizer]
-        optimizer = kind(weight_decay=recipe.weight_decay, **common)
+        "muon": partial(_Muon, adam_weight_decay=recipe.weight_decay, name="muon"),
+    }
+    optimizer = kinds[recipe.optimizer](weight_decay=recipe.weight_decay, **common)
     optimizer.exclude_from_weight_decay([v for v in model.trainable_variables if v.name != "kernel"])
     return optimizer
 

@@ -5,6 +5,7 @@ door that ignores orientation, transparency, channels or crop gives another answ
 one more door, in `test_web.py`.
 """
 
+import dataclasses
 import functools
 import json
 from pathlib import Path
@@ -30,6 +31,8 @@ TOLERANCE = 1e-3
 EXACT = ("keras", "tflite", "tflite_float16", "saved_model", "saved_model_frozen", "onnx", "openvino")
 COLOUR = ImageContract(size=(32, 32), resize="shorter_side", crop=0.875, interpolation="bicubic")
 GREY = ImageContract(size=(32, 32), channels=1, mean=(127.5,), std=(127.5,))
+#: ResNet-8 learns to tell the photographs apart in a third of the time of ResNet-20.
+SHALLOW = dataclasses.replace(keras_resdense.VARIANTS["resnet20"], depths=(1, 1, 1))
 
 
 def crops(count):
@@ -48,7 +51,7 @@ def crops(count):
 def trained():
     """Returns a trained network that takes pixels in colour."""
     keras.utils.set_random_seed(0)
-    model = keras_resdense.ResNet20(input_shape=(32, 32, 3), classes=8, include_preprocessing="half")
+    model = keras_resdense.create_model(SHALLOW, input_shape=(32, 32, 3), classes=8, include_preprocessing="half")
     images, classes = crops(512)
     loss = keras.losses.CategoricalCrossentropy(label_smoothing=0.1)
     model.compile(keras.optimizers.Adam(3e-3), loss, metrics=["accuracy"])
@@ -62,7 +65,7 @@ def model(request):
     """Returns the network, or the same for normalised grey: it computes what the other one does of grey in RGB."""
     if request.param == "colour":
         return trained()
-    grey = keras_resdense.ResNet20(input_shape=(32, 32, 1), classes=8)
+    grey = keras_resdense.create_model(SHALLOW, input_shape=(32, 32, 1), classes=8)
     kernel, *others = trained().get_weights()
     grey.set_weights([kernel.sum(axis=2, keepdims=True), *others])
     grey.image_contract, grey.class_names = GREY, tuple(CLASSES)

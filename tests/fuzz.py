@@ -3,7 +3,7 @@
     python -m tests.fuzz KIND --seconds 60 --seed 0
 
 prints how many files were read and how many were refused, and stops at the first one that does anything else. It keeps
-that file in the folder given by `--keep`. Memory is limited, so that a size taken from a damaged file is noticed.
+that file in the folder given by `--keep`. Memory is limited, as a size in a damaged file can ask for all that there is.
 """
 
 import argparse
@@ -12,6 +12,7 @@ import functools
 import gzip
 import json
 import random
+import resource
 import sys
 import tempfile
 import time
@@ -34,6 +35,8 @@ GOLDEN = Path(__file__).parent / "golden"
 RUN = GOLDEN / "runs" / "complete"
 #: Files that are tried, however long each takes.
 LEAST = 20
+#: Bytes of addresses; TensorFlow and its threads take less than half of them.
+MEMORY = 8 * 2**30
 #: Numbers that lengths and offsets of formats break on.
 EDGES = (b"\0", b"\xff", b"\0\0\0\0", b"\xff\xff\xff\xff", b"\x7f\xff\xff\xff", b"\xff\xff\xff\x7f", b"\x80\0\0\0")
 
@@ -182,6 +185,7 @@ def main() -> None:
     options.add_argument("--seed", type=int, default=0)
     options.add_argument("--keep", type=Path, default=Path(tempfile.gettempdir()))
     options = options.parse_args()
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     read, refused = fuzz(options.kind, options.seconds, options.seed, options.keep)
     print(f"{options.kind}: {read + refused} damaged files, {read} read, {refused} refused", file=sys.stderr)
 

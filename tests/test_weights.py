@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import pickle
+import struct
 import sys
 import types
 import zipfile
@@ -330,6 +331,25 @@ def test_h5_files_that_take_contents_from_elsewhere_are_refused(kind, tmp_path):
             layer.create_dataset("kernel:0", (7, 7, 3, 64), "float32", external=external)
     with pytest.raises(ValueError, match="/conv1_conv/kernel:0 is a link or is stored in another file"):
         keras_resdense.ResNet50V1(weights=str(tmp_path / "model.h5"), input_shape=(32, 32, 3))
+
+
+@pytest.mark.parametrize("suffix", [".weights.h5", ".keras"])
+@pytest.mark.parametrize("kind", ["no space left", "a size that overflows"])
+def test_h5_files_that_hdf5_would_read_forever_are_refused(suffix, kind, tmp_path):
+    model, path = keras_resdense.ResNet20(input_shape=(16, 16, 3)), tmp_path / "model.weights.h5"
+    model.save_weights(path)
+    content = bytearray(path.read_bytes())
+    place = content.index(b"GCOL") + 16
+    if kind == "no space left":
+        while content[place]:
+            place += 16 + -(-content[place + 8] // 8) * 8
+    struct.pack_into("<Q", content, place + 8, 0 if kind == "no space left" else 2**64 - 16)
+    path.write_bytes(content)
+    if suffix == ".keras":
+        with zipfile.ZipFile(tmp_path / "model.keras", "w") as archive:
+            archive.write(path, path.name)
+    with pytest.raises(ValueError, match="cannot be read: a heap of strings has an object without a size"):
+        weights.load(model, tmp_path / f"model{suffix}")
 
 
 def test_a_hash_pins_the_contents(resnet18):

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import re
+import struct
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import ml_dtypes
 import numpy as np
 
 from keras_resdense.checks import require_packages
 from keras_resdense.graph import place_of
+
+if TYPE_CHECKING:
+    import h5py
 
 #: The layout of a file, see `peer_names`, and its tensors by name.
 Tensors = tuple[str, dict[str, np.ndarray]]
@@ -68,10 +74,7 @@ def _current_names(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def _read_keras_applications(path: Path) -> Tensors:
-    import h5py
-
-    with h5py.File(path) as file:
-        _check_contained(file)
+    with _opened_h5(path) as file:
         layers = file["model_weights"] if "model_weights" in file else file
         return "keras", {
             f"{layer}/{name.rsplit('/', 1)[-1].split(':')[0]}": np.asarray(group[name])
@@ -87,8 +90,6 @@ def _read_keras(path: Path) -> Tensors:
 
 def _read_keras_weights(file: Path | io.BytesIO) -> Tensors:
     """Reads a file of Keras 3, which numbers layers by class and stores the name of each beside its variables."""
-    import h5py
-
     tensors: dict[str, np.ndarray] = {}
 
     def take(path: str, group: h5py.Group | h5py.Dataset) -> None:
@@ -104,8 +105,7 @@ def _read_keras_weights(file: Path | io.BytesIO) -> Tensors:
             values = group[number][()]
             tensors[f"{layer}/{variable}"] = values.view(ml_dtypes.bfloat16) if kind == "bfloat16" else values
 
-    with h5py.File(file) as opened:
-        _check_contained(opened)
+    with _opened_h5(file) as opened:
         opened.visititems(take)
     prefix = next((name.removesuffix(_FIRST_KERNEL) for name in tensors if name.endswith(_FIRST_KERNEL)), None)
     if prefix is None:
@@ -113,6 +113,35 @@ def _read_keras_weights(file: Path | io.BytesIO) -> Tensors:
     # The model may have other layers before and after the network.
     own = {name: tensor for name, tensor in tensors.items() if place_of(name.partition("/")[0], prefix)}
     return "own", {name.removeprefix(prefix): tensor for name, tensor in own.items()}
+
+
+@contextlib.contextmanager
+def _opened_h5(file: Path | io.BytesIO) -> Iterator[h5py.File]:
+    """Opens an HDF5 file that ends and takes nothing from other files."""
+    import h5py
+
+    _check_heaps(file.getbuffer() if isinstance(file, io.BytesIO) else np.memmap(file, mode="r"))
+    with h5py.File(file) as opened:
+        _check_contained(opened)
+        yield opened
+
+
+def _check_heaps(content: memoryview | np.ndarray) -> None:
+    """Raises a ValueError if HDF5 would read a heap of strings forever, as it does where an object has no size.
+
+    HDF5 2.0 and older do. Source: HDF5 File Format Specification 3.0, section III.E, "Global Heap".
+    """
+    for heap in re.finditer(rb"GCOL\x01", content):
+        place, end = heap.start() + 16, len(content)
+        if place <= end:
+            end = min(end, heap.start() + struct.unpack_from("<Q", content, heap.start() + 8)[0])
+        while place + 16 <= end:
+            number, length = struct.unpack_from("<H6xQ", content, place)
+            # HDF5 adds with 64 bits.
+            step = (16 + -(-length // 8) * 8) % 2**64 if number else length
+            if not step:
+                raise ValueError("a heap of strings has an object without a size")
+            place += step
 
 
 def _check_contained(group) -> None:

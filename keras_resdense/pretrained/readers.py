@@ -120,13 +120,13 @@ def _opened_h5(file: Path | io.BytesIO) -> Iterator[h5py.File]:
     """Opens an HDF5 file that ends and takes nothing from other files."""
     import h5py
 
-    _check_heaps(file.getbuffer() if isinstance(file, io.BytesIO) else np.memmap(file, mode="r"))
+    _check_heaps(file.getbuffer() if isinstance(file, io.BytesIO) else np.memmap(file, mode="r").data)
     with h5py.File(file) as opened:
         _check_contained(opened)
         yield opened
 
 
-def _check_heaps(content: memoryview | np.ndarray) -> None:
+def _check_heaps(content: memoryview) -> None:
     """Raises a ValueError if HDF5 would read a heap of strings forever, as it does where an object has no size.
 
     HDF5 2.0 and older do. Source: HDF5 File Format Specification 3.0, section III.E, "Global Heap".

@@ -490,6 +490,24 @@ def test_tflite_that_asks_for_all_memory_is_refused(tmp_path):
             read(tmp_path / "model.tflite")
 
 
+@pytest.mark.parametrize(
+    "whole, damaged, message",
+    [
+        ([0, 0, 1, 1, 1, 1, 0, 0], [0, 0, 1, 1, 2**27, 1, 0, 0], r"shape \(1, 10, 134217737, 4\) takes 21,474,837,920"),
+        ([21, 11, 6], [21, -1, 6], "an operation CONV_2D lacks an input"),
+        ([20, 22], [20, -1], "an operation ADD lacks an input"),
+    ],
+)
+def test_tflite_that_would_end_the_process_is_refused(whole, damaged, message, tmp_path):
+    """LiteRT pads to 21 GB, and reads an input that is not there."""
+    content = (GOLDEN / "runs" / "complete" / "model.tflite").read_bytes()
+    whole, damaged = (np.array(numbers, "<i4").tobytes() for numbers in (whole, damaged))
+    assert content.count(whole) == 1
+    (tmp_path / "model.tflite").write_bytes(content.replace(whole, damaged))
+    with pytest.raises(ValueError, match=message):
+        EXPORTERS["tflite"].read(tmp_path / "model.tflite")
+
+
 def test_what_takes_other_inputs_is_refused(tmp_path):
     numbers = keras.Sequential([keras.Input((5,)), keras.layers.Dense(2)])
     numbers.export(tmp_path / "saved_model", verbose=False)

@@ -5,10 +5,11 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
+import re
 import tempfile
 import warnings
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -213,22 +214,56 @@ def open_interpreter(path: Path, threads: int, resolver: Any = None) -> Interpre
         resolver: LiteRT's `OpResolverType`, which selects the kernels; default its own choice.
 
     Raises:
-        ValueError: If the file declares a tensor of more than `MOST_BYTES`. LiteRT would allocate as much memory as a
-            damaged file asks for.
+        ValueError: If the file declares a tensor of more than `MOST_BYTES`, or pads one to more, or if an operation
+            lacks an input. LiteRT would allocate as much memory as a damaged file asks for, or end the process.
     """
     from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
     kernels = resolver or OpResolverType.AUTO
     interpreter = Interpreter(model_path=str(path), num_threads=threads, experimental_op_resolver_type=kernels)
-    for tensor in interpreter.get_tensor_details():
-        size = math.prod(map(int, tensor["shape"])) * np.dtype(tensor["dtype"]).itemsize
-        if size > MOST_BYTES:
-            raise ValueError(
-                f"its tensor {tensor['name']!r} of shape {tuple(tensor['shape'].tolist())} takes {size:,} bytes; "
-                f"the largest that is read takes {MOST_BYTES:,}."
-            )
+    tensors = {tensor["index"]: tensor for tensor in interpreter.get_tensor_details()}
+    for tensor in tensors.values():
+        _check_size(tensor, tensor["shape"])
+    for kind, inputs, outputs in _operations(path):
+        # Only biases and the inputs of recurrent and custom operations are optional.
+        needed = inputs[:2] if re.search("CONV|FULLY_CONNECTED|SVDF", kind) else inputs
+        if min(needed, default=0) < 0 and not re.search("LSTM|RNN|CUSTOM", kind):
+            raise ValueError(f"an operation {kind} lacks an input.")
+        if kind in ("PAD", "PADV2") and (paddings := _constant(interpreter, inputs[1])) is not None:
+            _check_size(tensors[outputs[0]], tensors[inputs[0]]["shape"] + paddings.sum(axis=-1))
     interpreter.allocate_tensors()
     return interpreter
+
+
+def _constant(interpreter: Interpreter, index: int) -> np.ndarray | None:
+    """Returns a tensor of the file, or None for one that is computed."""
+    try:
+        return interpreter.get_tensor(index)
+    except ValueError:
+        return None
+
+
+def _check_size(tensor: dict[str, Any], shape: np.ndarray) -> None:
+    size = math.prod(map(int, shape)) * np.dtype(tensor["dtype"]).itemsize
+    if size > MOST_BYTES:
+        raise ValueError(
+            f"its tensor {tensor['name']!r} of shape {tuple(shape.tolist())} takes {size:,} bytes; "
+            f"the largest that is read takes {MOST_BYTES:,}."
+        )
+
+
+def _operations(path: Path) -> Iterator[tuple[str, list[int], list[int]]]:
+    """Returns the kind, the inputs and the outputs of each operation of the graph that an interpreter runs."""
+    from ai_edge_litert import schema_py_generated as schema
+
+    model = schema.Model.GetRootAs(path.read_bytes())
+    kinds = {number: kind for kind, number in vars(schema.BuiltinOperator).items()}
+    graph = model.Subgraphs(0)
+    for operation in map(graph.Operators, range(graph.OperatorsLength())):
+        code = model.OperatorCodes(operation.OpcodeIndex())
+        inputs = [operation.Inputs(number) for number in range(operation.InputsLength())]
+        outputs = [operation.Outputs(number) for number in range(operation.OutputsLength())]
+        yield kinds[max(code.BuiltinCode(), code.DeprecatedBuiltinCode())], inputs, outputs
 
 
 def _takes_more(compute: Callable[[np.ndarray], np.ndarray], shape: tuple[int, ...]) -> bool:

@@ -9,7 +9,7 @@ import re
 import tempfile
 import warnings
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -218,16 +218,18 @@ def open_interpreter(path: Path, threads: int, resolver: Any = None) -> Interpre
             lacks an input. LiteRT would allocate as much memory as a damaged file asks for, or end the process.
     """
     from ai_edge_litert.interpreter import Interpreter, OpResolverType
+    from ai_edge_litert.schema_py_generated import BuiltinOperator
 
     kernels = resolver or OpResolverType.AUTO
     interpreter = Interpreter(model_path=str(path), num_threads=threads, experimental_op_resolver_type=kernels)
     tensors = {tensor["index"]: tensor for tensor in interpreter.get_tensor_details()}
     for tensor in tensors.values():
         _check_size(tensor, tensor["shape"])
-    for kind, inputs, outputs in _operations(path):
+    for operation in interpreter._get_ops_details():
+        kind, inputs, outputs = operation["op_name"], operation["inputs"], operation["outputs"]
         # Only biases and the inputs of recurrent and custom operations are optional.
         needed = inputs[:2] if re.search("CONV|FULLY_CONNECTED|SVDF", kind) else inputs
-        if min(needed, default=0) < 0 and not re.search("LSTM|RNN|CUSTOM", kind):
+        if min(needed, default=0) < 0 and hasattr(BuiltinOperator, kind) and not re.search("LSTM|RNN|CUSTOM", kind):
             raise ValueError(f"an operation {kind} lacks an input.")
         if kind in ("PAD", "PADV2") and (paddings := _constant(interpreter, inputs[1])) is not None:
             _check_size(tensors[outputs[0]], tensors[inputs[0]]["shape"] + paddings.sum(axis=-1))
@@ -250,20 +252,6 @@ def _check_size(tensor: dict[str, Any], shape: np.ndarray) -> None:
             f"its tensor {tensor['name']!r} of shape {tuple(shape.tolist())} takes {size:,} bytes; "
             f"the largest that is read takes {MOST_BYTES:,}."
         )
-
-
-def _operations(path: Path) -> Iterator[tuple[str, list[int], list[int]]]:
-    """Returns the kind, the inputs and the outputs of each operation of the graph that an interpreter runs."""
-    from ai_edge_litert import schema_py_generated as schema
-
-    model = schema.Model.GetRootAs(path.read_bytes())
-    kinds = {number: kind for kind, number in vars(schema.BuiltinOperator).items()}
-    graph = model.Subgraphs(0)
-    for operation in map(graph.Operators, range(graph.OperatorsLength())):
-        code = model.OperatorCodes(operation.OpcodeIndex())
-        inputs = [operation.Inputs(number) for number in range(operation.InputsLength())]
-        outputs = [operation.Outputs(number) for number in range(operation.OutputsLength())]
-        yield kinds[max(code.BuiltinCode(), code.DeprecatedBuiltinCode())], inputs, outputs
 
 
 def _takes_more(compute: Callable[[np.ndarray], np.ndarray], shape: tuple[int, ...]) -> bool:

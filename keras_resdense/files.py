@@ -141,7 +141,7 @@ def check_digests(path: Path, found: Mapping[str, str] | None = None) -> None:
         path: The file or folder. `{path}.sha256` and `{path}.json` may record digests. Nothing is checked without them.
         found: Its `digests`, if they are known already.
     """
-    for record in (_digest_file(path), description_of(path)):
+    for record in _records(path):
         expected = _recorded(record, path.name)
         if expected is None or not path.exists():
             continue
@@ -151,6 +151,15 @@ def check_digests(path: Path, found: Mapping[str, str] | None = None) -> None:
                 f"{path} is damaged, or was replaced: its SHA-256 is not that in {record.name}. "
                 "Write it again, or remove that file if the replacement is intended."
             )
+
+
+def has_digests(path: Path) -> bool:
+    """Returns whether SHA-256 are recorded beside a file or folder."""
+    return any(_recorded(record, path.name) for record in _records(path))
+
+
+def _records(path: Path) -> tuple[Path, Path]:
+    return _digest_file(path), description_of(path)
 
 
 def _recorded(record: Path, name: str) -> Mapping[str, str] | None:

@@ -9,7 +9,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from keras_resdense.exporting.tflite import open_interpreter
+from keras_resdense.exporting.litert import open_interpreter
+from keras_resdense.files import check_digests
 
 if TYPE_CHECKING:
     from ai_edge_litert.interpreter import Interpreter
@@ -99,11 +100,12 @@ def device_report(path: str | Path) -> DeviceReport:
         path: Path of the file.
 
     Raises:
-        ValueError: If it is not a TFLite model.
+        ValueError: If it is not a TFLite model, or if its SHA-256 differs from that in `{path}.json`.
     """
     from ai_edge_litert.interpreter import OpResolverType
 
     path = Path(path)
+    check_digests(path)
     delegated = _open(path, OpResolverType.AUTO)
     # Unlike the optimised ones, the reference kernels put no scratch memory among the activations.
     plain = _open(path, OpResolverType.BUILTIN_REF)

@@ -5,14 +5,12 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
-import re
 import tempfile
 import warnings
 import zipfile
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import keras
 import numpy as np
@@ -22,15 +20,11 @@ from keras_resdense.exporting import folding, tflite_metadata
 from keras_resdense.exporting.endpoints import pixels_endpoint, write_endpoints
 from keras_resdense.exporting.exporter import BATCH, Exporter, Extras, check_images_fit
 from keras_resdense.exporting.inference import InferenceModel
+from keras_resdense.exporting.litert import open_interpreter
 from keras_resdense.exporting.pixels import are_pixels, from_pixels, of_pixels, to_pixels
 from keras_resdense.exporting.quantisation import dequantise, quantise
 from keras_resdense.exporting.quantised_training import has_4_bit_kernels, is_quantisation_aware, with_4_bit_kernels
 
-if TYPE_CHECKING:
-    from ai_edge_litert.interpreter import Interpreter
-
-#: The largest tensor that a file may hold: the limit of the format itself.
-MOST_BYTES = 2**31
 #: Allowed input types of each kind of file.
 _PIXELS = {
     "float32": ("float32", "uint8"),
@@ -202,55 +196,6 @@ class TFLite(Exporter):
                 softmax,
             ),
             {CONTRACT_FILE: "How an image becomes the input."} if extras.contract else {},
-        )
-
-
-def open_interpreter(path: Path, threads: int, resolver: Any = None) -> Interpreter:
-    """Returns an interpreter of a file, with its tensors allocated.
-
-    Args:
-        path: Path of the file.
-        threads: Number of threads.
-        resolver: LiteRT's `OpResolverType`, which selects the kernels; default its own choice.
-
-    Raises:
-        ValueError: If the file declares a tensor of more than `MOST_BYTES`, or pads one to more, or if an operation
-            lacks an input. LiteRT would allocate as much memory as a damaged file asks for, or end the process.
-    """
-    from ai_edge_litert.interpreter import Interpreter, OpResolverType
-    from ai_edge_litert.schema_py_generated import BuiltinOperator
-
-    kernels = resolver or OpResolverType.AUTO
-    interpreter = Interpreter(model_path=str(path), num_threads=threads, experimental_op_resolver_type=kernels)
-    tensors = {tensor["index"]: tensor for tensor in interpreter.get_tensor_details()}
-    for tensor in tensors.values():
-        _check_size(tensor, tensor["shape"])
-    for operation in interpreter._get_ops_details():
-        kind, inputs, outputs = operation["op_name"], operation["inputs"], operation["outputs"]
-        # Only biases and the inputs of recurrent and custom operations are optional.
-        needed = inputs[:2] if re.search("CONV|FULLY_CONNECTED|SVDF", kind) else inputs
-        if min(needed, default=0) < 0 and hasattr(BuiltinOperator, kind) and not re.search("LSTM|RNN|CUSTOM", kind):
-            raise ValueError(f"an operation {kind} lacks an input.")
-        if kind in ("PAD", "PADV2") and (paddings := _constant(interpreter, inputs[1])) is not None:
-            _check_size(tensors[outputs[0]], tensors[inputs[0]]["shape"] + paddings.sum(axis=-1))
-    interpreter.allocate_tensors()
-    return interpreter
-
-
-def _constant(interpreter: Interpreter, index: int) -> np.ndarray | None:
-    """Returns a tensor of the file, or None for one that is computed."""
-    try:
-        return interpreter.get_tensor(index)
-    except ValueError:
-        return None
-
-
-def _check_size(tensor: dict[str, Any], shape: np.ndarray) -> None:
-    size = math.prod(map(int, shape)) * np.dtype(tensor["dtype"]).itemsize
-    if size > MOST_BYTES:
-        raise ValueError(
-            f"its tensor {tensor['name']!r} of shape {tuple(shape.tolist())} takes {size:,} bytes; "
-            f"the largest that is read takes {MOST_BYTES:,}."
         )
 
 

@@ -499,6 +499,15 @@ def test_tflite_that_pads_to_all_memory_is_refused(tmp_path):
         EXPORTERS["tflite"].read(tmp_path / "model.tflite")
 
 
+def test_tflite_opens_where_no_other_process_can_be_started(tmp_path, monkeypatch):
+    (tmp_path / "model.tflite").write_bytes((GOLDEN / "runs" / "complete" / "model.tflite").read_bytes())
+    monkeypatch.setattr("sys.executable", "false")
+    EXPORTERS["tflite"].read(tmp_path / "model.tflite")
+    monkeypatch.setattr("sys.executable", "no-such-program")
+    monkeypatch.setattr("sys.frozen", True, raising=False)
+    EXPORTERS["tflite"].read(tmp_path / "model.tflite")
+
+
 @pytest.mark.parametrize(
     "whole, damaged, message",
     [

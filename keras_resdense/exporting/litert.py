@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 #: The largest tensor that a file may hold: the limit of the format itself.
 MOST_BYTES = 2**31
+#: The first line of the other process.
+_BEGUN = "opening"
 
 
 def open_interpreter(path: Path, threads: int, resolver: Any = None) -> Interpreter:
@@ -40,7 +42,8 @@ def open_interpreter(path: Path, threads: int, resolver: Any = None) -> Interpre
         ValueError: If LiteRT can't read the file or would end the process, or if the file declares a tensor of more
             than `MOST_BYTES` or pads one to more, because LiteRT would allocate as much memory.
     """
-    if path.is_file() and not has_digests(path):
+    # A frozen program has no interpreter beside it, and would start itself.
+    if path.is_file() and not has_digests(path) and not getattr(sys, "frozen", False):
         _try(path, path.stat().st_mtime_ns)
     return _opened(path, threads, resolver)
 
@@ -50,8 +53,10 @@ def _try(path: Path, time: int) -> None:
     command = [sys.executable, "-m", __spec__.name, str(path)]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "PYTHONUTF8": "1"}
     done = subprocess.run(command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, encoding="utf-8")
-    if done.returncode:
-        raise ValueError(done.stdout.strip() or f"LiteRT ends the process that runs it, with {done.returncode}.")
+    begun, _, message = done.stdout.partition("\n")
+    # Where Python is embedded, such as in a web server, `sys.executable` may be another program.
+    if begun == _BEGUN and done.returncode:
+        raise ValueError(message.strip() or f"LiteRT ends the process that runs it, with {done.returncode}.")
 
 
 def _opened(path: Path, threads: int, resolver: Any = None) -> Interpreter:
@@ -94,6 +99,7 @@ def _compute_zeros(interpreter: Interpreter) -> None:
 
 
 def main() -> None:
+    print(_BEGUN, flush=True)
     try:
         interpreter = _opened(Path(sys.argv[1]), 1)
         # Not every file can run alone, or take two images.

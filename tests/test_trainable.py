@@ -74,7 +74,7 @@ def digits():
 
 @pytest.mark.parametrize(
     "learns, frozen, rate, epochs",
-    [("head", "stage4", 0.1, 5), pytest.param("last_stage", "stage3", 0.01, 20, marks=pytest.mark.sweep)],
+    [("head", "stage4", 0.1, 20), pytest.param("last_stage", "stage3", 0.01, 20, marks=pytest.mark.sweep)],
 )
 def test_a_backbone_learns_new_classes_as_in_keras_and_keeps_them(learns, frozen, rate, epochs, tmp_path):
     images, labels, others, truth = digits()

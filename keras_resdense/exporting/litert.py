@@ -52,10 +52,10 @@ def open_interpreter(path: Path, threads: int, resolver: Any = None) -> Interpre
 def _try(path: Path, time: int) -> None:
     command = [sys.executable, "-m", __spec__.name, str(path)]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "PYTHONUTF8": "1"}
-    done = subprocess.run(command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, encoding="utf-8")
-    begun, _, message = done.stdout.partition("\n")
+    done = subprocess.run(command, env=environment, stdin=subprocess.DEVNULL, capture_output=True)
+    begun, _, message = done.stdout.decode("utf-8", "replace").partition("\n")
     # Where Python is embedded, such as in a web server, `sys.executable` may be another program.
-    if begun == _BEGUN and done.returncode:
+    if begun.strip() == _BEGUN and done.returncode:
         raise ValueError(message.strip() or f"LiteRT ends the process that runs it, with {done.returncode}.")
 
 

@@ -511,7 +511,8 @@ def test_tflite_opens_where_no_other_process_can_be_started(tmp_path, monkeypatc
 @pytest.mark.parametrize(
     "whole, damaged, message",
     [
-        pytest.param([3, 21, 11, 6], [3, 21, -1, 6], "", id="no kernel"),
+        pytest.param([3, 21, 11, 6], [3, 21, -1, 6], "Tensor at index 1 was optional but", id="no kernel"),
+        pytest.param([20, 22], [20, -1], "Tensor at index 1 was optional but", id="no second summand"),
         pytest.param([3, 0, 17, 18], [2, 0, 17, 18], "LiteRT ends the process", id="no third input"),
     ],
 )
